@@ -1,0 +1,1 @@
+"""One per node: carries out what the services decided and reports what happened."""

@@ -1,0 +1,1 @@
+"""Containers and execs: desired state, life cycle, scheduling and reconciliation."""

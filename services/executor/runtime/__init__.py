@@ -1,0 +1,1 @@
+"""OCI runtime as a library and a command line. Standard library only."""

@@ -1,0 +1,1 @@
+"""Networks, IPAM, endpoints, name records and published ports. Decides; never touches the kernel."""

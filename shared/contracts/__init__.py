@@ -1,0 +1,1 @@
+"""Subjects, requests and replies of every message, declared once and used by both ends."""
