@@ -1,0 +1,87 @@
+"""Who asks, on whose behalf, until when: what travels with every message.
+
+Source: W3C Trace Context, section 3.2 (traceparent).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+
+HEADER_REQUEST_ID = "Davit-Request-Id"
+HEADER_ACTOR = "Davit-Actor"
+HEADER_DEADLINE = "Davit-Deadline"
+HEADER_TRACEPARENT = "traceparent"
+
+
+def new_request_id() -> str:
+    return secrets.token_hex(8)
+
+
+def new_traceparent() -> str:
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What every message carries in its headers.
+
+    Attributes:
+        request_id: Names one request of one client through all services.
+        actor: Who asked: ``uid:0``, a certificate's subject, or ``system:<service>`` for the engine's own work.
+        deadline: Wall-clock seconds since the epoch after which nobody waits for the answer; None is no limit.
+    """
+
+    request_id: str = field(default_factory=new_request_id)
+    actor: str = "system"
+    traceparent: str = field(default_factory=new_traceparent)
+    deadline: float | None = None
+
+    def headers(self) -> dict[str, str]:
+        headers = {
+            HEADER_REQUEST_ID: self.request_id,
+            HEADER_ACTOR: self.actor,
+            HEADER_TRACEPARENT: self.traceparent,
+        }
+        if self.deadline is not None:
+            headers[HEADER_DEADLINE] = f"{self.deadline:.6f}"
+        return headers
+
+    @classmethod
+    def from_headers(cls, headers: dict[str, str] | None) -> RequestContext:
+        headers = headers or {}
+        deadline = headers.get(HEADER_DEADLINE)
+        return cls(
+            request_id=headers.get(HEADER_REQUEST_ID) or new_request_id(),
+            actor=headers.get(HEADER_ACTOR) or "system",
+            traceparent=headers.get(HEADER_TRACEPARENT) or new_traceparent(),
+            deadline=float(deadline) if deadline else None,
+        )
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline; negative when it has passed, None without one."""
+        return None if self.deadline is None else self.deadline - time.time()
+
+    def with_deadline(self, deadline: float | None) -> RequestContext:
+        return replace(self, deadline=deadline)
+
+
+_current: ContextVar[RequestContext | None] = ContextVar("davit_request_context", default=None)
+
+
+def current_context() -> RequestContext:
+    """The context of the request being served, or a fresh one of the system's own."""
+    return _current.get() or RequestContext()
+
+
+@contextmanager
+def use_context(context: RequestContext) -> Iterator[RequestContext]:
+    token = _current.set(context)
+    try:
+        yield context
+    finally:
+        _current.reset(token)
