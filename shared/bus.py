@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import nats
+import nats.aio.client
 import nats.errors
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -127,7 +127,7 @@ class Bus:
         options: dict[str, Any] = {}
         if user is not None:
             options = {"user": user, "password": password}
-        client = nats.NATS()
+        client = nats.aio.client.Client()
         deadline = time.monotonic() + connect_timeout_s
         while True:
             try:
@@ -136,7 +136,7 @@ class Bus:
                     name=name,
                     allow_reconnect=True,
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.2,
+                    reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds; fractions work
                     connect_timeout=2,
                     ping_interval=5,
                     max_outstanding_pings=2,
@@ -150,7 +150,7 @@ class Bus:
                 if time.monotonic() > deadline:
                     raise Unavailable(f"the message bus at {url} does not answer: {error}") from error
                 await asyncio.sleep(RETRY_PAUSE_S)
-                client = nats.NATS()
+                client = nats.aio.client.Client()
                 continue
             return cls(client, name)
 
