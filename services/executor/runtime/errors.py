@@ -102,7 +102,7 @@ class KernelFailure(RuntimeFailure):
 
 
 class CommandFailure(RuntimeFailure):
-    """The container's command cannot be executed. The text decides Docker's exit code: 127 not found, 126 not runnable."""
+    """The container's command cannot be executed; Docker makes exit code 127 (not found) or 126 of the text."""
 
     code = "command"
 
