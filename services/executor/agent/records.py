@@ -1,0 +1,166 @@
+"""What a node knows of each container, on its own disk: enough to run it, restart it and report on it alone.
+
+One directory per container, ``<data>/containers/<id>/``::
+
+    record.json       NodeRecord: the order, and what became of it (atomic replace)
+    exit.json         the shim's exit record of the latest generation
+    <id>-json.log     the log
+    upper/ work/      the writable layer of the overlay
+    hosts hostname resolv.conf
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from shared.contracts.node import ContainerOrder, ExitRecord, InventoryItem
+from shared.errors import Internal, NotFound
+
+RecordStatus = Literal["created", "starting", "running", "paused", "restarting", "exited"]
+
+
+class NodeRecord(BaseModel):
+    """A container on this node.
+
+    Attributes:
+        manually_stopped: A user stopped or killed it; it is not restarted by policy.
+        restart_count: Restarts by policy since the order; the order's own count is the start value.
+        unreported: Whether the latest exit has not been acknowledged by control yet.
+    """
+
+    order: ContainerOrder
+    status: RecordStatus = "created"
+    pid: int = 0
+    shim_pid: int = 0
+    started_at_ns: int = 0
+    restart_count: int = 0
+    manually_stopped: bool = False
+    exit: ExitRecord | None = None
+    unreported: bool = False
+    run: int = 0
+    """Counts process launches within a generation: the order's start, then each restart by policy."""
+
+    @property
+    def id(self) -> str:
+        return self.order.id
+
+    def inventory_item(self) -> InventoryItem:
+        status = "running" if self.status == "starting" else self.status
+        return InventoryItem(
+            id=self.id,
+            generation=self.order.generation,
+            status=status,
+            pid=self.pid,
+            started_at_ns=self.started_at_ns,
+            restart_count=self.restart_count,
+            exit=self.exit,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPaths:
+    """Where a container's files are on this node."""
+
+    directory: Path
+    socket: Path
+
+    @property
+    def record(self) -> Path:
+        return self.directory / "record.json"
+
+    @property
+    def upper(self) -> Path:
+        return self.directory / "upper"
+
+    @property
+    def work(self) -> Path:
+        return self.directory / "work"
+
+    @property
+    def exit(self) -> Path:
+        return self.directory / "exit.json"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / f"{self.directory.name}-json.log"
+
+    @property
+    def hosts(self) -> Path:
+        return self.directory / "hosts"
+
+    @property
+    def hostname(self) -> Path:
+        return self.directory / "hostname"
+
+    @property
+    def resolv_conf(self) -> Path:
+        return self.directory / "resolv.conf"
+
+
+class NodeRecords:
+    """The records of all containers of this node, in memory and on disk."""
+
+    def __init__(self, data_root: Path, run_dir: Path) -> None:
+        self._root = data_root / "containers"
+        self._sockets = run_dir / "s"
+        self._records: dict[str, NodeRecord] = {}
+
+    def load(self) -> None:
+        """Read what an earlier agent left. A directory without a readable record was never acknowledged."""
+        self._root.mkdir(mode=0o710, parents=True, exist_ok=True)
+        self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for directory in self._root.iterdir():
+            try:
+                data = (directory / "record.json").read_bytes()
+            except FileNotFoundError:
+                continue
+            record = NodeRecord.model_validate_json(data)
+            self._records[record.id] = record
+
+    def paths(self, container_id: str) -> ContainerPaths:
+        return ContainerPaths(self._root / container_id, self._sockets / f"{container_id[:16]}.sock")
+
+    def exec_socket(self, exec_id: str) -> Path:
+        return self._sockets / f"e{exec_id[:16]}.sock"
+
+    def get(self, container_id: str) -> NodeRecord:
+        record = self._records.get(container_id)
+        if record is None:
+            raise NotFound(f"No such container: {container_id}")
+        return record
+
+    def find(self, container_id: str) -> NodeRecord | None:
+        return self._records.get(container_id)
+
+    def all(self) -> list[NodeRecord]:
+        return list(self._records.values())
+
+    def save(self, record: NodeRecord) -> None:
+        """Write a record: replaced atomically, so that a crash leaves the old one or the new one."""
+        paths = self.paths(record.id)
+        temporary = paths.directory / "record.json.tmp"
+        data = record.model_dump_json(by_alias=True, exclude_none=True).encode()
+        try:
+            try:
+                temporary.write_bytes(data)
+            except FileNotFoundError:
+                paths.directory.mkdir(mode=0o710, parents=True)
+                temporary.write_bytes(data)
+            os.replace(temporary, paths.record)
+        except OSError as error:
+            raise Internal(f"the record of container {record.id} cannot be written: {error}") from error
+        self._records[record.id] = record
+
+    def delete(self, container_id: str) -> None:
+        """Remove a container's directory. The record goes first: what is left then is nobody's and is swept."""
+        paths = self.paths(container_id)
+        paths.record.unlink(missing_ok=True)
+        shutil.rmtree(paths.directory, ignore_errors=False) if paths.directory.exists() else None
+        paths.socket.unlink(missing_ok=True)
+        self._records.pop(container_id, None)
