@@ -1,0 +1,72 @@
+"""What this node is: read once at start, for `docker info` and for the scheduler."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+from shared.contracts.containers import NodeFacts
+
+TINI_PATHS = ("/usr/bin/tini-static", "/usr/bin/docker-init", "/usr/libexec/docker/docker-init", "/usr/bin/tini")
+
+
+def os_release() -> dict[str, str]:
+    """The fields of os-release(5)."""
+    fields: dict[str, str] = {}
+    for path in ("/etc/os-release", "/usr/lib/os-release"):
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError:
+            continue
+        for line in text.splitlines():
+            key, separator, value = line.partition("=")
+            if separator:
+                fields[key] = value.strip().strip('"')
+        return fields
+    return fields
+
+
+def init_binary() -> str:
+    """A static init to bind at /sbin/docker-init for ``--init``; empty when the node has none."""
+    return next((path for path in TINI_PATHS if os.access(path, os.X_OK)), "")
+
+
+def node_facts(node: str, cgroup_kind: str, runtimes: dict[str, str], default_runtime: str) -> NodeFacts:
+    release = os_release()
+    warnings = []
+    if not _swap_accounting(cgroup_kind):
+        warnings.append("WARNING: No swap limit support")
+    return NodeFacts(
+        node=node,
+        hostname=socket.gethostname(),
+        kernel_version=platform.release(),
+        operating_system=release.get("PRETTY_NAME", "Linux"),
+        os_version=release.get("VERSION_ID", ""),
+        architecture=platform.machine(),
+        cpus=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        cgroup_version="2" if cgroup_kind == "v2" else "1",
+        security_options=["name=seccomp,profile=builtin"] + (["name=cgroupns"] if cgroup_kind == "v2" else []),
+        runtimes=runtimes,
+        default_runtime=default_runtime,
+        features={
+            "memory_limit": True,
+            "swap_limit": _swap_accounting(cgroup_kind),
+            "cpu_cfs": True,
+            "cpuset": True,
+            "pids_limit": True,
+            "ipv4_forwarding": True,
+        },
+        warnings=warnings,
+        init_path=init_binary(),
+        seen_at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+    )
+
+
+def _swap_accounting(cgroup_kind: str) -> bool:
+    if cgroup_kind == "v2":
+        return True
+    return os.path.exists("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes")
