@@ -1,0 +1,243 @@
+"""The mounts of config.json: read into a plan first, then made beneath the rootfs, by descriptors.
+
+Source: OCI runtime-spec 1.2, config.md "Mounts".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from services.executor.runtime import beneath, kernel, mountcalls
+from services.executor.runtime.errors import InvalidSpec, KernelFailure, RuntimeFailure
+from services.executor.runtime.mountoptions import MountOptions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: files of /proc that something may be mounted over: made-up numbers for the container (lxcfs), and no way out
+_MOUNTABLE_IN_PROC = frozenset(
+    "/proc/" + name
+    for name in "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo net/dev sys/kernel/ns_last_pid".split()
+)
+
+
+class Mount:
+    """One entry of `mounts`.
+
+    Attributes:
+        field: its path in config.json, for errors.
+        destination: absolute, normalised, as the container sees it.
+        kind: filesystem type; "bind" for bind mounts whatever the spec says.
+        source: absolute path for bind mounts, else what the filesystem is told (a device, or a name).
+        mappings: (uid, gid) mappings for an idmapped mount, else None.
+    """
+
+    __slots__ = ("destination", "field", "kind", "mappings", "options", "source")
+
+    def __init__(self, field: str, entry: dict[str, Any], bundle: str) -> None:
+        destination = entry.get("destination")
+        if not isinstance(destination, str) or not destination:
+            raise InvalidSpec(f"{field}.destination", "is required")
+        self.field = field
+        self.destination = os.path.normpath("/" + destination)
+        self.options = MountOptions(entry.get("options") or [])
+        self.kind = str(entry.get("type") or "")
+        if self.options.is_bind or self.kind in {"bind", "rbind"}:
+            self.options.flags |= mountcalls.MS_BIND | (mountcalls.MS_REC if self.kind == "rbind" else 0)
+            self.kind = "bind"
+        self.source = str(entry.get("source") or "")
+        if self.kind == "bind":
+            if not self.source:
+                raise InvalidSpec(f"{field}.source", "a bind mount needs one")
+            self.source = os.path.join(bundle, self.source)
+        elif not self.kind and not self.options.flags & mountcalls.MS_REMOUNT:
+            raise InvalidSpec(f"{field}.type", "is required unless the mount is a bind mount")
+        self.mappings = self._mappings(entry)
+
+    def _mappings(self, entry: dict[str, Any]) -> tuple[list[Any], list[Any]] | None:
+        uids, gids = entry.get("uidMappings"), entry.get("gidMappings")
+        if not uids and not gids:
+            return None
+        if not uids or not gids:
+            raise InvalidSpec(f"{self.field}.uidMappings", "uidMappings and gidMappings go together")
+        if self.kind != "bind":
+            raise InvalidSpec(f"{self.field}.uidMappings", "only a bind mount can be id-mapped")
+        return uids, gids
+
+
+def plan(spec: dict[str, Any], bundle: str) -> list[Mount]:
+    """The mounts in order. Relative bind sources are relative to the bundle."""
+    return [Mount(f"mounts[{i}]", entry, bundle) for i, entry in enumerate(spec.get("mounts") or [])]
+
+
+class Mounter:
+    """Makes mounts beneath one rootfs, in the current mount namespace.
+
+    Attributes:
+        root: O_PATH descriptor of the rootfs, which is a mount of its own.
+        path: where it is now.
+    """
+
+    def __init__(self, root: int, path: str, *, cgroup_paths: dict[str, str], cgroup_namespace: bool) -> None:
+        self.root = root
+        self.path = path
+        self.cgroup_paths = cgroup_paths
+        self.cgroup_namespace = cgroup_namespace
+        self._read_only_later: list[str] = []
+        #: bind sources (and id-mapping namespaces) that our parent opened for us, by index in config.json
+        self.userns_fds: dict[str, int] = {}
+
+    def apply(self, mounts: list[Mount]) -> None:
+        """Make them all, in order."""
+        for mount in mounts:
+            try:
+                self._one(mount)
+            except RuntimeFailure as failure:
+                failure.field = failure.field or mount.field
+                failure.message = f'error mounting "{mount.source}" to rootfs at "{mount.destination}": {failure.message}'
+                failure.args = (failure.message,)
+                raise
+
+    def seal(self) -> None:
+        """Turn read-only what had to be written to first (device nodes in /dev, copied-up files)."""
+        for destination in self._read_only_later:
+            fd = beneath.open_beneath(self.root, destination)
+            mountcalls.set_attributes(fd, destination, add=mountcalls.MOUNT_ATTR_RDONLY)
+            os.close(fd)
+
+    def _one(self, mount: Mount) -> None:
+        if mount.options.flags & mountcalls.MS_REMOUNT:
+            self._remount(mount)
+        elif mount.kind == "bind":
+            self._bind(mount)
+        elif mount.kind in {"cgroup", "cgroup2"}:
+            from services.executor.runtime import cgroupmount
+
+            cgroupmount.apply(self, mount)
+            self.adjust(mount)
+        else:
+            self._filesystem(mount)
+            self.adjust(mount)
+
+    def directory(self, mount: Mount) -> int:
+        """The mount's target, made when it is missing."""
+        if mount.kind in {"proc", "sysfs"}:
+            return self._plain_directory(mount.destination)
+        target = beneath.make_directory(self.root, mount.destination)
+        self._refuse_in_proc(target, mount)
+        return target
+
+    def _plain_directory(self, destination: str) -> int:
+        """A target with no symbolic link on the way: everything later trusts /proc and /sys to be where they belong."""
+        os.close(beneath.make_directory(self.root, destination))
+        try:
+            return beneath.open_beneath(
+                self.root, destination, os.O_PATH | os.O_DIRECTORY, resolve=kernel.RESOLVE_NO_SYMLINKS
+            )
+        except KernelFailure as failure:
+            if failure.errno == errno.ELOOP:
+                raise RuntimeFailure(f"{destination} must be mounted on an ordinary directory", step="mounts") from None
+            raise
+
+    def _refuse_in_proc(self, target: int, mount: Mount) -> None:
+        """Nothing may hide or fake files of /proc: what later reads them (LSM labels, …) must reach the kernel.
+
+        A bind mount of a procfs on /proc itself is allowed; so are a few files with numbers.
+        """
+        where = beneath.location(target)
+        inside = where[len(self.path.rstrip("/")) :] if where.startswith(self.path) else where
+        if inside != "/proc" and not inside.startswith("/proc/"):
+            return
+        if inside in _MOUNTABLE_IN_PROC:
+            return
+        if inside == "/proc" and mount.kind == "bind" and os.path.exists(os.path.join(mount.source, "self/ns")):
+            return
+        raise RuntimeFailure(f'"{where}" cannot be mounted because it is inside /proc', step="mounts")
+
+    def _filesystem(self, mount: Mount) -> None:
+        target = self.directory(mount)
+        options = mount.options
+        flags = options.flags
+        later = flags & mountcalls.MS_RDONLY and mount.kind == "tmpfs"
+        if later:
+            flags &= ~mountcalls.MS_RDONLY
+            self._read_only_later.append(mount.destination)
+        data = options.data
+        if mount.kind == "tmpfs" and "mode=" not in data:
+            # the kernel's default is 1777; what is covered decides, as it does for runc
+            data = ",".join(filter(None, (data, f"mode={stat.S_IMODE(os.stat(f'/proc/self/fd/{target}').st_mode):o}")))
+        mountcalls.mount(mount.source or mount.kind, f"/proc/self/fd/{target}", mount.kind, flags, data or None)
+        if options.copy_up:
+            self._copy_up(target, mount.destination)
+        os.close(target)
+
+    def _copy_up(self, covered: int, destination: str) -> None:
+        """Fill a fresh tmpfs with what it covers; `covered` still refers to the directory below."""
+        from services.executor.runtime import copytree
+
+        fresh = beneath.open_beneath(self.root, destination, os.O_RDONLY | os.O_DIRECTORY)
+        below = os.open(f"/proc/self/fd/{covered}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        copytree.copy(below, fresh)
+        os.close(below)
+        os.close(fresh)
+
+    def adjust(self, mount: Mount) -> None:
+        """Propagation and recursive attributes of a mount that is in place."""
+        options = mount.options
+        if not options.propagation and options.recursive == (0, 0):
+            return
+        fd = beneath.open_beneath(self.root, mount.destination)
+        self._adjust(fd, mount)
+        os.close(fd)
+
+    @staticmethod
+    def _adjust(fd: int, mount: Mount) -> None:
+        for propagation, recursive in mount.options.propagation:
+            mountcalls.set_attributes(fd, mount.destination, propagation=propagation, recursive=recursive)
+        added, removed = mount.options.recursive
+        if added or removed:
+            mountcalls.set_attributes(fd, mount.destination, add=added, clear=removed, recursive=True)
+
+    def _bind(self, mount: Mount) -> None:
+        options = mount.options
+        source = mountcalls.clone_tree_at(mount.source, recursive=bool(options.flags & mountcalls.MS_REC))
+        try:
+            if stat.S_ISDIR(os.fstat(source).st_mode):
+                target = beneath.make_directory(self.root, mount.destination)
+            else:
+                target = beneath.make_file(self.root, mount.destination)
+            self._refuse_in_proc(target, mount)
+            added, removed = options.attributes()
+            if added or removed:
+                mountcalls.set_attributes(source, mount.destination, add=added, clear=removed)
+            if mount.mappings or options.idmap:
+                self._map_ids(source, mount)
+            mountcalls.attach(source, target, mount.destination)
+            os.close(target)
+            # after attaching: a mount that is attached to a shared parent would become shared again
+            self._adjust(source, mount)
+        finally:
+            os.close(source)
+
+    def _map_ids(self, source: int, mount: Mount) -> None:
+        try:
+            userns = self.userns_fds[mount.field]
+        except KeyError:
+            raise InvalidSpec(f"{mount.field}.options", "idmap needs mappings or a user namespace") from None
+        mountcalls.set_attributes(
+            source,
+            mount.destination,
+            add=mountcalls.MOUNT_ATTR_IDMAP,
+            userns_fd=userns,
+            recursive=mount.options.idmap == "ridmap",
+        )
+
+    def _remount(self, mount: Mount) -> None:
+        target = beneath.open_beneath(self.root, mount.destination)
+        flags = mount.options.flags
+        mountcalls.mount(mount.source or None, f"/proc/self/fd/{target}", None, flags, mount.options.data or None)
+        os.close(target)
+        self.adjust(mount)
