@@ -1,0 +1,155 @@
+"""What a start needs around the runtime: files, mounts, network, then one order to the zygote.
+
+::
+
+    order ──► network namespace (warm pool, netlink) ─┐
+          ──► hosts, hostname, resolv.conf, volumes  ─┼─► OCI spec ─► zygote ─► shim ─► init ─► execve
+          ──► seccomp program (cached)               ─┘
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.executor.agent import mounts as mount_plan
+from services.executor.agent.facts import init_binary
+from services.executor.agent.network import NodeNetwork, Sandbox
+from services.executor.agent.network.files import hosts_file, resolv_conf
+from services.executor.agent.records import ContainerPaths, NodeRecord, NodeRecords
+from services.executor.agent.spec import SpecInput, oci_spec
+from services.executor.agent.volumes import NodeVolumes
+from services.executor.agent.zygote import LaunchResult, Zygote
+from shared.contracts.node import ContainerOrder
+from shared.errors import Conflict, Internal
+
+NETNS_FD_INDEX = 0
+
+
+@dataclass(slots=True)
+class Launched:
+    result: LaunchResult
+    socket: Path
+
+
+class Launcher:
+    """Starts container processes."""
+
+    def __init__(
+        self, data_root: Path, records: NodeRecords, zygote: Zygote, network: NodeNetwork, volumes: NodeVolumes
+    ) -> None:
+        self._layers = data_root / "layers"
+        self._records = records
+        self._zygote = zygote
+        self._network = network
+        self._volumes = volumes
+
+    async def launch(self, record: NodeRecord, *, start: bool) -> Launched:
+        """Create the container's process, and start it with `start`.
+
+        Raises:
+            DavitError: With Docker's text; `detail["exit_code"]` is 126, 127 or 128 where the command is to blame.
+        """
+        order = record.order
+        paths = self._records.paths(order.id)
+        self._check_layers(order)
+        mount_plan.check_sources(order.mounts)
+        sandbox = await self._sandbox(order)
+        try:
+            self._write_files(order, paths)
+            await self._volumes.prepare(order, self._lower(order))
+            request = self._request(order, paths, sandbox)
+            fds = [sandbox.netns_fd] if sandbox is not None else []
+            result = await self._zygote.launch(request | {"start": start}, fds)
+        except BaseException:
+            if sandbox is not None:
+                await self._network.release(order.id)
+            raise
+        return Launched(result, paths.socket)
+
+    def _check_layers(self, order: ContainerOrder) -> None:
+        for layer in self._lower(order):
+            if not os.path.isdir(layer):
+                raise Conflict(f"layer {layer} of container {order.id} is not unpacked on this node")
+
+    def _lower(self, order: ContainerOrder) -> list[str]:
+        """Lower directories, top layer first, as overlayfs wants them."""
+        return [str(self._layers / chain.removeprefix("sha256:") / "fs") for chain in reversed(order.layers)]
+
+    async def _sandbox(self, order: ContainerOrder) -> Sandbox | None:
+        if order.network_mode == "networks":
+            return await self._network.prepare(order.id, order.attachments)
+        if order.network_mode == "none":
+            return await self._network.empty(order.id)
+        return None
+
+    def _write_files(self, order: ContainerOrder, paths: ContainerPaths) -> None:
+        paths.directory.mkdir(mode=0o710, parents=True, exist_ok=True)
+        paths.upper.mkdir(mode=0o755, exist_ok=True)
+        paths.work.mkdir(mode=0o700, exist_ok=True)
+        paths.exit.unlink(missing_ok=True)
+        if order.network_mode.startswith("container:"):
+            return
+        host = order.host_config
+        if order.network_mode == "host":
+            paths.hosts.write_text(
+                hosts_file(order.hostname, order.domainname, [], host.extra_hosts, host_network=True)
+            )
+        else:
+            paths.hosts.write_text(hosts_file(order.hostname, order.domainname, order.attachments, host.extra_hosts))
+        paths.hostname.write_text(order.hostname + "\n")
+        paths.resolv_conf.write_text(
+            resolv_conf(
+                order.attachments,
+                host.dns,
+                host.dns_search,
+                host.dns_options,
+                host_network=order.network_mode == "host",
+            )
+        )
+
+    def _file_mounts(self, order: ContainerOrder, paths: ContainerPaths) -> list[dict[str, Any]]:
+        owner = paths
+        if order.network_mode.startswith("container:"):
+            owner = self._records.paths(order.network_mode.partition(":")[2])
+        return mount_plan.generated_files(owner, {mount.target for mount in order.mounts})
+
+    def _request(self, order: ContainerOrder, paths: ContainerPaths, sandbox: Sandbox | None) -> dict[str, Any]:
+        mounts = mount_plan.user_mounts(order.mounts, self._layers, self._volumes.mount)
+        init = init_binary() if order.host_config.init else ""
+        if order.host_config.init and not init:
+            raise Internal("--init needs a static init such as tini on the node, and there is none (HostConfig.Init)")
+        plan = oci_spec(
+            SpecInput(
+                order=order,
+                netns_path=f"/proc/self/fd/{{fd:{NETNS_FD_INDEX}}}" if sandbox is not None else None,
+                joined_pid=self._joined_pid,
+                mounts=self._file_mounts(order, paths) + mounts,
+                init_path=init,
+            )
+        )
+        return {
+            "id": order.id,
+            "bundle": str(paths.directory),
+            "spec": plan.spec,
+            "user": plan.user,
+            "seccomp_bpf": plan.seccomp,
+            "rootfs": {"lower": self._lower(order), "upper": str(paths.upper), "work": str(paths.work)},
+            "log": self._log(order, paths),
+            "tty": order.config.tty,
+            "open_stdin": order.config.open_stdin,
+            "stdin_once": order.config.stdin_once,
+            "socket": str(paths.socket),
+            "exit_file": str(paths.exit),
+        }
+
+    def _joined_pid(self, container_id: str) -> int:
+        record = self._records.get(container_id)
+        if record.status not in ("running", "paused"):
+            raise Conflict(f"cannot join network of a non running container: {container_id}")
+        return record.pid
+
+    def _log(self, order: ContainerOrder, paths: ContainerPaths) -> dict[str, Any]:
+        return {"driver": order.log_driver, "path": str(paths.log), "options": order.log_options}
