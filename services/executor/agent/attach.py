@@ -11,8 +11,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from shared.errors import DavitError
 from shared.streams import ByteStream
+
+from shared.errors import DavitError
 
 log = logging.getLogger(__name__)
 

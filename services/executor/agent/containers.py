@@ -21,6 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.streams import ByteStream
+
 from services.executor.agent import attach as attaching
 from services.executor.agent.attach import AttachSpec, PendingAttach
 from services.executor.agent.launch import Launcher
@@ -32,7 +34,6 @@ from services.executor.agent.shims import ShimClient, ShimGone
 from services.executor.runtime.cgroups import CgroupBackend
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, Started
 from shared.errors import Conflict, DavitError, NotFound
-from shared.streams import ByteStream
 
 log = logging.getLogger(__name__)
 

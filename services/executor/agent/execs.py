@@ -1,0 +1,160 @@
+"""Further processes in a running container: exec and health probes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shared.streams import accept
+
+from services.executor.agent import attach as attaching
+from services.executor.agent.attach import AttachSpec
+from services.executor.agent.containers import Containers
+from services.executor.agent.records import NodeRecord
+from services.executor.agent.reports import Reporter
+from services.executor.agent.shims import ShimClient, ShimGone
+from services.executor.agent.spec import exec_process
+from services.executor.agent.zygote import Zygote
+from shared.bus import Bus
+from shared.contracts.containers import CreateExec
+from shared.contracts.node import ExecOrder, ExecReport, Started
+from shared.errors import Conflict, NotFound
+
+READ_BYTES = 64 * 1024
+KILLED = 137
+
+
+class Execs:
+    """Starts execs and keeps their shims until they end."""
+
+    def __init__(
+        self,
+        node: str,
+        bus: Bus,
+        containers: Containers,
+        zygote: Zygote,
+        reporter: Reporter,
+        spawn: Callable[..., Any],
+    ) -> None:
+        self._node = node
+        self._bus = bus
+        self._containers = containers
+        self._zygote = zygote
+        self._reporter = reporter
+        self._spawn = spawn
+        self._shims: dict[str, ShimClient] = {}
+
+    def _request(self, record: NodeRecord, exec_id: str, spec: CreateExec, console_size: list[int]) -> dict[str, Any]:
+        plan = exec_process(record.order, spec, console_size)
+        return {
+            "id": record.id,
+            "exec_id": exec_id,
+            "pid": record.pid,
+            "cgroup": self._containers.cgroup_path(record),
+            "process": plan.process,
+            "user": plan.user,
+            "seccomp_bpf": plan.seccomp,
+            "tty": spec.tty,
+            "open_stdin": spec.attach_stdin,
+            "stdin_once": spec.attach_stdin,
+            "socket": str(self._containers.records.exec_socket(exec_id)),
+            "exit_file": str(self._exit_file(record, exec_id)),
+        }
+
+    def _exit_file(self, record: NodeRecord, exec_id: str) -> Path:
+        return self._containers.records.paths(record.id).directory / f"exec-{exec_id[:16]}.json"
+
+    async def start(self, order: ExecOrder) -> Started:
+        """Start an exec. Its output goes to the order's stream; its exit is reported before the stream ends."""
+        record = self._containers.records.get(order.container_id)
+        if record.status == "paused":
+            raise Conflict(f"Container {order.container_id} is paused, unpause the container before exec")
+        self._containers.live(order.container_id)
+        request = self._request(record, order.id, order.spec, order.console_size)
+        attached = order.stream is not None and not order.detach
+        result = await self._zygote.launch(request | {"start": not attached}, [])
+        shim = await ShimClient.connect(Path(request["socket"]))
+        self._shims[order.id] = shim
+        if attached and order.stream is not None:
+            stream = await accept(self._bus, order.stream)
+            spec = AttachSpec(order.spec.attach_stdin, order.spec.attach_stdout, order.spec.attach_stderr)
+            reader, writer = await shim.attach(stdin=spec.stdin, stdout=spec.stdout, stderr=spec.stderr)
+            try:
+                await shim.start()
+            except BaseException:
+                writer.close()
+                await stream.aclose()
+                self._forget(order)
+                raise
+            self._spawn(
+                attaching.join(reader, writer, stream, spec, before_close=lambda: self._settle(order, shim)),
+                name=f"exec {order.id[:12]}",
+            )
+        self._spawn(self._settle(order, shim), name=f"exec exit {order.id[:12]}")
+        return Started(pid=result.pid, started_at_ns=time.time_ns())
+
+    async def _settle(self, order: ExecOrder, shim: ShimClient) -> None:
+        """Wait for the end and report it, once however many wait."""
+        try:
+            exit_code = (await shim.wait()).exit_code
+        except ShimGone:
+            exit_code = KILLED
+        await self._reporter.send_exec(
+            ExecReport(
+                node=self._node,
+                id=order.id,
+                container_id=order.container_id,
+                exit_code=exit_code,
+                at_ns=time.time_ns(),
+            )
+        )
+        await shim.close()
+        self._forget(order)
+
+    def _forget(self, order: ExecOrder) -> None:
+        self._shims.pop(order.id, None)
+        self._containers.records.exec_socket(order.id).unlink(missing_ok=True)
+        record = self._containers.records.find(order.container_id)
+        if record is not None:
+            self._exit_file(record, order.id).unlink(missing_ok=True)
+
+    async def resize(self, exec_id: str, height: int, width: int) -> None:
+        shim = self._shims.get(exec_id)
+        if shim is None:
+            raise NotFound(f"No such exec instance: {exec_id}")
+        await shim.resize(height, width)
+
+    async def capture(self, record: NodeRecord, exec_id: str, spec: CreateExec, limit_bytes: int) -> tuple[int, bytes]:
+        """Run a command and collect its output (stdout and stderr together, the first `limit_bytes`).
+
+        Cancelling it kills the command.
+        """
+        request = self._request(record, exec_id, spec, [])
+        await self._zygote.launch(request | {"start": False}, [])
+        shim = await ShimClient.connect(Path(request["socket"]))
+        output = bytearray()
+        try:
+            reader, writer = await shim.attach(stdin=False, stdout=True, stderr=True)
+            try:
+                await shim.start()
+                while frame := await reader.read(READ_BYTES):
+                    if len(output) < limit_bytes:
+                        output += frame
+            finally:
+                writer.close()
+            return (await shim.wait()).exit_code, bytes(output[:limit_bytes])
+        except BaseException:
+            await self._kill(shim)
+            raise
+        finally:
+            await shim.close()
+            Path(request["socket"]).unlink(missing_ok=True)
+            Path(request["exit_file"]).unlink(missing_ok=True)
+
+    async def _kill(self, shim: ShimClient) -> None:
+        try:
+            await shim.signal(9)
+        except (ShimGone, OSError):  # it ended by itself
+            return
