@@ -152,6 +152,12 @@ class Containers:
         self._live[record.id] = live
         self._spawn(self._until_exit(record.id, live), name=f"watch {record.id[:12]}")
 
+    async def prepare(self, order: ContainerOrder) -> None:
+        """Keep an order of a container that has not been started, so that its files can be reached."""
+        async with self._lock(order.id):
+            if self.records.find(order.id) is None:
+                self.records.save(NodeRecord(order=order))
+
     # Exit
 
     async def _until_exit(self, container_id: str, live: Live) -> None:

@@ -1,0 +1,288 @@
+"""One short function per order that control sends to this node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from shared.streams import ByteStream, accept
+
+from services.executor.agent import processes
+from services.executor.agent.archive import Archives
+from services.executor.agent.attach import AttachSpec
+from services.executor.agent.containers import Containers
+from services.executor.agent.execs import Execs
+from services.executor.agent.logs import LogReader, encode
+from services.executor.agent.mounts import check_sources
+from services.executor.agent.network import NodeNetwork
+from services.executor.agent.records import NodeRecord
+from services.executor.agent.spec import oci_resources
+from services.executor.agent.stats import docker_stats, with_previous
+from services.executor.agent.volumes import NodeVolumes
+from services.executor.runtime.cgroups import CgroupBackend
+from shared.bus import EMPTY, Bus, Empty
+from shared.contracts import networks as network_contract
+from shared.contracts import node as contract
+from shared.contracts import volumes as volume_contract
+from shared.contracts.containers import Changes, Logs, PathStat, StatsResult, TopResult
+from shared.contracts.node import (
+    AttachNetwork,
+    AttachOrder,
+    ContainerId,
+    ContainerOrder,
+    DetachNetwork,
+    ExecOrder,
+    ExitRecord,
+    ExportOrder,
+    GetArchiveOrder,
+    LogOrder,
+    PackChanges,
+    PathOrder,
+    PrepareContainer,
+    PutArchiveOrder,
+    RemoveOrder,
+    RenameOrder,
+    ResizeOrder,
+    SignalOrder,
+    Sizes,
+    SizesOrder,
+    Started,
+    StatsOrder,
+    StopOrder,
+    TopOrder,
+    UpdateOrder,
+)
+from shared.errors import DavitError
+
+STATS_PERIOD_S = 1.0
+
+
+class Handlers:
+    """The node's side of every contract in `shared.contracts.node`."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        containers: Containers,
+        execs: Execs,
+        network: NodeNetwork,
+        volumes: NodeVolumes,
+        archives: Archives,
+        cgroups: CgroupBackend,
+        spawn: Callable[..., Any],
+    ) -> None:
+        self._bus = bus
+        self._containers = containers
+        self._execs = execs
+        self._network = network
+        self._volumes = volumes
+        self._archives = archives
+        self._cgroups = cgroups
+        self._spawn = spawn
+        self._samples: dict[str, dict[str, Any]] = {}
+
+    async def serve(self, node: str) -> None:
+        """Subscribe to all orders of this node."""
+        pairs: list[tuple[Any, Any]] = [
+            (contract.START, self.start),
+            (contract.PREPARE, self.prepare),
+            (contract.STOP, self.stop),
+            (contract.SIGNAL, self.signal),
+            (contract.PAUSE, self.pause),
+            (contract.UNPAUSE, self.unpause),
+            (contract.UPDATE, self.update),
+            (contract.RENAME, self.rename),
+            (contract.REMOVE, self.remove),
+            (contract.RESIZE, self.resize),
+            (contract.TOP, self.top),
+            (contract.STATS, self.stats),
+            (contract.LOGS, self.logs),
+            (contract.ATTACH, self.attach),
+            (contract.STAT_PATH, self.stat_path),
+            (contract.GET_ARCHIVE, self.get_archive),
+            (contract.PUT_ARCHIVE, self.put_archive),
+            (contract.EXPORT, self.export),
+            (contract.CHANGES, self.changes),
+            (contract.PACK_CHANGES, self.pack_changes),
+            (contract.SIZES, self.sizes),
+            (contract.EXEC_START, self.exec_start),
+            (contract.ATTACH_NETWORK, self.attach_network),
+            (contract.DETACH_NETWORK, self.detach_network),
+            (volume_contract.NODE_ENSURE, self._volumes.ensure),
+            (volume_contract.NODE_REMOVE, self._volumes.remove),
+            (volume_contract.NODE_SIZES, self._volumes.sizes),
+            (network_contract.NODE_APPLY, self._network.apply),
+            (network_contract.NODE_REMOVE, self._network.remove),
+        ]
+        await asyncio.gather(*(self._bus.serve(one, handler, node=node) for one, handler in pairs))
+
+    def _record(self, container_id: str) -> NodeRecord:
+        return self._containers.records.get(container_id)
+
+    async def start(self, order: ContainerOrder) -> Started:
+        return await self._containers.start(order)
+
+    async def prepare(self, request: PrepareContainer) -> Empty:
+        check_sources(request.order.mounts)
+        await self._containers.prepare(request.order)
+        return EMPTY
+
+    async def stop(self, order: StopOrder) -> ExitRecord:
+        return await self._containers.stop(order.id, order.signal, order.timeout_s)
+
+    async def signal(self, order: SignalOrder) -> Empty:
+        await self._containers.signal(order.id, order.signal, deliberate=order.deliberate)
+        return EMPTY
+
+    async def pause(self, order: ContainerId) -> Empty:
+        await self._containers.pause(order.id)
+        return EMPTY
+
+    async def unpause(self, order: ContainerId) -> Empty:
+        await self._containers.unpause(order.id)
+        return EMPTY
+
+    async def update(self, order: UpdateOrder) -> Empty:
+        record = self._record(order.id)
+        host = record.order.host_config
+        for name in order.set_fields:
+            setattr(host, name, getattr(order.resources, name))
+        if order.restart_name is not None:
+            host.restart_policy.name = order.restart_name
+            host.restart_policy.maximum_retry_count = order.restart_maximum
+        if order.set_fields and record.status in ("running", "paused"):
+            cgroup = self._cgroups.open(self._containers.cgroup_path(record))
+            await asyncio.to_thread(cgroup.apply, oci_resources(host, devices=False))
+        self._containers.records.save(record)
+        return EMPTY
+
+    async def rename(self, order: RenameOrder) -> Empty:
+        record = self._record(order.id)
+        record.order.name = order.name
+        self._containers.records.save(record)
+        return EMPTY
+
+    async def remove(self, order: RemoveOrder) -> Empty:
+        await self._containers.remove(order.id)
+        self._samples.pop(order.id, None)
+        return EMPTY
+
+    async def resize(self, order: ResizeOrder) -> Empty:
+        if order.exec_id:
+            await self._execs.resize(order.exec_id, order.height, order.width)
+        else:
+            await self._containers.resize(order.id, order.height, order.width)
+        return EMPTY
+
+    async def top(self, order: TopOrder) -> TopResult:
+        return await processes.top(self._containers.pids(order.id), order.ps_args)
+
+    def _sample(self, order: StatsOrder, record: NodeRecord) -> dict[str, Any]:
+        cgroup = self._cgroups.open(self._containers.cgroup_path(record)).stats()
+        return docker_stats(cgroup, name=order.name, container_id=order.id, pid=record.pid)
+
+    async def stats(self, order: StatsOrder) -> StatsResult:
+        """One sample. Clients compute rates from two, so the previous one is kept and sent along."""
+        record = self._record(order.id)
+        self._containers.live(order.id)
+        sample = await asyncio.to_thread(self._sample, order, record)
+        if order.one_shot:
+            return StatsResult(stats=with_previous(sample, None))
+        previous, self._samples[order.id] = self._samples.get(order.id), sample
+        return StatsResult(stats=with_previous(sample, previous))
+
+    async def logs(self, order: LogOrder) -> Empty:
+        stream = await accept(self._bus, order.request.stream)
+        self._spawn(self._send_logs(order.id, order.request, stream), name=f"logs {order.id[:12]}")
+        return EMPTY
+
+    async def _send_logs(self, container_id: str, request: Logs, stream: ByteStream) -> None:
+        record = self._containers.records.find(container_id)
+        tty = record.order.config.tty if record is not None else False
+        paths = self._containers.records.paths(container_id)
+        ended = self._containers.ended(container_id) if request.follow else None
+        try:
+            async for batch in LogReader(paths.log, request).read(ended):
+                await stream.write(encode(batch, request, tty=tty))
+            await stream.close_write()
+        except DavitError:  # the reader went away: nobody is left to tell
+            return
+        except OSError as error:
+            await stream.cancel(f"the log of container {container_id} cannot be read: {error}")
+        finally:
+            await stream.aclose()
+
+    async def attach(self, order: AttachOrder) -> Empty:
+        request = order.request
+        stream = await accept(self._bus, request.stream)
+        spec = AttachSpec(stdin=request.stdin, stdout=request.stdout, stderr=request.stderr)
+        if request.logs:
+            await self._replay(order.id, request.stdout, request.stderr, stream)
+        if not request.stream_output:
+            await stream.close_write()
+            await stream.aclose()
+            return EMPTY
+        await self._containers.attach(order.id, spec, stream)
+        return EMPTY
+
+    async def _replay(self, container_id: str, stdout: bool, stderr: bool, stream: ByteStream) -> None:
+        """What has been printed so far, for an attach with ``logs=1``."""
+        record = self._containers.records.find(container_id)
+        if record is None:
+            return
+        request = Logs(ref=container_id, stream=stream.ref, stdout=stdout, stderr=stderr)
+        async for batch in LogReader(self._containers.records.paths(container_id).log, request).read(None):
+            await stream.write(encode(batch, request, tty=record.order.config.tty))
+
+    async def stat_path(self, order: PathOrder) -> PathStat:
+        return await self._archives.stat(order.id, order.path)
+
+    async def get_archive(self, order: GetArchiveOrder) -> PathStat:
+        stream = await accept(self._bus, order.stream)
+        return await self._archives.send_path(order.id, order.path, stream)
+
+    async def put_archive(self, order: PutArchiveOrder) -> Empty:
+        stream = await accept(self._bus, order.stream)
+        await self._archives.receive(
+            order.id,
+            order.path,
+            stream,
+            no_overwrite_dir_non_dir=order.no_overwrite_dir_non_dir,
+            copy_uid_gid=order.copy_uid_gid,
+        )
+        return EMPTY
+
+    async def export(self, order: ExportOrder) -> Empty:
+        stream = await accept(self._bus, order.stream)
+        await self._archives.export(order.id, stream)
+        return EMPTY
+
+    async def changes(self, order: ContainerId) -> Changes:
+        return await self._archives.changes(order.id)
+
+    async def pack_changes(self, order: ContainerId) -> PackChanges:
+        return PackChanges(stream=await self._archives.offer_changes(order.id))
+
+    async def sizes(self, order: SizesOrder) -> Sizes:
+        return await self._archives.sizes(order.ids)
+
+    async def exec_start(self, order: ExecOrder) -> Started:
+        return await self._execs.start(order)
+
+    async def attach_network(self, order: AttachNetwork) -> Empty:
+        record = self._record(order.id)
+        self._containers.live(order.id)
+        await self._network.attach(order.id, record.pid, order.attachment)
+        record.order.attachments.append(order.attachment)
+        self._containers.records.save(record)
+        return EMPTY
+
+    async def detach_network(self, order: DetachNetwork) -> Empty:
+        record = self._record(order.id)
+        leaving = [one for one in record.order.attachments if one.endpoint_id == order.endpoint_id]
+        for attachment in leaving:
+            await self._network.detach(order.id, record.pid, attachment)
+            record.order.attachments.remove(attachment)
+        self._containers.records.save(record)
+        return EMPTY
