@@ -1,0 +1,223 @@
+"""Version 1: a directory in every hierarchy that is mounted, and in the v2 tree beside them when there is one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from services.executor.runtime.cgroups import checks, directories, files, rdma
+from services.executor.runtime.cgroups.device_rules import ALWAYS_ALLOWED
+from services.executor.runtime.cgroups.v1 import (
+    blkio,
+    cpu,
+    cpuacct,
+    cpuset,
+    devices,
+    freezer,
+    hugetlb,
+    memory,
+    net_cls,
+    net_prio,
+    pids,
+)
+from services.executor.runtime.errors import KernelFailure, NotSupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from services.executor.runtime.cgroups.interface import Cgroup, CgroupBackend, Controller, Resources, Stats
+
+_CONTROLLERS: tuple[Controller, ...] = (
+    cpuset,
+    cpu,
+    cpuacct,
+    memory,
+    pids,
+    blkio,
+    hugetlb,
+    net_cls,
+    net_prio,
+    rdma,
+    devices,
+)
+UNIFIED = "unified"
+# Hierarchies to ask for processes, best first.
+_LISTING = (UNIFIED, "pids", "freezer", "devices", "memory", "cpu")
+
+
+class V1Cgroup:
+    """Implements `Cgroup`; contracts are there."""
+
+    def __init__(self, backend: V1Backend, path: str) -> None:
+        self.path = path
+        self.paths = {name: root + path for name, root in backend.roots.items()}
+        self._directories = [root + path for root in backend.unique_roots]
+
+    def exists(self) -> bool:
+        return any(os.path.isdir(directory) for directory in self._directories)
+
+    def add(self, pid: int) -> None:
+        for directory in self._directories:
+            directories.join(directory, pid)
+
+    def directory_fd(self) -> int | None:
+        if UNIFIED not in self.paths:
+            return None
+        try:
+            return os.open(self.paths[UNIFIED], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise KernelFailure("open", self.paths[UNIFIED], error.errno or 0, step="cgroups") from error
+
+    def apply(self, resources: Resources) -> None:
+        for controller in _CONTROLLERS:
+            field = controller.wanted(resources)
+            if field is not None:
+                controller.apply(self._needed(controller.NAME, field), resources)
+
+    def _needed(self, name: str, field: str) -> str:
+        if name not in self.paths:
+            raise NotSupported(field, f"the {name} controller is not mounted")
+        return self.paths[name]
+
+    def freeze(self) -> None:
+        freezer.freeze(self._needed("freezer", "linux.resources"))
+
+    def thaw(self) -> None:
+        freezer.thaw(self._needed("freezer", "linux.resources"))
+
+    def frozen(self) -> bool:
+        return "freezer" in self.paths and freezer.frozen(self.paths["freezer"])
+
+    def pids(self, recursive: bool = True) -> list[int]:
+        return directories.pids(self._listing(), recursive)
+
+    def _listing(self) -> str:
+        return next((self.paths[name] for name in _LISTING if name in self.paths), self._directories[0])
+
+    def kill(self, signal_number: int = 9) -> None:
+        if not self.exists():
+            return
+        if signal_number == 9 and self._kill_at_once():
+            return
+        if "freezer" not in self.paths:
+            directories.signal_all(self._listing(), signal_number)
+            return
+        # Frozen, nobody can fork away from the list while it is worked through.
+        directory = self.paths["freezer"]
+        was_frozen = signal_number != 9 and freezer.frozen(directory)
+        try:
+            freezer.freeze(directory)
+        except KernelFailure as failure:
+            if failure.errno != errno.ETIMEDOUT:
+                raise
+        try:
+            directories.signal_all(directory, signal_number)
+        finally:
+            if not was_frozen:
+                freezer.thaw(directory)
+
+    def _kill_at_once(self) -> bool:
+        """Use cgroup.kill of the v2 tree (Linux 5.14), unless somebody was moved out of there but not out of v1."""
+        directory = self.paths.get(UNIFIED)
+        if directory is None:
+            return False
+        here = directories.pids(directory, recursive=True)
+        if "freezer" in self.paths and not set(directories.pids(self.paths["freezer"], recursive=True)) <= set(here):
+            return False
+        try:
+            files.write_raw(directory, "cgroup.kill", 1)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise KernelFailure("write", f"{directory}/cgroup.kill", error.errno or 0, step="cgroups") from error
+        # The killed wake up only where no freezer holds them.
+        if "freezer" in self.paths and freezer.frozen(self.paths["freezer"]):
+            freezer.thaw(self.paths["freezer"])
+        return True
+
+    def remove(self, timeout_s: float = 2.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        failures: list[KernelFailure] = []
+        for directory in self._directories:
+            try:
+                directories.remove(directory, deadline)
+            except KernelFailure as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
+
+    def stats(self) -> Stats:
+        into: Stats = {"cpu": {}, "cpuset": {}, "memory": {}, "pids": {}, "blkio": {}, "hugetlb": {}}
+        for controller in _CONTROLLERS:
+            if controller.NAME in self.paths:
+                controller.stats(self.paths[controller.NAME], into)
+        return into
+
+    def oom_kill_count(self) -> int:
+        return memory.oom_kill_count(self.paths["memory"]) if "memory" in self.paths else 0
+
+    def oom_notify_fd(self) -> int:
+        return memory.oom_notify_fd(self._needed("memory", "linux.resources.memory"))
+
+
+class V1Backend:
+    """Implements `CgroupBackend`; contracts are there.
+
+    Args:
+        mounts: mount point by controller or "name=…".
+        unified: mount point of a v2 tree beside them.
+    """
+
+    def __init__(self, mounts: dict[str, str], unified: str | None) -> None:
+        self.kind = "v1" if unified is None else "hybrid"
+        self.roots = {**mounts, UNIFIED: unified} if unified is not None else dict(mounts)
+        # Controllers can share a hierarchy ("cpu,cpuacct").
+        self.unique_roots = list(dict.fromkeys(self.roots.values()))
+        self.controllers = frozenset(name for name in mounts if not name.startswith("name="))
+        self._cpuset_root = mounts.get("cpuset")
+
+    def validate(self, resources: Resources) -> None:
+        checks.check_resources(resources)
+        if resources.get("unified"):
+            raise NotSupported("linux.resources.unified", "needs cgroup v2; this machine has v1")
+        for controller in _CONTROLLERS:
+            field = controller.wanted(resources)
+            if field is not None:
+                if controller.NAME not in self.roots:
+                    raise NotSupported(field, f"the {controller.NAME} controller is not mounted")
+                sample = self._sample(controller.NAME)
+                if sample is not None:
+                    controller.validate(sample, resources)
+
+    def _sample(self, name: str) -> str | None:
+        """Some group with the files that a new one will have; the root lacks part of them."""
+        with os.scandir(self.roots[name]) as entries:
+            return next((entry.path for entry in entries if entry.is_dir(follow_symlinks=False)), None)
+
+    def create(self, path: str, resources: Resources) -> Cgroup:
+        cgroup = V1Cgroup(self, path)
+        made: list[str] = []
+        try:
+            for root in self.unique_roots:
+                make = cpuset.make if root == self._cpuset_root else directories.make
+                made += make(root, path)
+            rules = resources.get("devices")
+            if rules:
+                resources = {**resources, "devices": [*rules, *ALWAYS_ALLOWED]}
+            cgroup.apply(resources)
+        except BaseException:
+            for directory in reversed(made):
+                directories.prune(directory)
+            raise
+        return cgroup
+
+    def open(self, path: str) -> Cgroup:
+        return V1Cgroup(self, path)
+
+    def prune(self, path: str) -> None:
+        for root in self.unique_roots:
+            directories.prune(root + path)
+
+
+if TYPE_CHECKING:
+    _backend: CgroupBackend = V1Backend({}, None)
