@@ -80,11 +80,18 @@ def call(syscall: str, subject: str, number: int, *arguments: object) -> int:
 class _CloneArguments(ctypes.Structure):
     """struct clone_args of linux/sched.h, up to `cgroup` (Linux 5.7)."""
 
-    _fields_ = [  # noqa: RUF012  (ctypes reads it as it is)
-        (name, ctypes.c_uint64)
-        for name in (
-            "flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size cgroup".split()
-        )
+    _fields_ = [
+        ("flags", ctypes.c_uint64),
+        ("pidfd", ctypes.c_uint64),
+        ("child_tid", ctypes.c_uint64),
+        ("parent_tid", ctypes.c_uint64),
+        ("exit_signal", ctypes.c_uint64),
+        ("stack", ctypes.c_uint64),
+        ("stack_size", ctypes.c_uint64),
+        ("tls", ctypes.c_uint64),
+        ("set_tid", ctypes.c_uint64),
+        ("set_tid_size", ctypes.c_uint64),
+        ("cgroup", ctypes.c_uint64),
     ]
 
 
@@ -198,7 +205,7 @@ def setresgid(gid: int) -> None:
 class _OpenHow(ctypes.Structure):
     """struct open_how of linux/openat2.h."""
 
-    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]  # noqa: RUF012
+    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
 
 
 def openat2(directory: int, path: str, flags: int, *, mode: int = 0, resolve: int = RESOLVE_IN_ROOT) -> int:
@@ -263,7 +270,7 @@ def ioprio_set(value: int) -> None:
 class SchedulingAttributes(ctypes.Structure):
     """struct sched_attr of linux/sched/types.h, first version (48 bytes)."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("size", ctypes.c_uint32),
         ("policy", ctypes.c_uint32),
         ("flags", ctypes.c_uint64),
@@ -280,6 +287,19 @@ def sched_setattr(attributes: SchedulingAttributes) -> None:
     attributes.size = 48
     number = _number("sched_setattr")
     call("sched_setattr", "", number, ctypes.c_int(0), ctypes.byref(attributes), ctypes.c_uint(0))
+
+
+def restore_signals() -> None:
+    """Default action for every signal, and none blocked; an interpreter ignores SIGPIPE and SIGXFSZ, a program must not."""
+    import _signal
+
+    for number in range(1, 65):
+        try:
+            if _signal.getsignal(number) != _signal.SIG_DFL:
+                _signal.signal(number, _signal.SIG_DFL)
+        except (OSError, ValueError):  # SIGKILL, SIGSTOP, and those of the C library
+            continue
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
 def malloc_trim() -> None:

@@ -1,0 +1,89 @@
+"""What a container sees at /sys/fs/cgroup: its own groups, not the machine's.
+
+Source: OCI runtime-spec 1.2, config-linux.md "Control groups"; cgroups(7), cgroup_namespaces(7).
+"""
+
+from __future__ import annotations
+
+import os
+
+from services.executor.runtime import mountcalls
+from services.executor.runtime.cgroups.detect import parse
+from services.executor.runtime.errors import KernelFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from services.executor.runtime.mounts import Mount, Mounter
+
+
+def apply(mounter: Mounter, mount: Mount) -> None:
+    """Mount cgroup2, or a tmpfs with a directory per v1 hierarchy."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        v1, _ = parse(file.read())
+    if mount.kind == "cgroup2" or not v1:
+        _unified(mounter, mount)
+    else:
+        _separate(mounter, mount, v1)
+
+
+def _unified(mounter: Mounter, mount: Mount) -> None:
+    target = mounter.directory(mount)
+    try:
+        mountcalls.mount(
+            "cgroup", f"/proc/self/fd/{target}", "cgroup2", mount.options.flags, mount.options.data or None
+        )
+    except KernelFailure:
+        # no privilege over the cgroup namespace (a user namespace without one): show the directory itself
+        own = mounter.cgroup_paths.get("unified")
+        if own is None:
+            raise
+        tree = mountcalls.clone_tree_at(own, recursive=True)
+        added, removed = mount.options.attributes()
+        mountcalls.set_attributes(tree, mount.destination, add=added, clear=removed)
+        mountcalls.attach(tree, target, mount.destination)
+        os.close(tree)
+    os.close(target)
+
+
+def _separate(mounter: Mounter, mount: Mount, v1: dict[str, str]) -> None:
+    target = mounter.directory(mount)
+    attributes, _ = mount.options.attributes()
+    tmpfs = mountcalls.new_filesystem(
+        "tmpfs", [("source", "tmpfs"), ("mode", "755")], attributes & ~mountcalls.MOUNT_ATTR_RDONLY, mount.destination
+    )
+    mountcalls.attach(tmpfs, target, mount.destination)
+    os.close(target)
+    own = _own_groups()
+    by_mount_point: dict[str, list[str]] = {}
+    for controller, mount_point in v1.items():
+        by_mount_point.setdefault(mount_point, []).append(controller)
+    for mount_point, controllers in by_mount_point.items():
+        name = os.path.basename(mount_point)
+        os.mkdir(name, 0o755, dir_fd=tmpfs)
+        directory = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tmpfs)
+        if mounter.cgroup_namespace:
+            data = ",".join("none," + item if item.startswith("name=") else item for item in controllers)
+            mountcalls.mount("cgroup", f"/proc/self/fd/{directory}", "cgroup", mount.options.flags, data)
+        else:
+            tree = mountcalls.clone_tree_at(mount_point + own.get(controllers[0], "/"), recursive=False)
+            mountcalls.set_attributes(tree, name, add=attributes)
+            mountcalls.attach(tree, directory, name)
+            os.close(tree)
+        os.close(directory)
+        for controller in controllers if len(controllers) > 1 else ():
+            if controller != name:
+                os.symlink(name, controller, dir_fd=tmpfs)
+    if attributes & mountcalls.MOUNT_ATTR_RDONLY:
+        mountcalls.set_attributes(tmpfs, mount.destination, add=mountcalls.MOUNT_ATTR_RDONLY)
+    os.close(tmpfs)
+
+
+def _own_groups() -> dict[str, str]:
+    """Our group by v1 controller (proc_pid_cgroup(5))."""
+    groups: dict[str, str] = {}
+    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            for controller in controllers.split(","):
+                groups[controller] = path
+    return groups

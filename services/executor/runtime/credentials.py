@@ -1,0 +1,98 @@
+"""Who the process is and what it may do: ids, capabilities, labels, system call filter.
+
+Source: capabilities(7), credentials(7), OCI runtime-spec 1.2 config.md "User", "Linux Process".
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from services.executor.runtime import capabilities, kernel, seccomp
+from services.executor.runtime.errors import InvalidSpec, RuntimeFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from services.executor.runtime.plan import ProcessPlan
+    from services.executor.runtime.sync import Channel
+    from services.executor.runtime.users import Identity
+
+
+def label(process: ProcessPlan) -> None:
+    """Security labels that take effect at execve; through the container's /proc, which nothing was mounted over."""
+    if process.apparmor and process.apparmor != "unconfined":
+        _write_attribute("apparmor/exec", f"exec {process.apparmor}")
+    if process.selinux:
+        _write_attribute("exec", process.selinux)
+
+
+def _write_attribute(name: str, value: str) -> None:
+    path = f"/proc/thread-self/attr/{name}"
+    with kernel.reporting("write", path):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+
+
+def own_standard_streams(uid: int) -> None:
+    """Give pipes and terminals on the standard descriptors to the process's user, so that /dev/stdout can be opened.
+
+    Shared things are left alone: /dev/null, and whatever does not let itself be changed (the spec does not ask for it).
+    """
+    null = os.stat("/dev/null").st_rdev if os.path.exists("/dev/null") else None
+    for fd in (0, 1, 2):
+        try:
+            found = os.fstat(fd)
+            if found.st_uid != uid and not (stat.S_ISCHR(found.st_mode) and found.st_rdev == null):
+                os.fchown(fd, uid, -1)
+        except OSError:
+            continue
+
+
+def change_user(process: ProcessPlan, identity: Identity) -> None:
+    """Bounding set, then groups, gid, uid; capabilities survive the change until `drop`."""
+    if process.capabilities is not None:
+        capabilities.drop_bounding(process.capabilities)
+    kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
+    if _may_set_groups():
+        with kernel.reporting("setgroups", str(identity.groups)):
+            os.setgroups(identity.groups)
+    elif identity.groups:
+        raise InvalidSpec("process.user.additionalGids", "this user namespace does not allow setgroups")
+    kernel.setresgid(identity.gid)
+    kernel.setresuid(identity.uid)
+
+
+def _may_set_groups() -> bool:
+    try:
+        fd = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        return os.read(fd, 16).strip() != b"deny"
+    finally:
+        os.close(fd)
+
+
+def drop(process: ProcessPlan) -> None:
+    """Reduce the sets to what the spec says; without any, follow the kernel's rule for the user change."""
+    if process.capabilities is not None:
+        capabilities.apply(process.capabilities)
+    elif os.geteuid() != 0:
+        capabilities.apply({})
+    kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)
+
+
+def install_filter(process: ProcessPlan, channel: Channel) -> None:
+    """Install the compiled filter; hand its listener to the parent when it has one.
+
+    The parent fetches the descriptor itself: the filter may already trap the calls that would send it.
+    """
+    listener = seccomp.install(process.seccomp)
+    if listener is not None and listener >= 0:
+        channel.send("seccomp", fd=listener)
+        if channel.receive() is None:
+            raise RuntimeFailure("the runtime did not take the seccomp listener", step="seccomp")
+        os.close(listener)

@@ -1,0 +1,123 @@
+"""Hooks: programs run at points of a container's life, with its state on stdin.
+
+Source: OCI runtime-spec 1.2, config.md "POSIX-platform Hooks".
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from services.executor.runtime import jsonlite
+from services.executor.runtime.errors import HookFailure, InvalidSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
+_MOST_OUTPUT_BYTES = 4096
+
+
+def validate(hooks: dict[str, Any]) -> None:
+    """Refuse unknown kinds and hooks that could not be run."""
+    for kind, entries in hooks.items():
+        if kind not in KINDS:
+            raise InvalidSpec(f"hooks.{kind}", "unknown kind of hook")
+        for i, hook in enumerate(entries or []):
+            field = f"hooks.{kind}[{i}]"
+            if not os.path.isabs(str(hook.get("path") or "")):
+                raise InvalidSpec(f"{field}.path", "must be an absolute path")
+            timeout = hook.get("timeout")
+            if timeout is not None and timeout <= 0:
+                raise InvalidSpec(f"{field}.timeout", "must be more than zero")
+
+
+def run(kind: str, hooks: dict[str, list[dict[str, Any]]], state: dict[str, Any]) -> None:
+    """Run all hooks of one kind, in order; the first that fails ends it.
+
+    Raises:
+        HookFailure: it exited with another status than 0, could not be run, or took longer than its timeout.
+    """
+    for i, hook in enumerate(hooks.get(kind) or []):
+        _run_one(f"error running {kind} hook #{i}", hook, jsonlite.dumps(state).encode())
+
+
+def _run_one(what: str, hook: dict[str, Any], state: bytes) -> None:
+    stdin_read, stdin_write = os.pipe2(os.O_CLOEXEC)
+    out_read, out_write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _become(hook, stdin_read, out_write)
+    os.close(stdin_read)
+    os.close(out_write)
+    _feed(stdin_write, state)
+    timeout = hook.get("timeout")
+    try:
+        output = _await_end(pid, out_read, None if timeout is None else time.monotonic() + timeout)
+    except TimeoutError:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        raise HookFailure(
+            f"{what}: hook ran past specified timeout of {float(timeout or 0):.1f}s", step="hooks"
+        ) from None
+    finally:
+        os.close(out_read)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != 0:
+        how = f"exit status {status}" if status > 0 else f"signal {-status}"
+        said = output.decode(errors="replace").strip()
+        raise HookFailure(f"{what}: {how}, stdout: , stderr: {said}", step="hooks")
+
+
+def _feed(fd: int, state: bytes) -> None:
+    """Write the state. A hook that does not read it is within its rights; a state is smaller than a pipe."""
+    try:
+        os.write(fd, state)
+    except BrokenPipeError:
+        return
+    finally:
+        os.close(fd)
+
+
+def _await_end(pid: int, out: int, deadline: float | None) -> bytes:
+    """Collect output until the hook has ended; what its own children still hold open is not waited for."""
+    pidfd = os.pidfd_open(pid)
+    output = b""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    poller.register(out, select.POLLIN)
+    try:
+        while True:
+            left_ms = None if deadline is None else max(0, (deadline - time.monotonic()) * 1000)
+            ready = dict(poller.poll(left_ms))
+            if not ready:
+                raise TimeoutError
+            if out in ready:
+                data = os.read(out, 65536)
+                output = (output + data)[:_MOST_OUTPUT_BYTES]
+                if not data:
+                    poller.unregister(out)
+            elif pidfd in ready:
+                return output
+    finally:
+        os.close(pidfd)
+
+
+def _become(hook: dict[str, Any], stdin: int, out: int) -> None:
+    """In the child: execve the hook, with only the standard descriptors."""
+    try:
+        os.dup2(stdin, 0)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        from services.executor.runtime import kernel
+
+        kernel.close_from(3)
+        kernel.restore_signals()
+        environment = dict(entry.split("=", 1) for entry in hook.get("env") or [] if "=" in entry)
+        os.execve(hook["path"], hook.get("args") or [hook["path"]], environment)
+    except OSError as error:
+        os.write(2, f"exec {hook['path']}: {error.strerror}".encode())
+    finally:
+        os._exit(127)

@@ -1,0 +1,175 @@
+"""config.json (and what an order adds to it) as typed plans. Pure: everything wrong is found here, before anything is made.
+
+Source: OCI runtime-spec 1.2, config.md "Process".
+"""
+
+from __future__ import annotations
+
+import os
+
+from services.executor.runtime import devices, mounts, rlimits
+from services.executor.runtime.errors import InvalidSpec
+from services.executor.runtime.namespaces import Namespaces
+from services.executor.runtime.rootfs import Overlay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class ProcessPlan:
+    """How to run one process, the container's first or an exec.
+
+    Attributes:
+        user: "name", "uid:gid", … to look up in the rootfs; None when uid and gid are all there is.
+        group_add: further groups by name or number, looked up as well.
+        capabilities: the five sets, or None to keep what the runtime has.
+        umask: None leaves the runtime's default of 0o022.
+        seccomp: the filter, compiled by whoever has the time for it; None for no filter.
+    """
+
+    __slots__ = (
+        "apparmor",
+        "args",
+        "capabilities",
+        "console_size",
+        "cwd",
+        "env",
+        "gid",
+        "group_add",
+        "groups",
+        "ioprio",
+        "no_new_privileges",
+        "oom_score_adj",
+        "rlimits",
+        "scheduler",
+        "seccomp",
+        "selinux",
+        "terminal",
+        "uid",
+        "umask",
+        "user",
+    )
+
+    def __init__(
+        self,
+        process: dict[str, Any],
+        *,
+        user: str | None = None,
+        group_add: list[str] | None = None,
+        args_needed: bool = True,
+    ) -> None:
+        self.args = [str(arg) for arg in process.get("args") or []]
+        if args_needed and not self.args:
+            raise InvalidSpec("process.args", "must not be empty")
+        self.env = [str(entry) for entry in process.get("env") or []]
+        self.cwd = str(process.get("cwd") or "")
+        if not os.path.isabs(self.cwd):
+            raise InvalidSpec("process.cwd", "must be an absolute path" if self.cwd else "is required")
+        self.terminal = bool(process.get("terminal"))
+        size = process.get("consoleSize") or {}
+        self.console_size = (int(size.get("height", 0)), int(size.get("width", 0)))
+        identity = process.get("user") or {}
+        self.uid = int(identity.get("uid") or 0)
+        self.gid = int(identity.get("gid") or 0)
+        self.groups = [int(gid) for gid in identity.get("additionalGids") or []]
+        self.umask: int | None = identity.get("umask")
+        self.user = user or None
+        self.group_add = list(group_add or [])
+        self.capabilities: dict[str, list[str]] | None = process.get("capabilities")
+        self.no_new_privileges = bool(process.get("noNewPrivileges"))
+        self.oom_score_adj: int | None = process.get("oomScoreAdj")
+        self.rlimits = rlimits.plan(process)
+        self.scheduler: dict[str, Any] | None = process.get("scheduler")
+        self.ioprio: dict[str, Any] | None = process.get("ioPriority")
+        self.apparmor = str(process.get("apparmorProfile") or "")
+        self.selinux = str(process.get("selinuxLabel") or "")
+        self.seccomp: Any = None
+
+    def environment(self) -> dict[str, str]:
+        """The variables; of several with one name the last counts."""
+        return dict(entry.split("=", 1) for entry in self.env if "=" in entry)
+
+
+class ContainerPlan:
+    """How to make one container.
+
+    Attributes:
+        container_id: its name with the runtime.
+        root_path: where the rootfs is, or will be mounted.
+        overlay: layers to mount there, or None for a directory that is ready.
+        cgroup_paths: controller -> directory of its own in that hierarchy; "" (or "unified") for v2. Filled when made.
+        cgroup_fd: descriptor of the v2 directory to be born in, or None.
+        pivot, new_keyring: false for `--no-pivot` and `--no-new-keyring`.
+        wait: the process stops before execve until it is told to go on; else it runs at once.
+        start_listener: a listening socket; who connects tells it, when the parent will be gone (`davit-runc create`).
+        preserve_fds: how many descriptors from 3 on the container inherits.
+    """
+
+    __slots__ = (
+        "bundle",
+        "cgroup_fd",
+        "cgroup_kind",
+        "cgroup_paths",
+        "container_id",
+        "devices",
+        "hooks",
+        "linux",
+        "mounts",
+        "namespaces",
+        "new_keyring",
+        "overlay",
+        "pivot",
+        "preserve_fds",
+        "process",
+        "root_path",
+        "spec",
+        "start_listener",
+        "wait",
+    )
+
+    def __init__(
+        self,
+        container_id: str,
+        spec: dict[str, Any],
+        bundle: str,
+        *,
+        overlay: dict[str, Any] | None = None,
+        user: str | None = None,
+        group_add: list[str] | None = None,
+    ) -> None:
+        self.container_id = container_id
+        self.spec = spec
+        self.bundle = bundle
+        self.linux: dict[str, Any] = spec.get("linux") or {}
+        self.process = ProcessPlan(spec.get("process") or {}, user=user, group_add=group_add)
+        root = (spec.get("root") or {}).get("path")
+        if not root:
+            raise InvalidSpec("root.path", "is required")
+        self.root_path = os.path.join(bundle, root)
+        self.overlay = Overlay(overlay) if overlay else None
+        self.namespaces = Namespaces(spec)
+        self.mounts = mounts.plan(spec, bundle)
+        self.devices = devices.plan(spec)
+        self.hooks: dict[str, list[dict[str, Any]]] = spec.get("hooks") or {}
+        self.cgroup_paths: dict[str, str] = {}
+        self.cgroup_kind = ""
+        self.cgroup_fd: int | None = None
+        self.pivot = True
+        self.new_keyring = True
+        self.wait = False
+        self.start_listener: Any = None
+        self.preserve_fds = 0
+
+    def state(self, status: str, pid: int) -> dict[str, Any]:
+        """The state that hooks get. Source: OCI runtime-spec 1.2, runtime.md "State"."""
+        state = {
+            "ociVersion": self.spec.get("ociVersion", "1.2.0"),
+            "id": self.container_id,
+            "status": status,
+            "pid": pid,
+            "bundle": self.bundle,
+        }
+        if self.spec.get("annotations"):
+            state["annotations"] = self.spec["annotations"]
+        return state
