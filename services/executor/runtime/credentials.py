@@ -51,11 +51,15 @@ def own_standard_streams(uid: int) -> None:
             continue
 
 
-def change_user(process: ProcessPlan, identity: Identity) -> None:
-    """Bounding set, then groups, gid, uid; capabilities survive the change until `drop`."""
-    if process.capabilities is not None:
-        capabilities.drop_bounding(process.capabilities)
-    kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
+def change_user(process: ProcessPlan, identity: Identity) -> capabilities.Applied | None:
+    """Bounding set, then groups, gid, uid. What is permitted survives the change until `drop`.
+
+    Returns:
+        The sets for `drop`; None when the spec has none, and the kernel's own rule for a change of user applies.
+    """
+    sets = None if process.capabilities is None else capabilities.Applied(process.capabilities)
+    if sets is not None:
+        sets.before_user()
     if _may_set_groups():
         with kernel.reporting("setgroups", str(identity.groups)):
             os.setgroups(identity.groups)
@@ -63,6 +67,7 @@ def change_user(process: ProcessPlan, identity: Identity) -> None:
         raise InvalidSpec("process.user.additionalGids", "this user namespace does not allow setgroups")
     kernel.setresgid(identity.gid)
     kernel.setresuid(identity.uid)
+    return sets
 
 
 def _may_set_groups() -> bool:
@@ -76,13 +81,11 @@ def _may_set_groups() -> bool:
         os.close(fd)
 
 
-def drop(process: ProcessPlan) -> None:
-    """Reduce the sets to what the spec says; without any, follow the kernel's rule for the user change."""
-    if process.capabilities is not None:
-        capabilities.apply(process.capabilities)
-    elif os.geteuid() != 0:
-        capabilities.apply({})
-    kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)
+def install_filter_privileged(process: ProcessPlan, channel: Channel) -> None:
+    """Without no_new_privs the kernel wants CAP_SYS_ADMIN in effect, which a change of user has taken out of it."""
+    permitted = capabilities.current()["permitted"]
+    capabilities.capset(permitted, permitted, 0)
+    install_filter(process, channel)
 
 
 def install_filter(process: ProcessPlan, channel: Channel) -> None:

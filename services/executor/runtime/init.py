@@ -271,13 +271,15 @@ def finish(
     credentials.label(process)
     # in the container's own user namespace, and before the user changes: terminals belong to whom runs in them
     credentials.own_standard_streams(identity.uid)
-    credentials.change_user(process, identity)
-    _enter_directory(process.cwd)
+    entered = _enter_directory(process.cwd, final=False)
+    sets = credentials.change_user(process, identity)
+    if not entered:
+        _enter_directory(process.cwd, final=True)
     os.umask(0o022 if process.umask is None else process.umask)
     if filtered_early:
-        # without no_new_privs the kernel wants CAP_SYS_ADMIN, which is about to go
-        credentials.install_filter(process, channel)
-    credentials.drop(process)
+        credentials.install_filter_privileged(process, channel)
+    if sets is not None:
+        sets.after_user()
     path = command.find(process.args[0], environment)
     if before_exec is not None:
         before_exec()
@@ -313,11 +315,16 @@ def _identity(process: ProcessPlan, environment: dict[str, str]) -> users.Identi
     return identity
 
 
-def _enter_directory(cwd: str) -> None:
-    """chdir, and make sure that it is inside: a descriptor leaked by a caller must not become the way out."""
+def _enter_directory(cwd: str, *, final: bool) -> bool:
+    """chdir, and make sure that it is inside: a descriptor leaked by a caller must not become the way out.
+
+    Tried before the change of user, and once more after it (`final`): the one may enter what the other may not.
+    """
     try:
         os.chdir(cwd)
     except OSError as error:
+        if not final and error.errno == errno.EACCES:
+            return False
         reason = os.strerror(error.errno or 0).lower()
         raise RuntimeFailure(
             f'chdir to cwd ("{cwd}") set in config.json failed: {reason}', step="cwd", errno=error.errno
@@ -330,6 +337,7 @@ def _enter_directory(cwd: str) -> None:
                 "current working directory is outside of container mount namespace root", step="cwd"
             ) from None
         raise
+    return True
 
 
 def _await_start(plan: ContainerPlan, channel: Channel) -> None:

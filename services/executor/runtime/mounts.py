@@ -97,7 +97,9 @@ class Mounter:
                 self._one(mount)
             except RuntimeFailure as failure:
                 failure.field = failure.field or mount.field
-                failure.message = f'error mounting "{mount.source}" to rootfs at "{mount.destination}": {failure.message}'
+                failure.message = (
+                    f'error mounting "{mount.source}" to rootfs at "{mount.destination}": {failure.message}'
+                )
                 failure.args = (failure.message,)
                 raise
 

@@ -131,6 +131,7 @@ def launch_container(plan: ContainerPlan, streams: tuple[int, int, int]) -> Laun
 
     Returns at once; `Launch.until_ready` says how it went.
     """
+    _preload(plan)
     ours, theirs = Channel.pair()
     names = plan.namespaces
     namespace_fds = namespaces.open_all(names.paths)
@@ -151,6 +152,16 @@ def launch_container(plan: ContainerPlan, streams: tuple[int, int, int]) -> Laun
     if names.needs_stage:
         pid = _after_stage(pid, ours, plan)
     return Launch(pid, ours, plan)
+
+
+def _preload(plan: ContainerPlan) -> None:
+    """Import what the child may need: it cannot import any more (`init.seal_interpreter`)."""
+    if any(mount.kind in {"cgroup", "cgroup2"} for mount in plan.mounts):
+        import services.executor.runtime.cgroupmount  # noqa: F401
+    if any(mount.options.copy_up for mount in plan.mounts):
+        import services.executor.runtime.copytree
+    if plan.namespaces.uid_maps and os.geteuid() != 0:
+        import services.executor.runtime.rootless  # noqa: F401
 
 
 def _kept(plan: ContainerPlan, namespace_fds: dict[str, int], doors: list[int]) -> set[int]:
