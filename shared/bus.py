@@ -94,6 +94,7 @@ class Bus:
         self._jetstream: JetStreamContext | None = None
         self.name = name
         self._subscriptions: list[Subscription] = []
+        self._reconnected: list[Callable[[], Awaitable[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -104,19 +105,19 @@ class Bus:
         name: str,
         user: str | None = None,
         password: str | None = None,
-        on_reconnect: Callable[[], Awaitable[None]] | None = None,
         connect_timeout_s: float = 10.0,
     ) -> Bus:
         """Connect, and stay connected: the client reconnects for ever, every 200 ms.
 
         Args:
-            on_reconnect: Called after each reconnection, for whoever must compare notes with the server.
+            user: Also names the inbox, since a user may only listen to its own.
         """
+        callbacks: list[Callable[[], Awaitable[None]]] = []
 
         async def reconnected() -> None:
             log.info("bus connection is back")
-            if on_reconnect is not None:
-                await on_reconnect()
+            for callback in callbacks:
+                await callback()
 
         async def disconnected() -> None:
             log.warning("bus connection lost")
@@ -126,7 +127,7 @@ class Bus:
 
         options: dict[str, Any] = {}
         if user is not None:
-            options = {"user": user, "password": password}
+            options = {"user": user, "password": password, "inbox_prefix": inbox_prefix(user)}
         client = nats.aio.client.Client()
         deadline = time.monotonic() + connect_timeout_s
         while True:
@@ -152,7 +153,9 @@ class Bus:
                 await asyncio.sleep(RETRY_PAUSE_S)
                 client = nats.aio.client.Client()
                 continue
-            return cls(client, name)
+            bus = cls(client, name)
+            bus._reconnected = callbacks
+            return bus
 
     @property
     def nats(self) -> Client:
@@ -164,6 +167,10 @@ class Bus:
         if self._jetstream is None:
             self._jetstream = self._client.jetstream()
         return self._jetstream
+
+    def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Call a function after each reconnection, for whoever must compare notes with the server."""
+        self._reconnected.append(callback)
 
     @property
     def connected(self) -> bool:
@@ -267,6 +274,14 @@ class Bus:
         except nats.errors.Error as error:
             raise Unavailable(f"{subject}: the message bus is away") from error
 
+    async def listen(self, subject: str, received: Callable[[bytes], Awaitable[None]]) -> Subscription:
+        """Receive every message of a subject, one after the other, until the subscription is given back."""
+
+        async def message_received(message: Msg) -> None:
+            await received(message.data)
+
+        return await self._client.subscribe(subject, cb=message_received, pending_msgs_limit=0, pending_bytes_limit=0)
+
     async def stop_serving(self) -> None:
         """Take no more requests and let those in work finish."""
         for subscription in self._subscriptions:
@@ -286,6 +301,11 @@ class Bus:
             except (TimeoutError, nats.errors.Error):
                 log.debug("bus not flushed before closing")
             await self._client.close()
+
+
+def inbox_prefix(user: str) -> str:
+    """The subjects on which a user's replies arrive."""
+    return f"_INBOX_{user}"
 
 
 def _queue_of(subject: str) -> str:

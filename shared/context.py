@@ -78,6 +78,12 @@ def current_context() -> RequestContext:
     return _current.get() or RequestContext()
 
 
+def current_request_id() -> str:
+    """The id of the request being served, or nothing outside of any."""
+    context = _current.get()
+    return context.request_id if context is not None else ""
+
+
 @contextmanager
 def use_context(context: RequestContext) -> Iterator[RequestContext]:
     token = _current.set(context)

@@ -1,0 +1,268 @@
+"""The engine's configuration: `daemon.json`, then the environment, then flags; the later one wins.
+
+Keys are Docker's own where Docker has one. An unknown key is an error that names it, and so is a key that Docker
+knows and davit does not act on: nothing is accepted and ignored. Only this module reads files and the environment.
+
+Source: dockerd reference, "Daemon configuration file".
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import InvalidArgument, Unsupported
+from shared.logs import HIDDEN, hide_secrets, is_secret
+
+DEFAULT_FILE = Path("/etc/davit/daemon.json")
+ENVIRONMENT_PREFIX = "DAVIT_"
+DAY_S = 24 * 3600
+
+# Variables with our prefix that are not settings of the engine.
+_NOT_SETTINGS = frozenset({"config_file", "services", "ready_fd", "failpoints", "version", "supervisor_fd"})
+# Docker's keys that this engine does not act on.
+_DOCKER_ONLY_KEYS = """
+    allow-nondistributable-artifacts authorization-plugins bridge builder cdi-spec-dirs cgroup-parent containerd
+    containerd-namespace containerd-plugin-namespace cpu-rt-period cpu-rt-runtime default-gateway default-gateway-v6
+    default-network-opts dns-opts exec-opts exec-root experimental features fixed-cidr fixed-cidr-v6 host-gateway-ip
+    http-proxy https-proxy no-proxy init-path insecure-registry ip-forward ip-masq ip6tables iptables ipv6
+    max-download-attempts metrics-addr min-api-version network-control-plane-mtu network-diagnostic-port
+    no-new-privileges node-generic-resources oom-score-adjust pidfile proxies raw-logs selinux-enabled
+    storage-driver storage-opts swarm-default-advertise-addr userland-proxy userland-proxy-path userns-remap
+"""
+_DOCKER_ONLY = frozenset(_DOCKER_ONLY_KEYS.split())
+
+
+def _listed(value: Any) -> Any:
+    """A list, also from ``a,b`` as the environment and flags spell it."""
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        return [item.strip() for item in value.split(",") if item.strip()]
+    return _parsed(value)
+
+
+def _parsed(value: Any) -> Any:
+    """A structure, also from its JSON as the environment spells it."""
+    if isinstance(value, str):
+        try:
+            return orjson.loads(value)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(f"not JSON: {error}") from error
+    return value
+
+
+StringList = Annotated[list[str], BeforeValidator(_listed)]
+StringMap = Annotated[dict[str, str], BeforeValidator(_parsed)]
+
+
+class AddressPool(BaseModel):
+    """``{"base": "172.30.0.0/16", "size": 24}``: where networks without a subnet of their own get one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str
+    size: int
+
+
+class RuntimeEntry(BaseModel):
+    """An alternative OCI runtime: the path of its executable and the arguments before the command."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    path: str
+    runtime_args: list[str] = Field(default_factory=list, alias="runtimeArgs")
+
+
+class UlimitEntry(BaseModel):
+    """``{"Name": "nofile", "Hard": 64000, "Soft": 64000}``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    Name: str
+    Hard: int
+    Soft: int
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+class EngineConfig(BaseModel):
+    """What the operator decided. Attribute ``data_root`` is key ``data-root`` is variable ``DAVIT_DATA_ROOT``.
+
+    Attributes:
+        hosts: Where the API listens: ``unix://…``, ``tcp://…``. Empty: ``unix://<run_dir>/docker.sock``.
+        node: This machine's name in the cluster.
+        nats_url: An existing bus; empty means the embedded one.
+        database_url: ``postgresql://…``; empty means one SQLite file per service under the data root.
+        log_driver, log_opts: Defaults for containers' logs.
+        max_concurrent_downloads: Layers pulled at once per image.
+        event_retention_s: How long events stay on record.
+        shutdown_timeout: Seconds that ``davit down --containers`` gives a container.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=_key, populate_by_name=True)
+
+    data_root: Path = Path("/var/lib/davit")
+    run_dir: Path = Path("/run/davit")
+    hosts: StringList = Field(default_factory=list)
+    group: str = ""
+    node: str = Field(default_factory=socket.gethostname)
+    nats_url: str = ""
+    database_url: str = ""
+    debug: bool = False
+    log_level: Literal["debug", "info", "warn", "warning", "error", "fatal"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    tls: bool = False
+    tlsverify: bool = False
+    tlscacert: str = ""
+    tlscert: str = ""
+    tlskey: str = ""
+
+    registry_mirrors: StringList = Field(default_factory=list)
+    insecure_registries: StringList = Field(default_factory=list)
+    max_concurrent_downloads: int = Field(default=3, ge=1)
+    max_concurrent_uploads: int = Field(default=5, ge=1)
+
+    log_driver: str = "json-file"
+    log_opts: StringMap = Field(default_factory=dict)
+    runtimes: Annotated[dict[str, RuntimeEntry], BeforeValidator(_parsed)] = Field(default_factory=dict)
+    default_runtime: str = ""
+    default_ulimits: Annotated[dict[str, UlimitEntry], BeforeValidator(_parsed)] = Field(default_factory=dict)
+    default_shm_size: int | str = "64m"
+    default_ipc_mode: Literal["private", "shareable"] = "private"
+    default_cgroupns_mode: Literal["private", "host"] = "private"
+    init: bool = False
+    seccomp_profile: str = ""
+    labels: StringList = Field(default_factory=list)
+
+    default_address_pools: Annotated[list[AddressPool], BeforeValidator(_parsed)] = Field(default_factory=list)
+    bip: str = ""
+    dns: StringList = Field(default_factory=list)
+    dns_search: StringList = Field(default_factory=list)
+    mtu: int = Field(default=1500, ge=68, le=65535)
+    icc: bool = True
+    ip: str = "0.0.0.0"
+
+    live_restore: bool = True
+    shutdown_timeout: int = Field(default=15, ge=0)
+    event_retention_s: int = Field(default=7 * DAY_S, ge=60)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.live_restore:
+            raise ValueError("live-restore: containers always outlive the engine; false is not supported")
+        if self.default_runtime and self.default_runtime not in {*self.runtimes, "davit", "runc"}:
+            raise ValueError(f"default-runtime: no runtime of the name {self.default_runtime} is configured")
+        return self
+
+    @classmethod
+    def load(
+        cls,
+        environment: Mapping[str, str] | None = None,
+        *,
+        file: Path | None = None,
+        flags: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Read all sources and check them.
+
+        Args:
+            environment: Variables; None is the process's own.
+            file: The configuration file; None is what ``DAVIT_CONFIG_FILE`` says, else the default one if it exists.
+            flags: Settings by attribute name; None values are not set.
+
+        Raises:
+            InvalidArgument: Names the key and what is wrong with it.
+            Unsupported: A key of Docker's that this engine does not act on.
+        """
+        environment = os.environ if environment is None else environment
+        values = _from_file(file, environment)
+        values.update(_from_environment(environment))
+        values.update({_key(name): value for name, value in (flags or {}).items() if value is not None})
+        return cls.checked(values)
+
+    @classmethod
+    def checked(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration with these keys, spelled as in the file. Raises as `load` does."""
+        for key in values:
+            if key in _DOCKER_ONLY:
+                raise Unsupported(f"the configuration key {key} is not supported by this engine", field=key)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _named(error) from error
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give a child process this configuration."""
+        variables = {}
+        for name in sorted(self.model_fields_set):
+            value = self.model_dump(mode="json", by_alias=True)[_key(name)]
+            variables[ENVIRONMENT_PREFIX + name.upper()] = value if isinstance(value, str) else _spelled(value)
+        return variables
+
+    def loggable(self) -> dict[str, Any]:
+        """The settings that differ from the defaults, secrets hidden."""
+        dumped = self.model_dump(mode="json", include=self.model_fields_set)
+        return {
+            key: HIDDEN if is_secret(key) else hide_secrets(value) if isinstance(value, str) else value
+            for key, value in dumped.items()
+        }
+
+    @property
+    def api_hosts(self) -> list[str]:
+        return list(self.hosts) or [f"unix://{self.run_dir}/docker.sock"]
+
+    @property
+    def database(self) -> str:
+        """The URL for `shared.database.Database.open`."""
+        return self.database_url or f"sqlite:///{self.data_root / 'db'}"
+
+
+def _spelled(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _from_file(file: Path | None, environment: Mapping[str, str]) -> dict[str, Any]:
+    named = file or (Path(environment["DAVIT_CONFIG_FILE"]) if environment.get("DAVIT_CONFIG_FILE") else None)
+    path = named or DEFAULT_FILE
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        if named is None:
+            return {}
+        raise InvalidArgument(f"the configuration file {path} does not exist") from error
+    except OSError as error:
+        raise InvalidArgument(f"the configuration file {path} cannot be read: {error.strerror}") from error
+    try:
+        values = orjson.loads(content or b"{}")
+    except orjson.JSONDecodeError as error:
+        raise InvalidArgument(f"the configuration file {path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InvalidArgument(f"the configuration file {path} does not hold a JSON object")
+    return values
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for variable, value in environment.items():
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if not variable.startswith(ENVIRONMENT_PREFIX) or name in _NOT_SETTINGS or name.startswith("test_"):
+            continue
+        if value != "":
+            values[_key(name)] = value
+    return values
+
+
+def _named(error: ValidationError) -> InvalidArgument:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return InvalidArgument(f"unknown configuration key {field}", field=field)
+    reason = first["msg"].removeprefix("Value error, ")
+    return InvalidArgument(f"configuration key {field}: {reason}" if field else reason, field=field)

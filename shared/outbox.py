@@ -1,0 +1,123 @@
+"""The transactional outbox: a state change and its event commit together, or neither does.
+
+The table is also the service's event log of record for the retention period; `shared.relay` publishes from it.
+
+::
+
+    transaction ── rows of the service
+                ├─ UPDATE outbox_counter  (gap-free: a rollback takes the number back; the row lock orders writers)
+                └─ INSERT outbox
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.errors import InvalidArgument
+from shared.events import DomainEvent
+
+# A NATS server takes messages up to 1 MiB; headers and subject need some of it.
+LARGEST_EVENT_BYTES = 1_000_000
+
+metadata = sa.MetaData()
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("message_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("subject", sa.String(255), nullable=False),
+    sa.Column("time_ns", sa.BigInteger, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+)
+
+counter = sa.Table(
+    "outbox_counter",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("last", sa.BigInteger, nullable=False),
+)
+
+_advance = (
+    sa.update(counter)
+    .where(counter.c.id == 1)
+    .values(last=counter.c.last + sa.bindparam("count", type_=sa.BigInteger))
+    .returning(counter.c.last)
+)
+_insert = sa.insert(outbox)
+_after = (
+    sa.select(outbox)
+    .where(outbox.c.sequence > sa.bindparam("after", type_=sa.BigInteger))
+    .order_by(outbox.c.sequence)
+    .limit(sa.bindparam("count", type_=sa.Integer))
+)
+_last = sa.select(counter.c.last).where(counter.c.id == 1)
+_subjects = sa.select(outbox.c.subject).distinct()
+_expired = sa.select(sa.func.max(outbox.c.sequence)).where(
+    outbox.c.time_ns < sa.bindparam("before", type_=sa.BigInteger)
+)
+_prune = sa.delete(outbox).where(outbox.c.sequence <= sa.bindparam("upto", type_=sa.BigInteger))
+
+
+def create_outbox_tables(op: Any) -> None:
+    """The outbox's part of a service's first Alembic revision."""
+    for table in (outbox, counter):
+        op.create_table(table.name, *[column._copy() for column in table.columns])
+    op.create_index("outbox_message_id", "outbox", ["message_id"], unique=True)
+    op.execute("INSERT INTO outbox_counter (id, last) VALUES (1, 0)")
+
+
+def drop_outbox_tables(op: Any) -> None:
+    """Undo of `create_outbox_tables`."""
+    op.drop_table("outbox")
+    op.drop_table("outbox_counter")
+
+
+async def store(connection: AsyncConnection, service: str, events: list[DomainEvent]) -> None:
+    """Number the events and add them to the log, in the transaction that is open on the connection."""
+    last = await connection.scalar(_advance, {"count": len(events)})
+    rows = []
+    for sequence, event in enumerate(events, int(last) - len(events) + 1):
+        event.service, event.sequence = service, sequence
+        rows.append(_row(event))
+    await connection.execute(_insert, rows)
+
+
+def _row(event: DomainEvent) -> dict[str, Any]:
+    payload = event.model_dump_json()
+    if len(payload) > LARGEST_EVENT_BYTES:
+        raise InvalidArgument(f"event {event.type} {event.action} of {event.actor_id} is larger than 1 MB")
+    return {
+        "sequence": event.sequence,
+        "message_id": event.message_id,
+        "subject": event.subject,
+        "time_ns": event.time_ns,
+        "payload": payload,
+    }
+
+
+async def rows_after(connection: AsyncConnection, sequence: int, count: int) -> list[sa.Row[Any]]:
+    """Up to `count` recorded events after this sequence number, in order."""
+    return list((await connection.execute(_after, {"after": sequence, "count": count})).all())
+
+
+async def last_sequence(connection: AsyncConnection) -> int:
+    """The number of the newest event; 0 when there was none."""
+    return int(await connection.scalar(_last) or 0)
+
+
+async def subjects(connection: AsyncConnection) -> list[str]:
+    """Every subject the log has events for."""
+    return list((await connection.scalars(_subjects)).all())
+
+
+async def prune(connection: AsyncConnection, *, before_ns: int, published: int) -> int:
+    """Forget events older than a time, of those that are published; the number up to which they are gone, or 0."""
+    expired = int(await connection.scalar(_expired, {"before": before_ns}) or 0)
+    upto = min(expired, published)
+    if upto > 0:
+        await connection.execute(_prune, {"upto": upto})
+    return upto
