@@ -38,13 +38,21 @@ class Launcher:
     """Starts container processes."""
 
     def __init__(
-        self, data_root: Path, records: NodeRecords, zygote: Zygote, network: NodeNetwork, volumes: NodeVolumes
+        self,
+        data_root: Path,
+        records: NodeRecords,
+        zygote: Zygote,
+        network: NodeNetwork,
+        volumes: NodeVolumes,
+        *,
+        cgroup_v2: bool,
     ) -> None:
         self._layers = data_root / "layers"
         self._records = records
         self._zygote = zygote
         self._network = network
         self._volumes = volumes
+        self._cgroup_v2 = cgroup_v2
 
     async def launch(self, record: NodeRecord, *, start: bool) -> Launched:
         """Create the container's process, and start it with `start`.
@@ -128,6 +136,7 @@ class Launcher:
                 joined_pid=self._joined_pid,
                 mounts=self._file_mounts(order, paths) + mounts,
                 init_path=init,
+                cgroup_v2=self._cgroup_v2,
             )
         )
         return {

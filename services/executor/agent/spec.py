@@ -313,10 +313,10 @@ def oci_resources(host: HostConfig, *, devices: bool = True) -> dict[str, Any]:
         resources["pids"] = {"limit": host.pids_limit if host.pids_limit > 0 else -1}
     if devices:
         if host.privileged:
-            resources["devices"] = [{"allow": True, "access": "rwm"}]
+            resources["devices"] = defaults.device_rules(privileged=True)
         else:
             rules = [device_rule(text) for text in host.device_cgroup_rules]
-            resources["devices"] = defaults.device_rules() + mapped_devices(host.devices)[1] + rules
+            resources["devices"] = defaults.device_rules(privileged=False) + mapped_devices(host.devices)[1] + rules
     return resources
 
 
@@ -339,7 +339,7 @@ def _process(
         "args": args,
         "env": env,
         "cwd": cwd or "/",
-        "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
+        "capabilities": defaults.capability_sets(caps, 0),
     }
     if tty and len(console_size) == 2 and all(console_size):
         process["consoleSize"] = {"height": console_size[0], "width": console_size[1]}
@@ -391,7 +391,7 @@ def _paths(host: HostConfig, options: SecurityOptions) -> tuple[list[str], list[
 def _mounts(source: SpecInput) -> list[OciMount]:
     host = source.order.host_config
     taken = {mount["destination"].rstrip("/") or "/" for mount in source.mounts}
-    base = defaults.mounts(privileged=host.privileged, shm_size=shm_size_bytes(host), cgroup_v2=source.cgroup_v2)
+    base = defaults.mounts(privileged=host.privileged, shm_bytes=shm_size_bytes(host))
     if host.ipc_mode == "host":
         base = [mount for mount in base if mount["destination"] not in ("/dev/shm", "/dev/mqueue")] + [
             {"destination": path, "type": "bind", "source": path, "options": ["rbind", "nosuid", "noexec", "nodev"]}
@@ -454,7 +454,7 @@ def oci_spec(source: SpecInput) -> SpecPlan:
             "devices": _devices(host),
             "cgroupsPath": f"/{parent.strip('/')}/{order.id}",
             "resources": oci_resources(host),
-            "sysctl": host.sysctls,
+            "sysctl": defaults.sysctls(network=source.netns_path is not None) | host.sysctls,
             "maskedPaths": masked,
             "readonlyPaths": read_only,
             "rootfsPropagation": _propagation(order),

@@ -1,0 +1,70 @@
+"""Joins the agent's parts. The only place that builds concrete ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from shared.service import ServiceContext
+
+from services.executor.agent.archive import Archives
+from services.executor.agent.containers import Containers
+from services.executor.agent.execs import Execs
+from services.executor.agent.facts import node_facts
+from services.executor.agent.handlers import Handlers
+from services.executor.agent.health import HealthChecks
+from services.executor.agent.inventory import InventoryLoop
+from services.executor.agent.launch import Launcher
+from services.executor.agent.mountns import enter_private_mount_namespace
+from services.executor.agent.network import NodeNetwork
+from services.executor.agent.records import NodeRecords
+from services.executor.agent.reports import Reporter
+from services.executor.agent.volumes import NodeVolumes
+from services.executor.agent.zygote import Zygote
+from services.executor.runtime.cgroups import detect
+from shared.contracts.node import ContainerReport
+
+log = logging.getLogger(__name__)
+
+
+async def start(ctx: ServiceContext) -> None:
+    """Take over the node's containers, then serve orders for it."""
+    config = ctx.config
+    data_root, run_dir = Path(config.data_root), Path(config.run_dir)
+    cgroups = detect()
+    records = NodeRecords(data_root, run_dir)
+    records.load()
+
+    # The zygote stays in the host's mount namespace, so that shared propagation reaches the host; only then does the
+    # agent, which mounts stopped containers' file systems for a moment now and then, leave it.
+    zygote = Zygote(run_dir)
+    await zygote.start()
+    ctx.on_close(zygote.close)
+    enter_private_mount_namespace()
+
+    network = NodeNetwork(ctx.bus, config, ctx.node, data_root / "network")
+    volumes = NodeVolumes(data_root)
+    launcher = Launcher(data_root, records, zygote, network, volumes, cgroup_v2=cgroups.kind == "v2")
+    known: list[Containers] = []
+
+    async def acknowledged(report: ContainerReport) -> None:
+        await known[0].acknowledged(report)
+
+    reporter = Reporter(ctx.bus, ctx.spawn, acknowledged)
+    containers = Containers(ctx.node, records, launcher, network, cgroups, reporter, ctx.spawn)
+    known.append(containers)
+    execs = Execs(ctx.node, ctx.bus, containers, zygote, reporter, ctx.spawn)
+    health = HealthChecks(ctx.node, execs, reporter, ctx.spawn)
+    containers.on_started.append(health.started)
+    containers.on_exited.append(health.exited)
+    archives = Archives(ctx.bus, data_root, records, ctx.spawn)
+
+    await network.start()
+    await containers.recover()
+    facts = node_facts(ctx.node, cgroups.kind, dict.fromkeys(config.runtimes, ""), config.default_runtime)
+    handlers = Handlers(ctx.bus, containers, execs, network, volumes, archives, cgroups, ctx.spawn)
+    await handlers.serve(ctx.node)
+    inventory = InventoryLoop(ctx.bus, ctx.node, facts, containers)
+    ctx.spawn(inventory.run(), name="inventory")
+    await asyncio.sleep(0)
