@@ -5,10 +5,10 @@ Source: mount_namespaces(7). Slave propagation, so that what the host mounts lat
 
 from __future__ import annotations
 
-from services.executor.runtime import kernel
+from services.executor.runtime import kernel, mountcalls
 
 
 def enter_private_mount_namespace() -> None:
     """Leave the host's mount namespace for a copy of it. Call before the process has threads that mount."""
     kernel.unshare(kernel.CLONE_NEWNS)
-    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_SLAVE, None)
+    mountcalls.mount(None, "/", None, mountcalls.MS_REC | mountcalls.MS_SLAVE)

@@ -1,0 +1,1 @@
+"""Side by side with the reference engine, in one run, as medians and ratios."""
