@@ -110,6 +110,7 @@ class ByteStream:
         self._last_heard = 0.0
         self._broken: DavitError | None = None
         self._closed = False
+        self._gone = asyncio.Event()
 
     # -- making -------------------------------------------------------------------------------------------------
 
@@ -244,6 +245,10 @@ class ByteStream:
         self._closed = True
         await self._let_go()
 
+    async def gone(self) -> None:
+        """Return once the other side has closed or is lost, or this side has closed."""
+        await self._gone.wait()
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -263,6 +268,7 @@ class ByteStream:
             subscription, self._subscription = self._subscription, None
             await subscription.unsubscribe()
         self._chunks.clear()
+        self._gone.set()
         self._arrived.set()
         self._credit_grown.set()
 
@@ -308,6 +314,7 @@ class ByteStream:
             self._break(StreamCancelled(orjson.loads(frame[_HEADER.size :])["reason"]))
         elif kind == CLOSE:
             self._peer_closed = True
+            self._gone.set()
             self._arrived.set()
             self._credit_grown.set()
         elif kind != PING:
@@ -315,6 +322,7 @@ class ByteStream:
 
     def _break(self, error: DavitError) -> None:
         self._broken = error
+        self._gone.set()
         self._chunks.clear()
         self._arrived.set()
         self._credit_grown.set()

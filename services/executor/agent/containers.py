@@ -352,7 +352,7 @@ class Containers:
 
     async def _drop_when_gone(self, container_id: str, pending: PendingAttach) -> None:
         """Forget a client that leaves before the container starts."""
-        gone = asyncio.create_task(pending.stream.closed())
+        gone = asyncio.create_task(pending.stream.gone())
         taken = asyncio.create_task(pending.taken.wait())
         try:
             await asyncio.wait({gone, taken}, return_when=asyncio.FIRST_COMPLETED)
