@@ -8,9 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from services.executor.runtime.cgroups.interface import CgroupBackend
 
-V1_CONTROLLERS = frozenset(
-    "cpu cpuacct cpuset memory devices freezer blkio pids hugetlb net_cls net_prio rdma perf_event misc".split()
-)
+_NAMES = "cpu cpuacct cpuset memory devices freezer blkio pids hugetlb net_cls net_prio rdma perf_event misc"
+V1_CONTROLLERS = frozenset(_NAMES.split())
 
 
 def detect(mountinfo: str = "/proc/self/mountinfo") -> CgroupBackend:

@@ -61,8 +61,8 @@ def write_settled(directory: str, values: Iterable[tuple[str, str | int, str]]) 
                     raise _translated(error, directory, *entry) from error
                 refused.append((entry, error))
         if len(refused) == len(waiting):
-            entry, error = refused[0]
-            raise _translated(error, directory, *entry) from error
+            first, reason = refused[0]
+            raise _translated(reason, directory, *first) from reason
         waiting = [entry for entry, _ in refused]
 
 

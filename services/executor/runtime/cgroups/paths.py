@@ -23,10 +23,8 @@ def cgroup_path(cgroups_path: str | None, container_id: str) -> str:
     """
     if not cgroups_path:
         return f"{DEFAULT_PARENT}/{container_id}"
-    if cgroups_path.startswith("/"):
-        path = clean(cgroups_path)
-    else:
-        path = DEFAULT_PARENT + clean("/" + cgroups_path)
+    absolute = cgroups_path.startswith("/")
+    path = clean(cgroups_path) if absolute else DEFAULT_PARENT + clean(cgroups_path)
     if path in {"/", DEFAULT_PARENT + "/"}:
         raise InvalidSpec("linux.cgroupsPath", f"{cgroups_path!r} names no control group of its own")
     return path
