@@ -1,0 +1,1 @@
+"""Docker's resources: each module parses requests, calls contracts and returns views."""

@@ -1,0 +1,129 @@
+"""Execs: processes added to a running container.
+
+Source: Docker Engine API 1.50, Exec.
+"""
+
+from __future__ import annotations
+
+from fastapi import Response
+from pydantic import Field
+
+from services.api.call import Call, Routes, empty_response, json_response
+from services.api.hijack import RawConnection
+from services.api.routes.attach import content_type
+from services.api.streaming import end_stream, pump
+from services.api.views import containers as views
+from shared.contracts import containers as contracts
+from shared.contracts.containers import CreateExec, ExecRef, ResizeExec, StartExec
+from shared.contracts.docker import Bool, DockerModel, Str, StrList
+from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from shared.streams import ByteStream
+
+STDOUT_FRAME = 1
+# Failures of the exec as a resource; any other belongs to the process it should have run, and goes to its output.
+REFUSALS = (NotFound, Conflict, Unavailable, DeadlineExceeded)
+
+
+class CreateBody(DockerModel):
+    user: Str = ""
+    privileged: Bool = False
+    tty: Bool = False
+    console_size: list[int] | None = None
+    attach_stdin: Bool = False
+    attach_stdout: Bool = False
+    attach_stderr: Bool = False
+    detach_keys: Str = ""
+    env: StrList = Field(default_factory=list)
+    working_dir: Str = ""
+    cmd: StrList = Field(default_factory=list)
+
+
+class StartBody(DockerModel):
+    detach: Bool = False
+    tty: Bool = False
+    console_size: list[int] | None = None
+
+
+async def create(call: Call) -> Response:
+    body = await call.json_body(CreateBody)
+    if not body.cmd:
+        raise InvalidArgument("No exec command specified", field="Cmd")
+    created = await call.ask(
+        contracts.EXEC_CREATE,
+        CreateExec(
+            ref=call.path("ref"),
+            cmd=body.cmd,
+            env=body.env,
+            user=body.user,
+            working_dir=body.working_dir,
+            privileged=body.privileged,
+            tty=body.tty,
+            attach_stdin=body.attach_stdin,
+            attach_stdout=body.attach_stdout,
+            attach_stderr=body.attach_stderr,
+            detach_keys=body.detach_keys,
+            console_size=body.console_size or [],
+        ),
+    )
+    return json_response({"Id": created.id}, 201)
+
+
+async def start(call: Call) -> Response | None:
+    body = await call.json_body(StartBody)
+    request = StartExec(id=call.path("id"), detach=body.detach, tty=body.tty, console_size=body.console_size or [])
+    if body.detach:
+        await call.ask(contracts.EXEC_START, request)
+        return empty_response(200)
+    stream = await call.deps.offer()
+    try:
+        failure = await _start_attached(call, request, stream)
+        connection = await call.hijack(content_type(call, body.tty).encode())
+    except BaseException:
+        await end_stream(stream, finished=False)
+        raise
+    if failure is not None:
+        await end_stream(stream, finished=False)
+        await _tell(connection, failure, body.tty)
+    else:
+        await pump(connection, stream)
+    return None
+
+
+async def _start_attached(call: Call, request: StartExec, stream: ByteStream) -> DavitError | None:
+    """Start it; the failure to run its command is returned, since Docker tells it in the output."""
+    try:
+        await call.ask(contracts.EXEC_START, request.model_copy(update={"stream": stream.ref}))
+    except REFUSALS as error:
+        if isinstance(error, NotFound) and not error.message.startswith("No such"):
+            return error  # the command was not found, not the exec
+        raise
+    except DavitError as error:
+        return error
+    return None
+
+
+async def _tell(connection: RawConnection, error: DavitError, tty: bool) -> None:
+    text = error.message.encode() + b"\r\n"
+    head = b"" if tty else bytes([STDOUT_FRAME, 0, 0, 0]) + len(text).to_bytes(4, "big")
+    try:
+        await connection.write(head + text)
+    finally:
+        connection.close()
+
+
+async def inspect(call: Call) -> Response:
+    return json_response(views.exec_process(await call.ask(contracts.EXEC_INSPECT, ExecRef(id=call.path("id")))))
+
+
+async def resize(call: Call) -> Response:
+    height, width = call.params.required_integer("h"), call.params.required_integer("w")
+    await call.ask(contracts.EXEC_RESIZE, ResizeExec(id=call.path("id"), height=height, width=width))
+    return empty_response(200)
+
+
+ROUTES: Routes = (
+    ("POST", "/containers/{ref}/exec", create),
+    ("POST", "/exec/{id}/start", start),
+    ("POST", "/exec/{id}/resize", resize),
+    ("GET", "/exec/{id}/json", inspect),
+)

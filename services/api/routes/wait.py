@@ -1,0 +1,69 @@
+"""POST /containers/{ref}/wait: the head at once, the exit code when it comes.
+
+The CLI starts a container only after the head of its wait has arrived, so the head means "registered". While control
+is away or restarting the question is simply asked again: a client's wait ends with the container, not with a service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Literal, cast
+
+import orjson
+from fastapi import Response
+
+from services.api.call import Call, Routes, json_response
+from services.api.streaming import flushed
+from shared.contracts import containers as contracts
+from shared.contracts.containers import WaitContainer, WaitResult
+from shared.errors import DavitError, DeadlineExceeded, InvalidArgument, Unavailable
+
+PATIENCE_S = 10.0
+RETRY_PAUSE_S = 0.2
+CONDITIONS = ("not-running", "next-exit", "removed")
+FIRST_WAIT_CONDITIONS_VERSION = (1, 30)
+
+
+def condition_of(call: Call) -> Literal["not-running", "next-exit", "removed"]:
+    text = call.params.text("condition") or "not-running"
+    if text not in CONDITIONS:
+        raise InvalidArgument(f'invalid condition: "{text}"', field="condition")
+    return cast(Literal["not-running", "next-exit", "removed"], text)
+
+
+async def wait(call: Call) -> Response | None:
+    request = WaitContainer(ref=call.path("ref"), condition=condition_of(call), patience_s=0)
+    result = await call.ask(contracts.WAIT, request)
+    if not result.pending:
+        return json_response(view(result))
+    if call.version < FIRST_WAIT_CONDITIONS_VERSION:
+        return json_response(view(await _until_done(call, request, result)))
+    await flushed(_lines(call, request, result), call, media_type="application/json")
+    return None
+
+
+async def _lines(call: Call, request: WaitContainer, result: WaitResult) -> AsyncIterator[bytes]:
+    try:
+        done = await _until_done(call, request, result)
+    except DavitError as error:
+        done = WaitResult(status_code=-1, error=error.message)
+    yield orjson.dumps(view(done)) + b"\n"
+
+
+async def _until_done(call: Call, request: WaitContainer, result: WaitResult) -> WaitResult:
+    while result.pending:
+        request = request.model_copy(update={"ticket": result.ticket or request.ticket, "patience_s": PATIENCE_S})
+        try:
+            result = await call.ask(contracts.WAIT, request)
+        except (Unavailable, DeadlineExceeded):
+            await asyncio.sleep(RETRY_PAUSE_S)
+    return result
+
+
+def view(result: WaitResult) -> dict[str, object]:
+    error = {"Message": result.error} if result.error else None
+    return {"StatusCode": result.status_code, **({"Error": error} if error else {})}
+
+
+ROUTES: Routes = (("POST", "/containers/{ref}/wait", wait),)

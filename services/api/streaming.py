@@ -1,0 +1,262 @@
+"""Bytes between clients and the bus: bodies in, bodies out, and raw connections, all with back-pressure.
+
+Every function here owns the stream it is given and leaves it ended: closed when all went well, cancelled when the
+client went away or something failed, so that the service at the other end never works for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import Response
+
+from services.api.errors import error_of
+from services.api.hijack import RawConnection
+from shared.errors import DavitError, NotModified
+
+if TYPE_CHECKING:
+    from services.api.call import Call
+    from shared.streams import ByteStream
+
+log = logging.getLogger(__name__)
+
+
+class StreamedResponse(Response):
+    """A response whose head leaves at once and whose body follows from a byte stream.
+
+    Args:
+        first: Bytes that were read ahead.
+        upload: A task that fills the other direction; it ends with the response.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        stream: ByteStream,
+        *,
+        media_type: str,
+        headers: dict[str, str] | None = None,
+        first: bytes = b"",
+        upload: asyncio.Task[None] | None = None,
+    ) -> None:
+        super().__init__(None, 200, headers, media_type)
+        self._call = call
+        self._stream = stream
+        self._first = first
+        self._upload = upload
+        # Response computes a length for its empty body; this body is chunked.
+        self.raw_headers = [pair for pair in self.raw_headers if pair[0] != b"content-length"]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        body = asyncio.create_task(self._send_body(send))
+        gone = asyncio.create_task(self._wait_gone())
+        try:
+            await asyncio.wait({body, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if body.done():
+                body.result()
+        finally:
+            await end_tasks(body, gone, self._upload)
+            await end_stream(self._stream, finished=body.done() and not body.cancelled() and body.exception() is None)
+
+    async def _wait_gone(self) -> None:
+        if self._upload is not None:
+            await asyncio.wait({self._upload})
+        await self._call.wait_disconnect()
+
+    async def _send_body(self, send: Any) -> None:
+        if self._first:
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        while chunk := await self._stream.read():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def upload_body(call: Call, stream: ByteStream) -> None:
+    """Send the request's body into the stream, and end that direction."""
+    async for chunk in call.stream():
+        if chunk:
+            await stream.write(chunk)
+    await stream.close_write()
+
+
+async def progress_response(
+    call: Call,
+    request: Callable[[ByteStream], Awaitable[Any]],
+    *,
+    upload: bool = False,
+    media_type: str = "application/json",
+) -> Response:
+    """Long work with JSON progress lines: pull, push, load, import, build.
+
+    When the very first line is already an error, nothing has been promised yet and the error is the answer, with a
+    status of its own; SDKs tell a missing image from a broken pull by that.
+
+    Args:
+        request: Sends the request that names the stream.
+        upload: Whether the request's body goes into the stream.
+    """
+    stream = await call.deps.offer()
+    sending: asyncio.Task[None] | None = None
+    try:
+        await request(stream)
+        if upload:
+            sending = asyncio.create_task(upload_body(call, stream))
+        else:
+            await stream.close_write()
+        first = await _first_chunk(stream, sending)
+        if error := first_error(first):
+            raise error
+    except BaseException:
+        await end_tasks(sending)
+        await end_stream(stream, finished=False)
+        raise
+    return StreamedResponse(call, stream, media_type=media_type, first=first, upload=sending)
+
+
+async def _first_chunk(stream: ByteStream, sending: asyncio.Task[None] | None) -> bytes:
+    """The first bytes of the answer. A client that goes away while it still sends ends the wait."""
+    reading = asyncio.ensure_future(stream.read())
+    try:
+        if sending is not None:
+            await asyncio.wait({reading, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done() and not reading.done() and sending.exception() is not None:
+                sending.result()
+        return await reading
+    finally:
+        if not reading.done():
+            reading.cancel()
+
+
+def first_error(first: bytes) -> DavitError | None:
+    """The error in a first progress line, if it is one: ``{"errorDetail": {"code": 404, "message": …}, "error": …}``."""
+    line = first.split(b"\n", 1)[0]
+    if b'"errorDetail"' not in line:
+        return None
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    detail = record.get("errorDetail") or {}
+    return error_of(int(detail.get("code") or 500), str(detail.get("message") or record.get("error") or ""))
+
+
+async def download_response(
+    call: Call,
+    request: Callable[[ByteStream], Awaitable[Any]],
+    *,
+    media_type: str,
+    headers: Callable[[Any], dict[str, str]] | None = None,
+) -> Response:
+    """A body that leaves on a stream: logs, archives, exports. `headers` is made from the reply."""
+    stream = await call.deps.offer()
+    try:
+        reply = await request(stream)
+        await stream.close_write()
+    except BaseException:
+        await end_stream(stream, finished=False)
+        raise
+    return StreamedResponse(call, stream, media_type=media_type, headers=headers(reply) if headers else None)
+
+
+async def upload_request(call: Call, request: Callable[[ByteStream], Awaitable[Any]]) -> None:
+    """A body that arrives on a stream and is answered when all of it has been used."""
+    stream = await call.deps.offer()
+    asking = asyncio.ensure_future(request(stream))
+    sending = asyncio.create_task(upload_body(call, stream))
+    finished = False
+    try:
+        await asyncio.wait({asking, sending}, return_when=asyncio.FIRST_COMPLETED)
+        if not asking.done() and sending.exception() is not None:
+            sending.result()
+        await asking
+        finished = True
+    finally:
+        await end_tasks(asking, sending)
+        await end_stream(stream, finished=finished)
+
+
+async def pump(connection: RawConnection, stream: ByteStream, *, stdin: bool = True) -> None:
+    """Join a raw connection and a stream until the stream's other end has finished or the client is gone.
+
+    The client's half-close becomes the stream's; the end of the stream closes the connection.
+    """
+    inward = asyncio.create_task(_client_to_stream(connection, stream, stdin))
+    outward = asyncio.create_task(_stream_to_client(stream, connection))
+    gone = asyncio.create_task(connection.wait_lost())
+    try:
+        await asyncio.wait({outward, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if outward.done():
+            outward.result()
+    except ConnectionResetError:
+        log.debug("the client left its raw connection")
+    except DavitError as error:
+        log.info("raw connection ended: %s", error)
+    finally:
+        await end_tasks(inward, outward, gone)
+        await end_stream(stream, finished=outward.done() and not outward.cancelled() and outward.exception() is None)
+        connection.close()
+
+
+async def _client_to_stream(connection: RawConnection, stream: ByteStream, stdin: bool) -> None:
+    if not stdin:
+        await stream.close_write()
+    while data := await connection.read():
+        if stdin:
+            await stream.write(data)
+    if stdin and not connection.lost:
+        await stream.close_write()
+
+
+async def _stream_to_client(stream: ByteStream, connection: RawConnection) -> None:
+    while chunk := await stream.read():
+        await connection.write(chunk)
+
+
+async def end_tasks(*tasks: asyncio.Future[Any] | None) -> None:
+    """Cancel what still runs and wait for it; outcomes were looked at already, or no longer matter."""
+    running = [task for task in tasks if task is not None]
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+async def end_stream(stream: ByteStream, *, finished: bool) -> None:
+    with contextlib.suppress(DavitError):  # the peer may have gone first
+        if not finished:
+            await stream.cancel("the client has gone")
+        await stream.aclose()
+
+
+async def flushed(lines: AsyncIterator[bytes], call: Call, *, media_type: str) -> None:
+    """Answer with what an iterator gives, each item in a chunk of its own, the head before the first of them."""
+    headers = [(b"content-type", media_type.encode())]
+    await call.reply({"type": "http.response.start", "status": 200, "headers": headers})
+    body = asyncio.create_task(_send_lines(lines, call))
+    gone = asyncio.create_task(call.wait_disconnect())
+    try:
+        await asyncio.wait({body, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if body.done():
+            body.result()
+    finally:
+        await end_tasks(body, gone)
+
+
+async def _send_lines(lines: AsyncIterator[bytes], call: Call) -> None:
+    async for line in lines:
+        await call.reply({"type": "http.response.body", "body": line, "more_body": True})
+    await call.reply({"type": "http.response.body", "body": b""})
+
+
+async def retry_not_modified(first: bool, work: Callable[[], Awaitable[Any]]) -> None:
+    """Do `work`; when it is a repetition, "already so" means that the first attempt did it."""
+    try:
+        await work()
+    except NotModified:
+        if first:
+            raise

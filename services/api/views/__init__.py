@@ -1,0 +1,1 @@
+"""Docker's JSON, as Docker spells it, per API version."""
