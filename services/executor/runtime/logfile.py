@@ -1,0 +1,178 @@
+"""The container's log in Docker's "json-file" form, written by the shim itself: no bus, no agent, nothing to lose.
+
+One line of JSON per line of output: {"log": …, "stream": "stdout"|"stderr", "time": RFC 3339 with nanoseconds, UTC}. A line
+of more than 16 KiB is cut into parts, of which only the last ends in a newline. Source: Docker's json-file driver.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import time
+
+from services.executor.runtime import jsonlite
+from services.executor.runtime.errors import InvalidSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LINE_BYTES = 16 * 1024
+_ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
+
+
+def _one_mark_per_byte(error: UnicodeError) -> tuple[str, int]:
+    """Each byte that is no UTF-8 becomes one U+FFFD, as Go's encoder has it."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "\ufffd" * (error.end - error.start), error.end
+
+
+def register_codec_error() -> None:
+    """Make the error handler known to the codecs; called by whoever opens a log."""
+    codecs.register_error("davit.mark", _one_mark_per_byte)
+
+
+class LineSplitter:
+    """Cuts a stream of bytes into lines, the overlong ones into parts of 16 KiB."""
+
+    __slots__ = ("rest",)
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines (with their newline) and full parts that are complete now."""
+        lines = (self.rest + data).split(b"\n")
+        self.rest = lines.pop()
+        pieces: list[bytes] = []
+        for line in lines:
+            start = 0
+            while len(line) - start > LINE_BYTES:
+                pieces.append(line[start : start + LINE_BYTES])
+                start += LINE_BYTES
+            pieces.append(line[start:] + b"\n")
+        while len(self.rest) >= LINE_BYTES:
+            pieces.append(self.rest[:LINE_BYTES])
+            self.rest = self.rest[LINE_BYTES:]
+        return pieces
+
+    def flush(self) -> list[bytes]:
+        """What is left at the end of the stream."""
+        rest, self.rest = self.rest, b""
+        return [rest] if rest else []
+
+
+class JsonLog:
+    """An open log file.
+
+    Attributes:
+        path: the current file; older ones are `path`.1, .2, …, with ".gz" when compressed.
+        max_size: bytes after which it is rotated; -1 for never.
+        max_files: how many files there are at most, the current one included.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        register_codec_error()
+        self.path: str = options["path"]
+        self.suffix = ""
+        self.attrs = options.get("attrs") or None
+        self.update(options)
+        self._second = -1
+        self._prefix = ""
+        self._fd = -1
+        self._size = 0
+        self._open()
+
+    def update(self, options: dict[str, Any]) -> None:
+        """Change the limits of an open log."""
+        self.max_size = int(options.get("max_size") or -1)
+        self.max_files = int(options.get("max_file") or 1)
+        self.compress = bool(options.get("compress"))
+        if self.max_files < 1:
+            raise InvalidSpec("log.max_file", "must be at least 1")
+        self.suffix = f',"attrs":{jsonlite.dumps(self.attrs)}' if self.attrs else ""
+
+    def _open(self) -> None:
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        self._size = os.fstat(self._fd).st_size
+
+    def write(self, stream: str, pieces: list[bytes]) -> None:
+        """Append pieces of one stream. One write(2) for all, unless a rotation falls in between."""
+        batch: list[bytes] = []
+        size = self._size
+        for piece in pieces:
+            line = self._line(stream, piece)
+            if 0 < self.max_size < size + len(line) and size:
+                self._append(b"".join(batch))
+                batch = []
+                self._rotate()
+                size = self._size
+            batch.append(line)
+            size += len(line)
+        self._append(b"".join(batch))
+
+    def _append(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.write(self._fd, view)
+            self._size += written
+            view = view[written:]
+
+    def _line(self, stream: str, piece: bytes) -> bytes:
+        text = jsonlite.quote(piece.decode("utf-8", "davit.mark")).translate(_ESCAPES)
+        return f'{{"log":{text},"stream":"{stream}"{self.suffix},"time":"{self._now()}"}}\n'.encode()
+
+    def _now(self) -> str:
+        second, nanos = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._second = second
+            self._prefix = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        fraction = f"{nanos:09d}".rstrip("0")
+        return f"{self._prefix}.{fraction}Z" if fraction else f"{self._prefix}Z"
+
+    def _rotate(self) -> None:
+        os.close(self._fd)
+        if self.max_files == 1:
+            os.unlink(self.path)
+        else:
+            self._shift()
+        self._open()
+
+    def _shift(self) -> None:
+        extension = ".gz" if self.compress else ""
+        for number in range(self.max_files - 1, 1, -1):
+            for suffix in {"", ".gz"}:
+                newer = f"{self.path}.{number - 1}{suffix}"
+                if os.path.exists(newer):
+                    os.replace(newer, f"{self.path}.{number}{suffix}")
+        os.replace(self.path, f"{self.path}.1")
+        for suffix in {"", ".gz"} - {extension}:
+            stale = f"{self.path}.{self.max_files}{suffix}"
+            if os.path.exists(stale):
+                os.unlink(stale)
+        if self.compress:
+            self._compress(f"{self.path}.1")
+
+    @staticmethod
+    def _compress(path: str) -> None:
+        """In a grandchild: neither the container's output nor this process's memory waits for it, and nobody reaps it."""
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+            return
+        try:
+            if os.fork():
+                return
+            import gzip
+
+            with open(path, "rb") as plain, gzip.open(path + ".tmp", "wb") as packed:
+                while chunk := plain.read(1 << 16):
+                    packed.write(chunk)
+            os.replace(path + ".tmp", path + ".gz")
+            os.unlink(path)
+        finally:
+            os._exit(0)
+
+    def close(self) -> None:
+        """Close the current file."""
+        os.close(self._fd)

@@ -1,0 +1,506 @@
+"""The shim: one small process per container process. It outlives the agent and the zygote, and tells whoever asks.
+
+It is the parent of the process; it owns its streams, writes its log, serves a socket, and when the process has ended it
+writes the exit record before it goes. Single-threaded: one loop over descriptors.
+
+    order -> cgroup -> clone init -> [log, socket meanwhile] -> ready -> execve -> "launched"
+          -> loop until the process ends -> drain -> exit record -> "exit" to all -> gone
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import select
+import time
+
+from services.executor.runtime import kernel
+from services.executor.runtime.errors import CommandFailure, RuntimeFailure, WrongState
+from services.executor.runtime.exitrecord import ExitRecord
+from services.executor.runtime.launch import launch
+from services.executor.runtime.shimio import MOST_PENDING_BYTES, READ_BYTES, STALL_S, Client, Input, Output
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from services.executor.runtime.launch import Launched
+
+_DRAIN_S = 2.0
+
+
+class Shim:
+    """State of the loop.
+
+    Attributes:
+        launched: the process and what was made for it.
+        record: how it ended; None while it has not.
+    """
+
+    def __init__(self, order: dict[str, Any], fds: list[int]) -> None:
+        self.order = order
+        self.fds = fds
+        self.poller = select.epoll()
+        self.clients: dict[int, Client] = {}
+        self.outputs: dict[int, Output] = {}
+        self.input: Input | None = None
+        self.listener: _socket.socket | None = None
+        self.launched: Launched
+        self.started_at = 0
+        self.record: ExitRecord | None = None
+        self.status: int | None = None
+        self.drain_until = 0.0
+        self.pidfd = -1
+        self.oom_fd = -1
+        self.oom_count = 0
+        self.outputs_paused = False
+        #: descriptor -> events asked for
+        self.interest: dict[int, int] = {}
+        self.finished_at = 0
+
+    # -- beginning -------------------------------------------------------------------------------------------------
+
+    def begin(self) -> bool:
+        """Carry out the order and tell the client that gave it; false when that failed."""
+        control = self._adopt(self.fds[self.order["control_fd"]])
+        for wish in self.order.get("attach") or []:
+            self._attach(self._adopt(self.fds[wish["fd"]]), wish)
+        try:
+            self.launched = launch(self.order, self.fds, meanwhile=self._meanwhile)
+        except RuntimeFailure as failure:
+            self._fail(control, failure)
+            return False
+        if not self.launched.waiting:
+            self.started_at = time.time_ns()
+        self._watch()
+        control.send({"event": "launched", **self._state()})
+        self._remember()
+        return True
+
+    def _adopt(self, fd: int) -> Client:
+        client = Client(_socket.socket(fileno=fd))
+        self.clients[fd] = client
+        self._ask(fd, select.EPOLLIN)
+        return client
+
+    def _meanwhile(self) -> None:
+        """What does not depend on the process, done while it prepares itself on another processor."""
+        path = self.order.get("socket")
+        if not path:
+            return
+        listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC | _socket.SOCK_NONBLOCK)
+        with kernel.reporting("bind", path):
+            if os.path.exists(path):
+                os.unlink(path)
+            listener.bind(path)
+            listener.listen(64)
+        self.listener = listener
+        self._ask(listener.fileno(), select.EPOLLIN)
+
+    def _watch(self) -> None:
+        made = self.launched
+        self.pidfd = os.pidfd_open(made.pid)
+        self._ask(self.pidfd, select.EPOLLIN)
+        for output in made.outputs:
+            self.outputs[output.fd] = output
+            self._ask(output.fd, select.EPOLLIN)
+        self.input = made.input
+
+    def _remember(self) -> None:
+        """After the answer: for whoever finds this container without its shim, and OOM events."""
+        directory = self.order.get("state_dir")
+        if directory:
+            from services.executor.runtime import state
+
+            state.write_process(directory, self.order["id"], self.launched.pid, os.getpid())
+        if self.launched.cgroup is not None and self.launched.owns_cgroup:
+            try:
+                self.oom_fd = self.launched.cgroup.oom_notify_fd()
+            except RuntimeFailure:
+                return  # no memory controller: then nothing is killed for its limits
+            self._ask(self.oom_fd, select.EPOLLIN)
+
+    def _fail(self, control: Client, failure: RuntimeFailure) -> None:
+        code = failure.exit_code if isinstance(failure, CommandFailure) else 128
+        record = ExitRecord(code, finished_at=time.time_ns(), error=failure.message)
+        if self.order.get("exit_path"):
+            record.write(self.order["exit_path"])
+        self._unlink_socket()
+        control.send({"event": "failed", "error": failure.to_wire()})
+        for client in self.clients.values():
+            client.closing = True
+        self._flush_all(time.monotonic() + _DRAIN_S)
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Run until the process has ended and everybody has been told."""
+        while True:
+            for fd, events in self.poller.poll(self._timeout()):
+                self._handle(fd, events)
+            self._balance()
+            if self.status is not None and self.record is None and self._drained():
+                self._finish()
+            if self.record is not None and not self.clients:
+                return
+
+    def _timeout(self) -> float:
+        if self.record is not None:
+            return 1.0
+        if self.status is not None:
+            return max(0.0, self.drain_until - time.monotonic())
+        return STALL_S / 3 if self.outputs_paused else -1
+
+    def _handle(self, fd: int, events: int) -> None:
+        if fd in self.outputs:
+            if events & select.EPOLLOUT and self.input is not None:
+                self.input.flush()
+            if events & ~select.EPOLLOUT:
+                self._pump(fd)
+        elif fd == self.pidfd:
+            self._reap()
+        elif self.listener is not None and fd == self.listener.fileno():
+            self._accept()
+        elif fd == self.oom_fd:
+            self._report_oom()
+        elif fd in self.clients:
+            client = self.clients[fd]
+            if events & select.EPOLLOUT:
+                client.flush()
+            if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+                self._receive(client, events)
+        elif self.input is not None and fd == self.input.fd:
+            self.input.flush()
+
+    def _pump(self, fd: int) -> None:
+        output = self.outputs[fd]
+        if output.pump(list(self.clients.values())):
+            return
+        del self.outputs[fd]
+        self._unregister(fd)
+        if self.input is not None and self.input.tty:
+            self.input.close()
+        os.close(fd)
+
+    def _accept(self) -> None:
+        assert self.listener is not None
+        try:
+            fd, _ = self.listener._accept()
+        except OSError:
+            return
+        os.set_inheritable(fd, False)
+        self._adopt(fd)
+
+    def _balance(self) -> None:
+        """Ask for the events that matter now, and drop clients that are done or stuck."""
+        now = time.monotonic()
+        for client in list(self.clients.values()):
+            if (client.closing and not client.pending) or client.stalled(now):
+                self._drop(client)
+                continue
+            reading = not (client.closing or client.stdin_ended or (client.wants is not None and self._input_full()))
+            # even without any of these the kernel reports a peer that is gone
+            self._ask(client.fileno(), (select.EPOLLIN if reading else 0) | (select.EPOLLOUT if client.pending else 0))
+        self.outputs_paused = any(len(c.pending) > MOST_PENDING_BYTES for c in self.clients.values())
+        typing = self.input if self.input is not None and self.input.fd >= 0 and self.input.pending else None
+        for fd in self.outputs:
+            wanted = 0 if self.outputs_paused else select.EPOLLIN
+            if typing is not None and typing.fd == fd:
+                wanted |= select.EPOLLOUT
+            self._ask(fd, wanted, quiet=True)
+        if self.input is not None and self.input.fd >= 0 and not self.input.tty:
+            self._ask(self.input.fd, select.EPOLLOUT if typing else 0, quiet=True)
+
+    def _ask(self, fd: int, events: int, *, quiet: bool = False) -> None:
+        """Set what is reported about a descriptor. With `quiet` and no events not even its end is."""
+        if self.interest.get(fd) == events:
+            return
+        if quiet and not events:
+            self._unregister(fd)
+        elif fd in self.interest:
+            self.poller.modify(fd, events)
+        else:
+            self.poller.register(fd, events)
+        if events or not quiet:
+            self.interest[fd] = events
+
+    def _unregister(self, fd: int) -> None:
+        if self.interest.pop(fd, None) is not None:
+            self.poller.unregister(fd)
+
+    def _input_full(self) -> bool:
+        return self.input is not None and self.input.full
+
+    def _drop(self, client: Client) -> None:
+        fd = client.fileno()
+        self._unregister(fd)
+        del self.clients[fd]
+        client.socket.close()
+        self._input_left(client)
+
+    def _input_left(self, client: Client) -> None:
+        """With StdinOnce the input ends with its first client."""
+        if client.wants and "stdin" in client.wants and not client.stdin_ended:
+            client.stdin_ended = True
+            if self.input is not None and self.input.once:
+                self.input.end()
+
+    # -- clients ---------------------------------------------------------------------------------------------------
+
+    def _receive(self, client: Client, events: int) -> None:
+        try:
+            data = client.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+            client.closing = True
+        if not data:
+            if client.wants is None or events & select.EPOLLHUP:
+                client.closing = True
+                client.pending.clear()
+            self._input_left(client)
+            client.stdin_ended = True
+            return
+        if client.wants is not None:
+            self._type(client, data)
+            return
+        client.unpacker.feed(data)
+        try:
+            while client.wants is None and (message := client.unpacker.next()) is not None:
+                self._answer(client, message)
+        except (RuntimeFailure, ValueError):
+            client.closing = True
+            return
+        if client.wants is not None and client.unpacker.rest:
+            rest, client.unpacker.rest = client.unpacker.rest, b""
+            self._type(client, rest)
+
+    def _type(self, client: Client, data: bytes) -> None:
+        if self.input is not None and client.wants and "stdin" in client.wants:
+            self.input.write(data)
+
+    def _answer(self, client: Client, message: dict[str, Any]) -> None:
+        number = message.get("id", 0)
+        try:
+            operation = _OPERATIONS.get(message.get("op", ""))
+            if operation is None:
+                raise RuntimeFailure(f'unknown operation "{message.get("op")}"')
+            answer = operation(self, client, message)
+        except RuntimeFailure as failure:
+            client.send({"id": number, "error": failure.to_wire()})
+        except OSError as error:
+            client.send({"id": number, "error": RuntimeFailure(str(error), errno=error.errno).to_wire()})
+        else:
+            if answer is not None:
+                client.send({"id": number, "ok": answer})
+
+    def _state(self) -> dict[str, Any]:
+        if self.status is not None:
+            status = "stopped"
+        else:
+            status = "running" if self.started_at else "created"
+        return {
+            "id": self.order["id"],
+            "exec_id": self.order.get("exec_id"),
+            "status": status,
+            "pid": self.launched.pid,
+            "shim_pid": os.getpid(),
+            "started_at": self.started_at,
+            "exit": None if self.record is None else self.record.to_dict(),
+        }
+
+    def op_state(self, _client: Client, _message: dict[str, Any]) -> dict[str, Any]:
+        """What `state` answers."""
+        return self._state()
+
+    def op_start(self, _client: Client, _message: dict[str, Any]) -> dict[str, Any]:
+        """Let a created process execve.
+
+        Raises:
+            WrongState: it was started before.
+            RuntimeFailure: execve failed; the exit record follows.
+        """
+        if self.started_at or self.status is not None:
+            raise WrongState("the process has been started already")
+        process = self.launched.process
+        process.start()
+        process.until_running()
+        self.started_at = time.time_ns()
+        return self._state()
+
+    def op_signal(self, _client: Client, message: dict[str, Any]) -> dict[str, Any]:
+        """Send a signal to the process, or with `all` to everything in its cgroup.
+
+        Raises:
+            NotFound: it has ended.
+        """
+        from services.executor.runtime.errors import NotFound
+
+        if self.status is not None:
+            raise NotFound("process already finished")
+        number = int(message["number"])
+        if message.get("all") and self.launched.cgroup is not None:
+            self.launched.cgroup.kill(number)
+        else:
+            # not yet reaped, so the id is still its own
+            os.kill(self.launched.pid, number)
+        return {}
+
+    def op_resize(self, _client: Client, message: dict[str, Any]) -> dict[str, Any]:
+        """Set the terminal's size.
+
+        Raises:
+            WrongState: there is no terminal.
+        """
+        from services.executor.runtime import tty
+
+        if self.input is None or not self.input.tty or self.input.fd < 0:
+            raise WrongState("the process has no terminal")
+        tty.set_size(self.input.fd, int(message["rows"]), int(message["cols"]))
+        return {}
+
+    def op_wait(self, client: Client, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Answer when the process has ended."""
+        if self.record is not None:
+            return self.record.to_dict()
+        client.waiting.append(int(message.get("id", 0)))
+        return None
+
+    def op_attach(self, client: Client, message: dict[str, Any]) -> None:
+        """Turn the connection over to raw bytes."""
+        client.send({"id": message.get("id", 0), "ok": {"tty": bool(self.order.get("tty"))}})
+        self._attach(client, message)
+
+    def _attach(self, client: Client, wish: dict[str, Any]) -> None:
+        client.wants = frozenset(name for name in ("stdin", "stdout", "stderr") if wish.get(name))
+        if self.record is not None:
+            client.closing = True
+
+    def op_close_stdin(self, _client: Client, _message: dict[str, Any]) -> dict[str, Any]:
+        """End the process's input."""
+        if self.input is not None:
+            self.input.end()
+        return {}
+
+    def op_log_options(self, _client: Client, message: dict[str, Any]) -> dict[str, Any]:
+        """Change max_size, max_file and compress of the log."""
+        if self.launched.log is None:
+            raise WrongState("the process has no log")
+        self.launched.log.update(message)
+        return {}
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _report_oom(self) -> None:
+        cgroup = self.launched.cgroup
+        assert cgroup is not None
+        os.read(self.oom_fd, 4096)
+        count = cgroup.oom_kill_count()
+        if count > self.oom_count:
+            self.oom_count = count
+            for client in self.clients.values():
+                if client.wants is None:
+                    client.send({"event": "oom", "count": count})
+
+    def _reap(self) -> None:
+        self._unregister(self.pidfd)
+        _, self.status = os.waitpid(self.launched.pid, 0)
+        self.finished_at = time.time_ns()
+        if self.launched.owns_cgroup and not self.launched.private_pids and self.launched.cgroup is not None:
+            # without a pid namespace of its own nothing else ends with it
+            self.launched.cgroup.kill()
+        self.drain_until = time.monotonic() + _DRAIN_S
+
+    def _drained(self) -> bool:
+        """Whether all output has come. A process left behind may hold a pipe open: then two seconds are enough."""
+        return not self.outputs or time.monotonic() >= self.drain_until
+
+    def _finish(self) -> None:
+        for fd in list(self.outputs):
+            os.set_blocking(fd, False)
+            output = self.outputs.pop(fd)
+            output.flush()
+            self._unregister(fd)
+            os.close(fd)
+        record = ExitRecord.of_status(
+            self.status or 0,
+            oom_killed=self._was_oom_killed(),
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+        )
+        if self.order.get("exit_path"):
+            record.write(self.order["exit_path"])
+        self.record = record
+        self._clean_up()
+        for client in self.clients.values():
+            self._tell(client, record)
+            client.closing = True
+
+    def _was_oom_killed(self) -> bool:
+        cgroup = self.launched.cgroup
+        return self.launched.owns_cgroup and cgroup is not None and cgroup.oom_kill_count() > 0
+
+    def _tell(self, client: Client, record: ExitRecord) -> None:
+        if client.wants is not None:
+            return
+        for number in client.waiting:
+            client.send({"id": number, "ok": record.to_dict()})
+        client.send({"event": "exit", **record.to_dict()})
+
+    def _clean_up(self) -> None:
+        self._unlink_socket()
+        if self.oom_fd >= 0:
+            self._unregister(self.oom_fd)
+            os.close(self.oom_fd)
+            self.oom_fd = -1
+        if self.launched.owns_cgroup and self.launched.cgroup is not None:
+            try:
+                self.launched.cgroup.remove()
+            except RuntimeFailure:
+                # a process stuck in the kernel keeps it; the agent's inventory removes it later
+                return
+
+    def _unlink_socket(self) -> None:
+        if self.listener is not None:
+            self._unregister(self.listener.fileno())
+            self.listener.close()
+            self.listener = None
+            try:
+                os.unlink(self.order["socket"])
+            except FileNotFoundError:
+                return
+
+    def _flush_all(self, deadline: float) -> None:
+        while self.clients and time.monotonic() < deadline:
+            self._balance()
+            if self.clients:
+                for fd, _events in self.poller.poll(0.1):
+                    if fd in self.clients:
+                        self.clients[fd].flush()
+
+
+_OPERATIONS = {
+    "state": Shim.op_state,
+    "start": Shim.op_start,
+    "signal": Shim.op_signal,
+    "resize": Shim.op_resize,
+    "wait": Shim.op_wait,
+    "attach": Shim.op_attach,
+    "close_stdin": Shim.op_close_stdin,
+    "log_options": Shim.op_log_options,
+}
+
+
+def run(order: dict[str, Any], fds: list[int]) -> None:
+    """Be the shim of one order; called in a fresh fork, returns when there is nothing left to do."""
+    os.setsid()
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    kernel.set_process_name("davit-shim")
+    shim = Shim(order, fds)
+    if shim.begin():
+        kernel.malloc_trim()
+        shim.serve()

@@ -1,0 +1,105 @@
+"""The zygote: a small process that forks a shim for every order, so that no interpreter starts on a container's way.
+
+    agent -- order (JSON, descriptors) --> zygote -- fork --> shim -- answers on the order's own descriptor --> agent
+
+It has only the runtime imported, no threads and no state; it ends when the agent's end of its socket closes, and its
+shims live on. An order too long for one packet comes in a memfd, the last of its descriptors.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import gc
+import os
+import sys
+
+from services.executor.runtime import jsonlite, kernel
+from services.executor.runtime.sync import received_fds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LARGEST_ORDER = 1 << 17
+MOST_FDS = 64
+
+
+def receive_order(socket: _socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next order and its descriptors, or None when the agent is gone."""
+    data, ancillary, _flags, _address = socket.recvmsg(
+        LARGEST_ORDER, _socket.CMSG_SPACE(4 * MOST_FDS), _socket.MSG_CMSG_CLOEXEC
+    )
+    fds = received_fds(ancillary)
+    if not data:
+        return None
+    order = jsonlite.loads(data)
+    if "memfd" in order:
+        with open(fds.pop(), "rb") as file:
+            file.seek(0)
+            order = jsonlite.loads(file.read())
+    return order, fds
+
+
+def warm_up() -> None:
+    """Import and look up everything that a shim would otherwise do for itself, then keep the collector off it."""
+    from services.executor.runtime import cgroupmount, copytree, launch, seccomp, shim  # noqa: F401
+    from services.executor.runtime.logfile import JsonLog, register_codec_error  # noqa: F401
+
+    import binascii  # noqa: F401
+    import fcntl  # noqa: F401
+
+    register_codec_error()
+    launch.backend()
+    "".encode("utf-8", "surrogateescape")
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+
+
+def serve(socket: _socket.socket) -> None:
+    """Fork a shim for each order until the agent is gone."""
+    # children are nobody's business here: the kernel reaps them
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
+    while (got := receive_order(socket)) is not None:
+        order, fds = got
+        if os.fork() == 0:
+            _become_shim(socket, order, fds)
+        for fd in fds:
+            os.close(fd)
+        del order, got
+
+
+def _become_shim(socket: _socket.socket, order: dict[str, Any], fds: list[int]) -> None:
+    from services.executor.runtime import shim
+
+    status = 1
+    try:
+        socket.close()
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        # a shim goes when its process has gone, not when somebody stops an engine
+        for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
+            _signal.signal(number, _signal.SIG_IGN)
+        shim.run(order, fds)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def main(argv: list[str]) -> int:
+    """`--socket N`: serve orders from the inherited descriptor N."""
+    if len(argv) != 3 or argv[1] != "--socket" or not argv[2].isdigit():
+        sys.stderr.write("usage: zygote --socket <descriptor>\n")
+        return 2
+    socket = _socket.socket(fileno=int(argv[2]))
+    os.set_inheritable(socket.fileno(), False)
+    os.chdir("/")
+    kernel.set_process_name("davit-zygote")
+    warm_up()
+    socket.send(b"ready")
+    serve(socket)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
