@@ -1,7 +1,7 @@
 """System call filters: OCI's `linux.seccomp` compiled to classic BPF, and its installation.
 
 Compiling costs milliseconds and needs nothing of the container, so it is done once per profile and the bytes are
-kept (`Filter.pack`); the child only installs.
+kept (`CompiledFilter.pack`); the child only installs.
 
     load architecture ─┬─ x86_64 ─ load number ─┬─ x32 bit ─ search tree ─ …
                        │                        └─ search tree ─┬─ return action
@@ -24,6 +24,7 @@ from services.executor.runtime.syscalls import X32_BIT, numbers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from services.executor.runtime.bpf import Instruction
@@ -105,7 +106,7 @@ if TYPE_CHECKING:
     """All of the arguments must match for the action (a seccomp return value); no arguments always match."""
 
 
-class Filter:
+class CompiledFilter:
     """A compiled filter.
 
     Attributes:
@@ -131,14 +132,34 @@ class Filter:
         return struct.pack("=III", self.flags, len(path), len(metadata)) + path + metadata + self.program
 
     @classmethod
-    def unpack(cls, data: bytes) -> Filter:
+    def unpack(cls, data: bytes) -> CompiledFilter:
         flags, path_size, metadata_size = struct.unpack_from("=III", data)
         path_end = 12 + path_size
         end = path_end + metadata_size
         return cls(data[end:], flags, data[12:path_end].decode() or None, data[path_end:end].decode())
 
 
-def compile_filter(seccomp: dict[str, Any], machine: str | None = None) -> Filter:
+def compile_profile(
+    profile: dict[str, Any], capabilities: Iterable[str] = (), machine: str | None = None
+) -> CompiledFilter:
+    """The filter for a profile in OCI's format, or in Docker's, whose conditions are decided first.
+
+    Args:
+        capabilities: names that the container may have; of meaning to Docker's format only.
+
+    Raises:
+        InvalidSpec, NotSupported: as `compile_filter`.
+    """
+    machine = machine or os.uname().machine
+    conditional = any(rule.get("includes") or rule.get("excludes") for rule in profile.get("syscalls") or ())
+    if profile.get("archMap") or conditional:
+        from services.executor.runtime.seccomp_profile import resolve_profile
+
+        profile = resolve_profile(profile, capabilities, os.uname().release, machine)
+    return compile_filter(profile, machine)
+
+
+def compile_filter(seccomp: dict[str, Any], machine: str | None = None) -> CompiledFilter:
     """The filter for `linux.seccomp`.
 
     Calls that a profile names and we do not know are left out. The machine's own architecture is always part of the
@@ -165,7 +186,7 @@ def compile_filter(seccomp: dict[str, Any], machine: str | None = None) -> Filte
     except ValueError as error:
         raise InvalidSpec("linux.seccomp.syscalls", str(error)) from error
     notifies = any(action == _NOTIFY for _, _, action in rules)
-    return Filter(program, _flags(seccomp, notifies), *_listener(seccomp, notifies))
+    return CompiledFilter(program, _flags(seccomp, notifies), *_listener(seccomp, notifies))
 
 
 def _action(owner: dict[str, Any], key: str, errno_key: str, field: str) -> int:
@@ -381,8 +402,8 @@ class _FilterProgram(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def install(compiled: Filter) -> int | None:
-    """Filter the calling process from now on, irrevocably; needs no_new_privs or CAP_SYS_ADMIN.
+def install(compiled: CompiledFilter) -> int | None:
+    """CompiledFilter the calling process from now on, irrevocably; needs no_new_privs or CAP_SYS_ADMIN.
 
     Returns:
         The descriptor of the listener when the filter notifies, which the caller owns; else None.
