@@ -1,0 +1,291 @@
+"""A container's record and what may happen to it. Pure: no clock, no I/O.
+
+Legal transitions (status on the left, what may come on the right)::
+
+    created     running, removing
+    running     paused, restarting, exited, running (restart by policy seen late)
+    paused      running, exited
+    restarting  running, exited, removing
+    exited      running, removing
+    removing    (gone)
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, Field
+
+from shared.contracts.containers import Container, ContainerSummary, Health, HealthLogEntry, Status
+from shared.contracts.docker import EndpointSettings
+from shared.contracts.networks import Attachment
+from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, OrderedMount
+from shared.errors import Conflict
+from shared.events import DomainEvent
+
+LEGAL: dict[Status, frozenset[Status]] = {
+    "created": frozenset({"running", "removing", "exited"}),
+    "running": frozenset({"running", "paused", "restarting", "exited", "dead"}),
+    "paused": frozenset({"running", "exited", "restarting", "dead"}),
+    "restarting": frozenset({"running", "restarting", "exited", "removing", "dead"}),
+    "exited": frozenset({"running", "removing", "exited", "restarting"}),
+    "removing": frozenset({"removing"}),
+    "dead": frozenset({"removing"}),
+}
+HEALTH_LOG_LENGTH = 5
+ALIVE: frozenset[Status] = frozenset({"running", "paused", "restarting"})
+
+
+def rfc3339(time_ns: int) -> str:
+    """RFC 3339 with nanoseconds, UTC."""
+    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{nanoseconds:09d}Z"
+
+
+class Record(BaseModel):
+    """A container as control keeps it.
+
+    Attributes:
+        version: Grows with every write; not part of the document.
+        requested_networks: What the client asked of each network, by the network's reference.
+        exits: Number of exits seen; a waiter's ticket for "the next one".
+        last_exit_ns: finished_at of the latest exit applied: a repeated report changes nothing.
+        removing: A removal has begun; whoever finds it finishes it.
+        remove_volumes: Whether that removal takes anonymous volumes along.
+    """
+
+    container: Container
+    created_ns: int
+    version: int = Field(default=1, exclude=True)
+    mounts: list[OrderedMount] = Field(default_factory=list)
+    hostname: str = ""
+    image_name: str = ""
+    requested_networks: dict[str, EndpointSettings] = Field(default_factory=dict)
+    attachments: list[Attachment] = Field(default_factory=list)
+    log_driver: str = "json-file"
+    log_options: dict[str, str] = Field(default_factory=dict)
+    exits: int = 0
+    last_exit_ns: int = 0
+    started_ns: int = 0
+    starting: bool = False
+    removing: bool = False
+    remove_volumes: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.container.id
+
+    @property
+    def name(self) -> str:
+        return self.container.name
+
+    @property
+    def status(self) -> Status:
+        return self.container.state.status
+
+    @property
+    def alive(self) -> bool:
+        return self.status in ALIVE
+
+    def become(self, status: Status) -> None:
+        """Raises Conflict for a transition that is not legal."""
+        state = self.container.state
+        if status not in LEGAL[state.status]:
+            raise Conflict(f"container {self.id} is {state.status}: it cannot become {status}")
+        state.status = status
+        state.running = status in ALIVE
+        state.paused = status == "paused"
+        state.restarting = status == "restarting"
+
+    def started(self, pid: int, started_ns: int) -> None:
+        """The process runs."""
+        self.become("running")
+        state = self.container.state
+        state.pid = pid
+        state.started_at = rfc3339(started_ns)
+        state.exit_code = 0
+        state.error = ""
+        state.oom_killed = False
+        self.started_ns = started_ns
+        self.starting = False
+        if self.container.config.healthcheck is not None and self.container.config.healthcheck.test not in (
+            [],
+            ["NONE"],
+        ):
+            state.health = Health(status="starting")
+
+    def ended(self, exit_: ExitRecord, *, restarting: bool) -> bool:
+        """Apply an exit; False when it has been applied before or belongs to an older start."""
+        if exit_.generation != self.container.generation or exit_.finished_at_ns <= self.last_exit_ns:
+            return False
+        self.become("restarting" if restarting else "exited")
+        state = self.container.state
+        state.pid = 0
+        state.exit_code = exit_.exit_code
+        state.oom_killed = exit_.oom_killed
+        state.error = exit_.error
+        state.finished_at = rfc3339(exit_.finished_at_ns)
+        self.last_exit_ns = exit_.finished_at_ns
+        self.exits += 1
+        self.starting = False
+        if not restarting:
+            self._forget_endpoints()
+        return True
+
+    def _forget_endpoints(self) -> None:
+        """Addresses are given back at the end; what was asked for stays."""
+        self.attachments = []
+        self.container.ports = {}
+        self.container.sandbox_id = ""
+        for name, settings in self.container.networks.items():
+            self.container.networks[name] = settings.model_copy(
+                update={
+                    "endpoint_id": "",
+                    "gateway": "",
+                    "ip_address": "",
+                    "ip_prefix_len": 0,
+                    "ipv6_gateway": "",
+                    "global_ipv6_address": "",
+                    "global_ipv6_prefix_len": 0,
+                    "mac_address": "",
+                }
+            )
+
+    def failed_to_start(self, text: str, exit_code: int) -> None:
+        state = self.container.state
+        state.error = text
+        state.exit_code = exit_code
+        self.starting = False
+        self.exits += 1
+        self._forget_endpoints()
+
+    def health_reported(self, report: ContainerReport) -> bool:
+        """Apply a probe; True when the status changed."""
+        state = self.container.state
+        if report.generation != self.container.generation or not state.running:
+            return False
+        health = state.health or Health(status="starting")
+        changed = health.status != report.health_status
+        log: list[HealthLogEntry] = health.log + ([report.health_entry] if report.health_entry else [])
+        state.health = Health(
+            status=report.health_status, failing_streak=report.failing_streak, log=log[-HEALTH_LOG_LENGTH:]
+        )
+        return changed
+
+    def event(self, action: str, **attributes: str) -> DomainEvent:
+        """An event about this container, with the attributes Docker gives it."""
+        return DomainEvent(
+            type="container",
+            action=action,
+            actor_id=self.id,
+            attributes=self.container.config.labels
+            | {"image": self.container.config.image, "name": self.name}
+            | attributes,
+            node=self.container.node,
+        )
+
+    def order(self) -> ContainerOrder:
+        """What the node needs to run it."""
+        container = self.container
+        mode = container.host_config.network_mode
+        config = container.config
+        return ContainerOrder(
+            id=self.id,
+            name=self.name,
+            generation=container.generation,
+            layers=container.layers,
+            config=config,
+            host_config=container.host_config,
+            path=container.path,
+            args=container.args,
+            hostname=self.hostname,
+            domainname=config.domainname,
+            network_mode=mode if mode in ("host", "none") or mode.startswith("container:") else "networks",
+            attachments=self.attachments,
+            mounts=self.mounts,
+            log_driver=self.log_driver,
+            log_options=self.log_options,
+            image_id=container.image_id,
+            image_name=self.image_name,
+            runtime=container.host_config.runtime,
+        )
+
+    def summary(self) -> ContainerSummary:
+        """The line of a list; its status text depends on the time and is made when it is read."""
+        container = self.container
+        command = " ".join(_quoted(word) for word in [container.path, *container.args])
+        exposed = {port: [] for port in container.config.exposed_ports if port not in container.ports}
+        return ContainerSummary(
+            id=self.id,
+            name=self.name,
+            image=container.config.image,
+            image_id=container.image_id,
+            command=command,
+            created_unix=self.created_ns // 1_000_000_000,
+            status=container.state.status,
+            status_text=status_code(self),
+            labels=container.config.labels,
+            network_mode=container.host_config.network_mode,
+            annotations=container.host_config.annotations,
+            mounts=container.mounts,
+            networks=container.networks,
+            ports=container.ports | (exposed if container.state.running else {}),
+        )
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if " " in word else word
+
+
+# What status_text is made from, stored in its place: "exit code|started ns|finished ns|health".
+def status_code(record: Record) -> str:
+    state = record.container.state
+    health = state.health.status if state.health is not None else ""
+    return f"{state.exit_code}|{record.started_ns}|{record.last_exit_ns}|{health}"
+
+
+def status_text(status: Status, code: str, now_ns: int) -> str:
+    """The STATUS column of `docker ps`. Source: Docker's container.State.String."""
+    exit_code, started, finished, health = code.split("|")
+    up = human_duration((now_ns - int(started)) / 1e9)
+    ago = human_duration((now_ns - int(finished)) / 1e9)
+    match status:
+        case "running":
+            return f"Up {up}" + (f" ({'health: ' if health == 'starting' else ''}{health})" if health else "")
+        case "paused":
+            return f"Up {up} (Paused)"
+        case "restarting":
+            return f"Restarting ({exit_code}) {ago} ago"
+        case "removing":
+            return "Removal In Progress"
+        case "dead":
+            return "Dead"
+        case "created":
+            return "Created"
+        case _:
+            return f"Exited ({exit_code}) {ago} ago"
+
+
+def human_duration(seconds: float) -> str:
+    """A duration in Docker's words: ``5 seconds``, ``About a minute``, ``2 hours``."""
+    whole = int(seconds)
+    minutes, hours = whole // 60, int(seconds / 3600 + 0.5)
+    for limit, text in (
+        (1, "Less than a second"),
+        (2, "1 second"),
+        (60, f"{whole} seconds"),
+        (120, "About a minute"),
+        (3600, f"{minutes} minutes"),
+    ):
+        if seconds < limit:
+            return text
+    for limit_h, text in (
+        (2, "About an hour"),
+        (48, f"{hours} hours"),
+        (24 * 7 * 2, f"{hours // 24} days"),
+        (24 * 30 * 2, f"{hours // 24 // 7} weeks"),
+        (24 * 365 * 2, f"{hours // 24 // 30} months"),
+    ):
+        if hours < limit_h:
+            return text
+    return f"{hours // 24 // 365} years"

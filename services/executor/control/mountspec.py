@@ -1,0 +1,217 @@
+"""Binds, mounts, image volumes and --volumes-from: from Docker's texts to what a node mounts. Pure.
+
+Source: Docker's ``-v`` grammar ``[source:]target[:options]``; Docker Engine API 1.50, HostConfig.Mounts.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import dataclass
+
+from shared.contracts.containers import MountPoint
+from shared.contracts.docker import ContainerConfig, HostConfig, Mount
+from shared.contracts.node import OrderedMount
+from shared.contracts.volumes import Volume, WantedVolume
+from shared.errors import InvalidArgument
+
+VOLUME_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")
+PROPAGATIONS = ("private", "rprivate", "shared", "rshared", "slave", "rslave")
+MODES = {"rw", "ro", "z", "Z", "nocopy", "consistent", "cached", "delegated"}
+
+
+@dataclass(slots=True)
+class PlannedMount:
+    """A mount before its volume is known; `volume` is set for volumes."""
+
+    mount: OrderedMount
+    volume: WantedVolume | None = None
+    mode: str = ""
+
+
+def _target(path: str, spec: str) -> str:
+    if not path.startswith("/"):
+        raise InvalidArgument(
+            f"invalid volume specification: '{spec}': invalid mount config for type \"bind\": invalid mount path: "
+            f"'{path}' mount path must be absolute",
+            field="HostConfig.Binds",
+        )
+    clean = posixpath.normpath(path)
+    if clean == "/":
+        raise InvalidArgument(
+            f"invalid volume specification: '{spec}': invalid mount config: destination can't be '/'",
+            field="HostConfig.Binds",
+        )
+    return clean
+
+
+def parse_bind(spec: str) -> PlannedMount:
+    """One entry of HostConfig.Binds."""
+    parts = spec.split(":")
+    if not 1 <= len(parts) <= 3 or not all(parts):
+        raise InvalidArgument(f"invalid volume specification: '{spec}'", field="HostConfig.Binds")
+    if len(parts) == 1:
+        return PlannedMount(OrderedMount(type="volume", target=_target(spec, spec), copy_up=True), WantedVolume())
+    source, target = parts[0], _target(parts[1], spec)
+    words = parts[2].split(",") if len(parts) == 3 else []
+    unknown = [word for word in words if word not in MODES and word not in PROPAGATIONS]
+    if unknown or ("ro" in words and "rw" in words):
+        raise InvalidArgument(f"invalid mode: {parts[2]}", field="HostConfig.Binds")
+    propagation = next((word for word in words if word in PROPAGATIONS), "rprivate")
+    mode = parts[2] if len(parts) == 3 else ""
+    if source.startswith("/"):
+        if "nocopy" in words:
+            raise InvalidArgument(
+                f"invalid volume specification: '{spec}': invalid mode: nocopy", field="HostConfig.Binds"
+            )
+        mount = OrderedMount(
+            type="bind", source=posixpath.normpath(source), target=target, read_only="ro" in words,
+            propagation=propagation, create_source=True,
+        )  # fmt: skip
+        return PlannedMount(mount, mode=mode)
+    if not VOLUME_NAME.match(source):
+        raise InvalidArgument(
+            f'create {source}: "{source}" includes invalid characters for a local volume name, only '
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path',
+            field="HostConfig.Binds",
+        )
+    mount = OrderedMount(
+        type="volume", source=source, target=target, read_only="ro" in words, copy_up="nocopy" not in words
+    )
+    return PlannedMount(mount, WantedVolume(name=source), mode=mode or "z")
+
+
+def _refuse(mount: Mount, why: str) -> InvalidArgument:
+    return InvalidArgument(f'invalid mount config for type "{mount.type}": {why}', field="HostConfig.Mounts")
+
+
+def parse_mount(mount: Mount) -> PlannedMount:
+    """One entry of HostConfig.Mounts."""
+    if mount.type not in ("bind", "volume", "tmpfs", "image"):
+        raise InvalidArgument(f"mount type unknown: {mount.type!r}", field="HostConfig.Mounts")
+    if not mount.target:
+        raise _refuse(mount, "field Target must not be empty")
+    if not mount.target.startswith("/"):
+        raise _refuse(mount, f"invalid mount path: '{mount.target}' mount path must be absolute")
+    target = posixpath.normpath(mount.target)
+    for kind, options in (
+        ("bind", mount.bind_options),
+        ("volume", mount.volume_options),
+        ("tmpfs", mount.tmpfs_options),
+    ):
+        if options is not None and mount.type != kind:
+            raise _refuse(mount, f"field {kind.title()}Options must not be specified")
+    match mount.type:
+        case "bind":
+            return _bind_mount(mount, target)
+        case "volume":
+            return _volume_mount(mount, target)
+        case "tmpfs":
+            return _tmpfs_mount(mount, target)
+        case _:
+            raise _refuse(mount, "image mounts are not supported by this engine")
+
+
+def _bind_mount(mount: Mount, target: str) -> PlannedMount:
+    if not mount.source:
+        raise _refuse(mount, "field Source must not be empty")
+    if not mount.source.startswith("/"):
+        raise _refuse(mount, f"invalid mount path: '{mount.source}' mount path must be absolute")
+    options = mount.bind_options
+    propagation = options.propagation if options and options.propagation else "rprivate"
+    if propagation not in PROPAGATIONS:
+        raise _refuse(mount, f"invalid propagation mode: {propagation}")
+    recursive = "auto"
+    if options and options.read_only_non_recursive:
+        recursive = "no"
+    elif options and options.read_only_force_recursive:
+        recursive = "force"
+    return PlannedMount(
+        OrderedMount(
+            type="bind",
+            source=posixpath.normpath(mount.source),
+            target=target,
+            read_only=mount.read_only,
+            propagation=propagation,
+            recursive=not (options and options.non_recursive),
+            recursive_read_only=recursive,
+            create_source=bool(options and options.create_mountpoint),
+        )  # fmt: skip
+    )
+
+
+def _volume_mount(mount: Mount, target: str) -> PlannedMount:
+    options = mount.volume_options
+    if mount.source and not VOLUME_NAME.match(mount.source):
+        raise _refuse(mount, f"invalid volume name: {mount.source}")
+    subpath = options.subpath if options else ""
+    if subpath and not mount.source:
+        raise _refuse(mount, "must not set Subpath when using anonymous volumes")
+    driver = options.driver_config if options else None
+    return PlannedMount(
+        OrderedMount(
+            type="volume", source=mount.source, target=target, read_only=mount.read_only,
+            copy_up=not (options and options.no_copy), subpath=subpath,
+        ),
+        WantedVolume(
+            name=mount.source,
+            driver=driver.name if driver else "",
+            options=driver.options if driver else {},
+            labels=options.labels if options else {},
+        ),
+        mode="z" if mount.source else "",
+    )  # fmt: skip
+
+
+def _tmpfs_mount(mount: Mount, target: str) -> PlannedMount:
+    if mount.source:
+        raise _refuse(mount, "field Source must not be specified")
+    words: list[str] = []
+    options = mount.tmpfs_options
+    if options is not None:
+        if options.size_bytes < 0:
+            raise _refuse(mount, "invalid tmpfs size")
+        if options.size_bytes:
+            words.append(f"size={options.size_bytes}")
+        if options.mode:
+            words.append(f"mode={options.mode:o}")
+        words += ["=".join(pair) for pair in options.options]
+    return PlannedMount(OrderedMount(type="tmpfs", target=target, read_only=mount.read_only, options=words))
+
+
+def plan_mounts(config: ContainerConfig, host: HostConfig, inherited: list[PlannedMount]) -> list[PlannedMount]:
+    """All mounts of a container: --volumes-from, then -v and --mount, then the image's volumes where nothing is.
+
+    Raises:
+        InvalidArgument: A spec that cannot be read, or two for one target ("Duplicate mount point").
+    """
+    by_target = {planned.mount.target: planned for planned in inherited}
+    own: set[str] = set()
+    for planned in [*map(parse_bind, host.binds), *map(parse_mount, host.mounts)]:
+        target = planned.mount.target
+        if target in own:
+            raise InvalidArgument(f"Duplicate mount point: {target}", field="HostConfig.Binds")
+        own.add(target)
+        by_target[target] = planned
+    for target in host.tmpfs:
+        if target in own:
+            raise InvalidArgument(f"Duplicate mount point: {target}", field="HostConfig.Tmpfs")
+    for path in config.volumes:
+        target = _target(path, path)
+        if target not in by_target and target not in host.tmpfs:
+            by_target[target] = PlannedMount(OrderedMount(type="volume", target=target, copy_up=True), WantedVolume())
+    return list(by_target.values())
+
+
+def mount_point(planned: PlannedMount, volume: Volume | None) -> MountPoint:
+    """The mount as inspect shows it."""
+    mount = planned.mount
+    if volume is not None:
+        return MountPoint(
+            type="volume", name=volume.name, source=volume.mountpoint, destination=mount.target,
+            driver=volume.driver, mode=planned.mode, rw=not mount.read_only,
+        )  # fmt: skip
+    return MountPoint(
+        type=mount.type, source=mount.source, destination=mount.target, mode=planned.mode, rw=not mount.read_only,
+        propagation=mount.propagation if mount.type == "bind" else "",
+    )  # fmt: skip
