@@ -51,15 +51,11 @@ def own_standard_streams(uid: int) -> None:
             continue
 
 
-def change_user(process: ProcessPlan, identity: Identity) -> capabilities.Applied | None:
-    """Bounding set, then groups, gid, uid. What is permitted survives the change until `drop`.
-
-    Returns:
-        The sets for `drop`; None when the spec has none, and the kernel's own rule for a change of user applies.
-    """
-    sets = None if process.capabilities is None else capabilities.Applied(process.capabilities)
-    if sets is not None:
-        sets.before_user()
+def change_user(process: ProcessPlan, identity: Identity) -> None:
+    """Bounding set, then groups, gid, uid. What is permitted survives the change until `drop`."""
+    if process.capabilities is not None:
+        capabilities.drop_bounding(process.capabilities)
+        kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
     if _may_set_groups():
         with kernel.reporting("setgroups", str(identity.groups)):
             os.setgroups(identity.groups)
@@ -67,7 +63,13 @@ def change_user(process: ProcessPlan, identity: Identity) -> capabilities.Applie
         raise InvalidSpec("process.user.additionalGids", "this user namespace does not allow setgroups")
     kernel.setresgid(identity.gid)
     kernel.setresuid(identity.uid)
-    return sets
+
+
+def drop(process: ProcessPlan) -> None:
+    """Reduce the sets to what the spec says; without any, the kernel's rule for the change of user has applied."""
+    if process.capabilities is not None:
+        capabilities.apply(process.capabilities)
+        kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)
 
 
 def _may_set_groups() -> bool:

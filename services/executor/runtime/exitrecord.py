@@ -18,11 +18,11 @@ class ExitRecord:
         exit_code: as a shell has it, 128 + n for signal n.
         signal: the signal that ended it, or 0.
         oom_killed: the kernel killed something in its cgroup for lack of memory.
-        started_at, finished_at: nanoseconds since the epoch; `started_at` is 0 when it never ran.
+        started_at_ns, finished_at_ns: nanoseconds since the epoch; `started_at_ns` is 0 when it never ran.
         error: why it never ran, or "".
     """
 
-    __slots__ = ("error", "exit_code", "finished_at", "oom_killed", "signal", "started_at")
+    __slots__ = ("error", "exit_code", "finished_at_ns", "oom_killed", "signal", "started_at_ns")
 
     def __init__(
         self,
@@ -30,15 +30,15 @@ class ExitRecord:
         signal: int = 0,
         *,
         oom_killed: bool = False,
-        started_at: int = 0,
-        finished_at: int = 0,
+        started_at_ns: int = 0,
+        finished_at_ns: int = 0,
         error: str = "",
     ) -> None:
         self.exit_code = exit_code
         self.signal = signal
         self.oom_killed = oom_killed
-        self.started_at = started_at
-        self.finished_at = finished_at
+        self.started_at_ns = started_at_ns
+        self.finished_at_ns = finished_at_ns
         self.error = error
 
     @classmethod

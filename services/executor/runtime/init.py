@@ -272,23 +272,23 @@ def finish(
     # in the container's own user namespace, and before the user changes: terminals belong to whom runs in them
     credentials.own_standard_streams(identity.uid)
     entered = _enter_directory(process.cwd, final=False)
-    sets = credentials.change_user(process, identity)
+    credentials.change_user(process, identity)
     if not entered:
         _enter_directory(process.cwd, final=True)
     os.umask(0o022 if process.umask is None else process.umask)
     if filtered_early:
         credentials.install_filter_privileged(process, channel)
-    if sets is not None:
-        sets.after_user()
+    credentials.drop(process)
     path = command.find(process.args[0], environment)
     if before_exec is not None:
         before_exec()
-    wait = plan is not None and plan.wait
-    channel.send("ready", ready_fds, wait=wait)
+    if process.die_with_parent:
+        kernel.set_parent_death_signal(9)  # every change of user clears it
+    channel.send("ready", ready_fds, wait=process.wait)
     for fd in ready_fds:
         os.close(fd)
-    if plan is not None and wait:
-        _await_start(plan, channel)
+    if process.wait:
+        _await_start(plan.start_listener if plan is not None else None, channel)
     if plan is not None and plan.hooks.get("startContainer"):
         hooks.run("startContainer", plan.hooks, plan.state("created", os.getpid()))
     kernel.restore_signals()
@@ -340,18 +340,18 @@ def _enter_directory(cwd: str, *, final: bool) -> bool:
     return True
 
 
-def _await_start(plan: ContainerPlan, channel: Channel) -> None:
+def _await_start(listener: _socket.socket | None, channel: Channel) -> None:
     """Stop until told to run: by the parent, or by whoever connects when the parent does not stay.
 
     That one then takes the parent's place: it hears of a failure, and of success by the end of the connection.
     """
-    if plan.start_listener is None:
+    if listener is None:
         if channel.receive() is None:
             os._exit(0)
         return
-    accepted, _ = plan.start_listener._accept()
+    accepted, _ = listener._accept()
     previous = channel.socket
     channel.socket = _socket.socket(fileno=accepted)
     os.set_inheritable(accepted, False)
     previous.close()
-    plan.start_listener.close()
+    listener.close()

@@ -2,14 +2,23 @@
 
 The order of a container:
 
-    {"kind": "container", "id", "bundle", "spec": config.json, "rootfs": {"lower", "upper", "work"} or absent,
-     "user", "group_add", "init", "init_path", "netns_fd", "seccomp_bpf" (base64), "seccomp_flags",
-     "tty", "open_stdin", "stdin_once", "console_size": [rows, columns], "log": {"driver", "path", …},
-     "wait", "socket", "state_dir", "exit_path", "control_fd", "attach": [{"fd", "stdin", "stdout", "stderr"}]}
+    id, bundle          its id; the directory that relative paths of the spec start from
+    spec                config.json
+    rootfs              {"lower": [topmost first], "upper", "work"}: an overlay to mount at root.path; absent: it is ready
+    user                {"user": "name:group" | "uid" | …, "groups": [names]}, or just the string; looked up in the rootfs
+    seccomp_bpf         the compiled filter in base64, instead of linux.seccomp in the spec; seccomp_flags for seccomp(2)
+    init, init_path     run the command under an init of ours; which
+    tty, console_size   a terminal; [rows, columns]
+    open_stdin          standard input is a pipe, not /dev/null; stdin_once: it ends with its first client
+    log                 {"driver": "json-file" | "none", "path", "options": {"max-size", …}, "attrs": {}}
+    start               true (the default): execve at once; false: wait for the operation "start"
+    socket              where to listen; state_dir: for process.json; exit_file: for the exit record
+    attach              [{"fd", "stdin", "stdout", "stderr"}]: connections that are attached from the first byte on
 
-The order of an exec has "kind": "exec", "exec_id", "container_pid", "container_start_time", "process" (OCI's), and
-"cgroup" (the container's path) in place of the container's own parts. Numbers of descriptors are indexes into those that
-came with the order.
+Of an exec, in place of spec, bundle, rootfs and init: exec_id, pid and start_time (of the container's first process), cgroup
+(the container's path below the hierarchies' roots), process (OCI's).
+
+Numbers of descriptors are indexes into those that came with the order; "{fd:N}" in a namespace's path stands for one.
 """
 
 from __future__ import annotations
@@ -121,14 +130,15 @@ def launch(order: dict[str, Any], fds: list[int], *, meanwhile: Callable[[], Non
     Raises:
         RuntimeFailure: nothing of the container remains.
     """
-    if order.get("kind") == "exec":
+    if "exec_id" in order:
         return _launch_exec(order, meanwhile)
     return _launch_container(order, fds, meanwhile)
 
 
 def _launch_container(order: dict[str, Any], fds: list[int], meanwhile: Callable[[], None]) -> Launched:
     plan = container_plan(order, fds)
-    plan.wait = bool(order.get("wait"))
+    plan.process.wait = not order.get("start", True)
+    plan.process.die_with_parent = True
     groups = backend()
     validate.container(plan, groups)
     cgroup = groups.create(cgroups.cgroup_path(plan.linux.get("cgroupsPath"), plan.container_id), resources(plan))
@@ -142,7 +152,7 @@ def _launch_container(order: dict[str, Any], fds: list[int], meanwhile: Callable
         meanwhile()
         made.until_ready()
         streams.take_terminal(made.master)
-        if not plan.wait:
+        if not plan.process.wait:
             made.until_running()
     except BaseException:
         if made is not None:
@@ -156,9 +166,11 @@ def _launch_container(order: dict[str, Any], fds: list[int], meanwhile: Callable
 
 
 def _close_sent(order: dict[str, Any], fds: list[int]) -> None:
-    """Descriptors that were for the process."""
-    if order.get("netns_fd") is not None:
-        os.close(fds[order["netns_fd"]])
+    """Descriptors that were for the process, and not connections of the shim."""
+    kept = {order["control_fd"], *(wish["fd"] for wish in order.get("attach") or [])}
+    for index, fd in enumerate(fds):
+        if index not in kept:
+            os.close(fd)
 
 
 def container_plan(order: dict[str, Any], fds: list[int]) -> ContainerPlan:
@@ -166,14 +178,8 @@ def container_plan(order: dict[str, Any], fds: list[int]) -> ContainerPlan:
     spec = dict(order["spec"])
     linux = spec["linux"] = dict(spec.get("linux") or {})
     proc = spec["process"] = dict(spec.get("process") or {})
-    proc["terminal"] = bool(order.get("tty"))
-    if order.get("console_size"):
-        rows, columns = order["console_size"]
-        proc["consoleSize"] = {"height": rows, "width": columns}
-    if order.get("netns_fd") is not None:
-        path = f"/proc/self/fd/{fds[order['netns_fd']]}"
-        others = [entry for entry in linux.get("namespaces") or [] if entry.get("type") != "network"]
-        linux["namespaces"] = [*others, {"type": "network", "path": path}]
+    _put_terminal(proc, order)
+    linux["namespaces"] = [_with_path(entry, fds) for entry in linux.get("namespaces") or []]
     if order.get("init"):
         _put_init(spec, proc, order.get("init_path") or DEFAULT_INIT)
     plan = ContainerPlan(
@@ -181,11 +187,34 @@ def container_plan(order: dict[str, Any], fds: list[int]) -> ContainerPlan:
         spec,
         order["bundle"],
         overlay=order.get("rootfs"),
-        user=order.get("user"),
-        group_add=order.get("group_add"),
+        user=_user(order)[0],
+        group_add=_user(order)[1],
     )
-    plan.process.seccomp = seccomp_filter(order, linux.get("seccomp"), plan.process)
+    plan.process.seccomp = seccomp_filter(order, linux.get("seccomp"))
     return plan
+
+
+def _put_terminal(proc: dict[str, Any], order: dict[str, Any]) -> None:
+    proc["terminal"] = bool(order.get("tty"))
+    if order.get("console_size"):
+        rows, columns = order["console_size"]
+        proc["consoleSize"] = {"height": rows, "width": columns}
+
+
+def _with_path(entry: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """A namespace entry with "{fd:N}" in its path made the number that the descriptor has here."""
+    head, mark, tail = str(entry.get("path") or "").partition("{fd:")
+    if not mark:
+        return entry
+    number, _, rest = tail.partition("}")
+    return {**entry, "path": f"{head}{fds[int(number)]}{rest}"}
+
+
+def _user(order: dict[str, Any]) -> tuple[str | None, list[str]]:
+    wanted = order.get("user") or {}
+    if isinstance(wanted, str):
+        return wanted, []
+    return wanted.get("user") or None, [str(name) for name in wanted.get("groups") or []]
 
 
 def _put_init(spec: dict[str, Any], proc: dict[str, Any], path: str) -> None:
@@ -196,18 +225,17 @@ def _put_init(spec: dict[str, Any], proc: dict[str, Any], path: str) -> None:
     spec["mounts"] = [*(spec.get("mounts") or []), mount]
 
 
-def seccomp_filter(order: dict[str, Any], profile: dict[str, Any] | None, plan: ProcessPlan) -> Any:
+def seccomp_filter(order: dict[str, Any], profile: dict[str, Any] | None) -> Any:
     """The compiled filter: from the order when somebody compiled it before, else made of the profile."""
     from services.executor.runtime import seccomp
 
     if order.get("seccomp_bpf"):
         import binascii
 
-        return seccomp.CompiledFilter(binascii.a2b_base64(order["seccomp_bpf"]), int(order.get("seccomp_flags") or 0))
+        return seccomp.Filter(binascii.a2b_base64(order["seccomp_bpf"]), int(order.get("seccomp_flags") or 0))
     if not profile:
         return None
-    permitted = (plan.capabilities or {}).get("permitted") or []
-    return seccomp.compile_profile(profile, permitted)
+    return seccomp.compile_filter(profile)
 
 
 def resources(plan: ContainerPlan) -> dict[str, Any]:
@@ -217,16 +245,17 @@ def resources(plan: ContainerPlan) -> dict[str, Any]:
 
 
 def _launch_exec(order: dict[str, Any], meanwhile: Callable[[], None]) -> Launched:
-    pid = int(order["container_pid"])
-    if order.get("container_start_time") and state.start_time(pid) != order["container_start_time"]:
+    pid = int(order["pid"])
+    if order.get("start_time") and state.start_time(pid) != order["start_time"]:
         raise NotFound(f"container {order['id']} is not running", step="exec")
     spec = dict(order.get("process") or {})
-    spec["terminal"] = bool(order.get("tty"))
-    if order.get("console_size"):
-        spec["consoleSize"] = {"height": order["console_size"][0], "width": order["console_size"][1]}
-    plan = ProcessPlan(spec, user=order.get("user"), group_add=order.get("group_add"))
+    _put_terminal(spec, order)
+    user, groups = _user(order)
+    plan = ProcessPlan(spec, user=user, group_add=groups)
     validate.process(plan)
-    plan.seccomp = seccomp_filter(order, order.get("seccomp"), plan)
+    plan.seccomp = seccomp_filter(order, order.get("seccomp"))
+    plan.die_with_parent = True
+    plan.wait = not order.get("start", True)
     cgroup = backend().open(order["cgroup"]) if order.get("cgroup") else None
     if cgroup is not None and not cgroup.exists():
         raise InvalidSpec("cgroup", f"{order['cgroup']} does not exist")
@@ -238,7 +267,8 @@ def _launch_exec(order: dict[str, Any], meanwhile: Callable[[], None]) -> Launch
         meanwhile()
         made.until_ready()
         streams.take_terminal(made.master)
-        made.until_running()
+        if not plan.wait:
+            made.until_running()
     except RuntimeFailure:
         made.abort()
         raise

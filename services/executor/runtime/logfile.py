@@ -32,6 +32,19 @@ def register_codec_error() -> None:
     codecs.register_error("davit.mark", _one_mark_per_byte)
 
 
+def human_size(text: str) -> int:
+    """Bytes of "10m", "1.5GB", …, in powers of 1000, as Docker's log drivers read it; -1 is no limit."""
+    number = text.strip().lower().removesuffix("b").strip()
+    factor = 1
+    if number and number[-1] in "kmgtp":
+        factor = 1000 ** ("kmgtp".index(number[-1]) + 1)
+        number = number[:-1].strip()
+    try:
+        return int(float(number) * factor)
+    except ValueError:
+        raise InvalidSpec("log.options.max-size", f'invalid size: "{text}"') from None
+
+
 class LineSplitter:
     """Cuts a stream of bytes into lines, the overlong ones into parts of 16 KiB."""
 
@@ -85,11 +98,15 @@ class JsonLog:
 
     def update(self, options: dict[str, Any]) -> None:
         """Change the limits of an open log."""
-        self.max_size = int(options.get("max_size") or -1)
-        self.max_files = int(options.get("max_file") or 1)
-        self.compress = bool(options.get("compress"))
+        given: dict[str, str] = options.get("options") or {}
+        self.max_size = human_size(given["max-size"]) if given.get("max-size") else -1
+        try:
+            self.max_files = int(given.get("max-file") or 1)
+        except ValueError:
+            raise InvalidSpec("log.options.max-file", f'"{given["max-file"]}" is not a number') from None
+        self.compress = given.get("compress") == "true"
         if self.max_files < 1:
-            raise InvalidSpec("log.max_file", "must be at least 1")
+            raise InvalidSpec("log.options.max-file", "must be at least 1")
         self.suffix = f',"attrs":{jsonlite.dumps(self.attrs)}' if self.attrs else ""
 
     def _open(self) -> None:
@@ -141,7 +158,7 @@ class JsonLog:
     def _shift(self) -> None:
         extension = ".gz" if self.compress else ""
         for number in range(self.max_files - 1, 1, -1):
-            for suffix in {"", ".gz"}:
+            for suffix in ("", ".gz"):
                 newer = f"{self.path}.{number - 1}{suffix}"
                 if os.path.exists(newer):
                     os.replace(newer, f"{self.path}.{number}{suffix}")

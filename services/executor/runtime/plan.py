@@ -25,6 +25,8 @@ class ProcessPlan:
         group_add: further groups by name or number, looked up as well.
         capabilities: the five sets, or None to keep what the runtime has.
         umask: None leaves the runtime's default of 0o022.
+        wait: it stops before execve until it is told to go on; else it runs at once.
+        die_with_parent: it is killed when its parent is: there is nobody else to take its output or its end.
         seccomp: the filter, compiled by whoever has the time for it; None for no filter.
     """
 
@@ -34,6 +36,7 @@ class ProcessPlan:
         "capabilities",
         "console_size",
         "cwd",
+        "die_with_parent",
         "env",
         "gid",
         "group_add",
@@ -49,6 +52,7 @@ class ProcessPlan:
         "uid",
         "umask",
         "user",
+        "wait",
     )
 
     def __init__(
@@ -85,6 +89,8 @@ class ProcessPlan:
         self.apparmor = str(process.get("apparmorProfile") or "")
         self.selinux = str(process.get("selinuxLabel") or "")
         self.seccomp: Any = None
+        self.wait = False
+        self.die_with_parent = False
 
     def environment(self) -> dict[str, str]:
         """The variables; of several with one name the last counts."""
@@ -101,7 +107,6 @@ class ContainerPlan:
         cgroup_paths: controller -> directory of its own in that hierarchy; "" (or "unified") for v2. Filled when made.
         cgroup_fd: descriptor of the v2 directory to be born in, or None.
         pivot, new_keyring: false for `--no-pivot` and `--no-new-keyring`.
-        wait: the process stops before execve until it is told to go on; else it runs at once.
         start_listener: a listening socket; who connects tells it, when the parent will be gone (`davit-runc create`).
         preserve_fds: how many descriptors from 3 on the container inherits.
     """
@@ -125,7 +130,6 @@ class ContainerPlan:
         "root_path",
         "spec",
         "start_listener",
-        "wait",
     )
 
     def __init__(
@@ -157,7 +161,6 @@ class ContainerPlan:
         self.cgroup_fd: int | None = None
         self.pivot = True
         self.new_keyring = True
-        self.wait = False
         self.start_listener: Any = None
         self.preserve_fds = 0
 

@@ -46,7 +46,7 @@ class Shim:
         self.input: Input | None = None
         self.listener: _socket.socket | None = None
         self.launched: Launched
-        self.started_at = 0
+        self.started_at_ns = 0
         self.record: ExitRecord | None = None
         self.status: int | None = None
         self.drain_until = 0.0
@@ -56,7 +56,7 @@ class Shim:
         self.outputs_paused = False
         #: descriptor -> events asked for
         self.interest: dict[int, int] = {}
-        self.finished_at = 0
+        self.finished_at_ns = 0
 
     # -- beginning -------------------------------------------------------------------------------------------------
 
@@ -71,7 +71,7 @@ class Shim:
             self._fail(control, failure)
             return False
         if not self.launched.waiting:
-            self.started_at = time.time_ns()
+            self.started_at_ns = time.time_ns()
         self._watch()
         control.send({"event": "launched", **self._state()})
         self._remember()
@@ -122,9 +122,9 @@ class Shim:
 
     def _fail(self, control: Client, failure: RuntimeFailure) -> None:
         code = failure.exit_code if isinstance(failure, CommandFailure) else 128
-        record = ExitRecord(code, finished_at=time.time_ns(), error=failure.message)
-        if self.order.get("exit_path"):
-            record.write(self.order["exit_path"])
+        record = ExitRecord(code, finished_at_ns=time.time_ns(), error=failure.message)
+        if self.order.get("exit_file"):
+            record.write(self.order["exit_file"])
         self._unlink_socket()
         control.send({"event": "failed", "error": failure.to_wire()})
         for client in self.clients.values():
@@ -299,14 +299,14 @@ class Shim:
         if self.status is not None:
             status = "stopped"
         else:
-            status = "running" if self.started_at else "created"
+            status = "running" if self.started_at_ns else "created"
         return {
             "id": self.order["id"],
             "exec_id": self.order.get("exec_id"),
             "status": status,
             "pid": self.launched.pid,
             "shim_pid": os.getpid(),
-            "started_at": self.started_at,
+            "started_at_ns": self.started_at_ns,
             "exit": None if self.record is None else self.record.to_dict(),
         }
 
@@ -321,12 +321,12 @@ class Shim:
             WrongState: it was started before.
             RuntimeFailure: execve failed; the exit record follows.
         """
-        if self.started_at or self.status is not None:
+        if self.started_at_ns or self.status is not None:
             raise WrongState("the process has been started already")
         process = self.launched.process
         process.start()
         process.until_running()
-        self.started_at = time.time_ns()
+        self.started_at_ns = time.time_ns()
         return self._state()
 
     def op_signal(self, _client: Client, message: dict[str, Any]) -> dict[str, Any]:
@@ -406,7 +406,7 @@ class Shim:
     def _reap(self) -> None:
         self._unregister(self.pidfd)
         _, self.status = os.waitpid(self.launched.pid, 0)
-        self.finished_at = time.time_ns()
+        self.finished_at_ns = time.time_ns()
         if self.launched.owns_cgroup and not self.launched.private_pids and self.launched.cgroup is not None:
             # without a pid namespace of its own nothing else ends with it
             self.launched.cgroup.kill()
@@ -426,11 +426,11 @@ class Shim:
         record = ExitRecord.of_status(
             self.status or 0,
             oom_killed=self._was_oom_killed(),
-            started_at=self.started_at,
-            finished_at=self.finished_at,
+            started_at_ns=self.started_at_ns,
+            finished_at_ns=self.finished_at_ns,
         )
-        if self.order.get("exit_path"):
-            record.write(self.order["exit_path"])
+        if self.order.get("exit_file"):
+            record.write(self.order["exit_file"])
         self.record = record
         self._clean_up()
         for client in self.clients.values():

@@ -43,11 +43,11 @@ def receive_order(socket: _socket.socket) -> tuple[dict[str, Any], list[int]] | 
 
 def warm_up() -> None:
     """Import and look up everything that a shim would otherwise do for itself, then keep the collector off it."""
-    from services.executor.runtime import cgroupmount, copytree, launch, seccomp, shim  # noqa: F401
-    from services.executor.runtime.logfile import JsonLog, register_codec_error  # noqa: F401
-
     import binascii  # noqa: F401
     import fcntl  # noqa: F401
+
+    from services.executor.runtime import cgroupmount, copytree, launch, seccomp, shim  # noqa: F401
+    from services.executor.runtime.logfile import JsonLog, register_codec_error  # noqa: F401
 
     register_codec_error()
     launch.backend()

@@ -1,0 +1,218 @@
+"""The agent's handle on its zygote: starts it, gives it orders, starts another when it died.
+
+The zygote is a fresh interpreter, not a fork of the agent: small, without threads, and replaceable at any time.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from services.executor.agent.shims import ShimClient
+from services.executor.runtime import mountcalls
+from services.executor.runtime.errors import Interrupted, RuntimeFailure, from_wire
+from services.executor.runtime.zygote import LARGEST_ORDER
+
+READY_S = 15.0
+_SOURCE_ROOT = Path(__file__).resolve().parents[3]
+_ISOLATED = ("-E", "-s", "-S")
+
+
+class LaunchResult:
+    """A process that runs, or waits for `ShimClient.start`.
+
+    Attributes:
+        client: connected to its shim already. Use this one: a process that ends at once takes its socket along before
+            another connection is made.
+        pid: of the process; `shim_pid` of its shim.
+        started_at_ns: nanoseconds since the epoch, 0 while it waits.
+    """
+
+    __slots__ = ("client", "pid", "shim_pid", "started_at_ns")
+
+    def __init__(self, client: ShimClient, state: dict[str, Any]) -> None:
+        self.client = client
+        self.pid = int(state["pid"])
+        self.shim_pid = int(state["shim_pid"])
+        self.started_at_ns = int(state["started_at_ns"])
+
+
+class Zygote:
+    """Orders in, shims out.
+
+    Attributes:
+        pid: of the present zygote; 0 before `start`.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str]) -> None:
+        self.run_dir = Path(run_dir)
+        self.pid = 0
+        self._process: asyncio.subprocess.Process | None = None
+        self._socket: socket.socket | None = None
+        self._starting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Start the process and wait until it takes orders.
+
+        Raises:
+            Interrupted: it ended instead.
+        """
+        async with self._starting:
+            if self._process is not None and self._process.returncode is None and self._socket is not None:
+                return
+            await self._discard()
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                for size in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                    ours.setsockopt(socket.SOL_SOCKET, size, 4 * LARGEST_ORDER)
+                ours.setblocking(False)
+                self._process = await self._spawn(theirs.fileno())
+                ready = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(ours, 16), READY_S)
+            except (TimeoutError, OSError):
+                ready = b""
+            finally:
+                theirs.close()
+            if ready != b"ready":
+                ours.close()
+                await self._discard()
+                raise Interrupted("the zygote did not start", step="zygote")
+            self._socket = ours
+            self.pid = self._process.pid
+
+    async def _spawn(self, fd: int) -> asyncio.subprocess.Process:
+        program = protected_interpreter()
+        try:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                *_ISOLATED,
+                "-c",
+                f"import sys; sys.path.insert(0, {str(_SOURCE_ROOT)!r}); "
+                "from services.executor.runtime.zygote import main; sys.exit(main(sys.argv))",
+                "--socket",
+                str(fd),
+                executable=f"/proc/self/fd/{program}",
+                pass_fds=(fd, program),
+                stdin=asyncio.subprocess.DEVNULL,
+                cwd=str(_SOURCE_ROOT),
+            )
+        finally:
+            os.close(program)
+
+    async def _discard(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+            await self._process.wait()
+            self._process = None
+        self.pid = 0
+
+    async def launch(self, order: dict[str, Any], fds: Sequence[int] = ()) -> LaunchResult:
+        """Have an order carried out; see `runtime.launch` for what it holds.
+
+        Args:
+            order: indexes of descriptors in it count from 0 in `fds`. `control_fd` is added here.
+            fds: sent along; they stay open here, and are the caller's to close.
+
+        Raises:
+            Interrupted: the zygote or the shim died over it; nothing runs, give it again.
+            RuntimeFailure: it could not be done, and why.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            await self._send({**order, "control_fd": len(fds)}, [*fds, theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        client = await ShimClient.adopt(ours, order.get("socket", ""))
+        try:
+            first = await client.first_event()
+        except BaseException:
+            await client.close()
+            raise
+        if first.get("event") == "launched":
+            return LaunchResult(client, first)
+        await client.close()
+        if first.get("event") == "failed":
+            raise from_wire(first["error"])
+        raise RuntimeFailure(f"unexpected answer of the shim: {first}")
+
+    async def _send(self, order: dict[str, Any], fds: list[int]) -> None:
+        for attempt in (1, 2):
+            await self.start()
+            try:
+                await self._send_once(order, fds)
+                return
+            except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError) as error:
+                await self._reset()
+                if attempt == 2:
+                    raise Interrupted("the zygote died twice over an order", step="zygote") from error
+
+    async def _reset(self) -> None:
+        async with self._starting:
+            await self._discard()
+
+    async def _send_once(self, order: dict[str, Any], fds: list[int]) -> None:
+        assert self._socket is not None
+        data = orjson.dumps(order)
+        spare: int | None = None
+        if len(data) > LARGEST_ORDER:
+            spare = os.memfd_create("order", os.MFD_CLOEXEC)
+            os.write(spare, data)
+            data, fds = b'{"memfd":true}', [*fds, spare]
+        try:
+            await _send_packet(self._socket, data, fds)
+        finally:
+            if spare is not None:
+                os.close(spare)
+
+    async def close(self) -> None:
+        """End the zygote; shims and containers live on."""
+        async with self._starting:
+            await self._discard()
+
+
+async def _send_packet(sock: socket.socket, data: bytes, fds: list[int]) -> None:
+    ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            sock.sendmsg([data], ancillary)
+            return
+        except BlockingIOError:
+            writable = loop.create_future()
+            loop.add_writer(sock.fileno(), lambda: writable.done() or writable.set_result(None))  # noqa: B023
+            try:
+                await writable
+            finally:
+                loop.remove_writer(sock.fileno())
+
+
+def protected_interpreter() -> int:
+    """A descriptor of this interpreter's file on a read-only mount of its own, to execute the zygote from.
+
+    What a container's init runs is what /proc/self/exe names until execve; through this mount nobody can open it for
+    writing, whoever they are (CVE-2019-5736).
+    """
+    path = os.path.realpath(sys.executable)
+    tree = mountcalls.clone_tree_at(path, recursive=False)
+    try:
+        mountcalls.set_attributes(tree, path, add=mountcalls.MOUNT_ATTR_RDONLY | mountcalls.MOUNT_ATTR_NOSUID)
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
