@@ -7,6 +7,7 @@ config.md#mounts.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import signal
 
@@ -45,7 +46,7 @@ def map_lines(mappings: Sequence[dict[str, Any]], field: str) -> list[str]:
         rows.append((row[0], row[1], row[2]))
     for side in (0, 1):
         ordered = sorted(rows, key=lambda row: row[side])
-        for one, two in zip(ordered, ordered[1:], strict=False):
+        for one, two in itertools.pairwise(ordered):
             if one[side] + one[2] > two[side]:
                 raise InvalidSpec(field, f"the ranges at {one[side]} and {two[side]} overlap")
     return [" ".join(map(str, row)) for row in rows]
@@ -63,8 +64,9 @@ def host_id(mappings: Sequence[dict[str, Any]], container_id: int) -> int | None
 def write_maps(pid: int, uid_lines: Sequence[str], gid_lines: Sequence[str]) -> None:
     """Give the user namespace of `pid` its maps, once.
 
-    With the privileges, directly. Without (rootless), one's own single id can still be mapped directly, when setgroups is
-    given up first; more is the business of the set-uid helpers newuidmap and newgidmap, which ask /etc/subuid and subgid.
+    With the privileges, directly. Without (rootless), one's own single id can still be mapped directly, when setgroups
+    is given up first; more is the business of the set-uid helpers newuidmap and newgidmap, which ask /etc/subuid and
+    /etc/subgid.
 
     Raises:
         KernelFailure: EPERM.

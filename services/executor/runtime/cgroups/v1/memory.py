@@ -36,11 +36,8 @@ def wanted(resources: Resources) -> str | None:
 
 def validate(directory: str, resources: Resources) -> None:
     memory = files.section(resources, "memory")
-    if (memory.get("swap") or 0) > 0:
-        if not os.path.exists(f"{directory}/{_SWAP}"):
-            raise NotSupported("linux.resources.memory.swap", "this kernel does not account for swap")
-        if not memory.get("limit"):
-            raise InvalidSpec("linux.resources.memory.swap", "needs linux.resources.memory.limit beside it")
+    if (memory.get("swap") or 0) > 0 and not os.path.exists(f"{directory}/{_SWAP}"):
+        raise NotSupported("linux.resources.memory.swap", "this kernel does not account for swap")
     if memory.get("useHierarchy") is False and not os.path.exists(f"{directory}/memory.use_hierarchy"):
         raise NotSupported("linux.resources.memory.useHierarchy", "this kernel always accounts hierarchically")
 

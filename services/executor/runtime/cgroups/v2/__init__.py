@@ -1,0 +1,1 @@
+"""Control groups version 2: one hierarchy, one file here for each controller."""
