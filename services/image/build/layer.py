@@ -1,0 +1,195 @@
+"""Plans a layer over an existing file system and writes it as a tar.
+
+A directory of a layer replaces the attributes of the same directory below it, so every parent that exists already is
+written with the attributes it has.
+
+Source: OCI image-spec, layer.md; POSIX pax.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+from services.image.build.context.tree import CHUNK_BYTES, Content, Entry, Tree
+
+_TYPES = {
+    "file": tarfile.REGTYPE,
+    "dir": tarfile.DIRTYPE,
+    "symlink": tarfile.SYMTYPE,
+    "fifo": tarfile.FIFOTYPE,
+    "char": tarfile.CHRTYPE,
+    "block": tarfile.BLKTYPE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenLayer:
+    """An uncompressed layer on disk. diff_id: ``sha256:<hex>`` of the tar. content_bytes: sum of file sizes."""
+
+    path: Path
+    diff_id: str
+    content_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    entry: Entry
+    open: Callable[[], Content] | None = None
+    tree: object = None
+    inherited: bool = False
+
+
+class LayerPlan:
+    """What a layer will hold, seen together with the file system it goes on (itself a `Tree` for lookups)."""
+
+    def __init__(self, base: Tree, *, now_ns: int | None = None) -> None:
+        self._base = base
+        self._items: dict[str, _Item] = {}
+        # Names below something that the layer replaced: the base's must not show through.
+        self._replaced: set[str] = set()
+        self._now_ns = time.time_ns() if now_ns is None else now_ns
+
+    def __bool__(self) -> bool:
+        return any(not item.inherited for item in self._items.values())
+
+    def lookup(self, path: str) -> Entry | None:
+        item = self._items.get(path)
+        if item is not None:
+            return item.entry
+        parts = path.split("/")
+        for end in range(1, len(parts)):
+            prefix = "/".join(parts[:end])
+            above = self._items.get(prefix)
+            if prefix in self._replaced or (above is not None and above.entry.kind != "dir"):
+                return None
+        return self._base.lookup(path)
+
+    def names(self, path: str) -> list[str]:
+        prefix = path + "/" if path else ""
+        below = {item[len(prefix) :].partition("/")[0] for item in self._items if item.startswith(prefix)}
+        entry = self._base.lookup(path)
+        if entry is not None and entry.kind == "dir" and path not in self._replaced:
+            below |= set(self._base.names(path))
+        return sorted(name for name in below if name)
+
+    def open(self, path: str) -> Content:
+        item = self._items.get(path)
+        if item is not None and item.open is not None:
+            return item.open()
+        return self._base.open(path)
+
+    def digest(self, path: str) -> bytes:
+        return self._base.digest(path)
+
+    def make_directories(self, path: str, *, uid: int = 0, gid: int = 0, mode: int = 0o755) -> None:
+        """Make a directory and its missing parents. Raises NotADirectoryError when a file is in the way."""
+        parts = path.split("/") if path else []
+        for end in range(1, len(parts) + 1):
+            here = "/".join(parts[:end])
+            entry = self.lookup(here)
+            if entry is None:
+                self._items[here] = _Item(Entry("dir", mode, uid, gid, mtime_ns=self._now_ns))
+            elif entry.kind != "dir":
+                raise NotADirectoryError(f"mkdir /{here}: not a directory")
+            else:
+                self._inherit(here, entry)
+
+    def put(
+        self, path: str, entry: Entry, content: Callable[[], Content] | None = None, *, tree: object = None
+    ) -> None:
+        """Put an entry in place of whatever is there; a directory on a directory changes its attributes only.
+
+        Args:
+            tree: Where the entry is from; entries of one tree with equal identities become hard links.
+        """
+        parent = path.rpartition("/")[0]
+        if parent:
+            self.make_directories(parent)
+        old = self.lookup(path)
+        if old is not None and not (old.kind == entry.kind == "dir"):
+            for below in [item for item in self._items if item.startswith(path + "/")]:
+                del self._items[below]
+            self._replaced.add(path)
+        self._items.pop(path, None)
+        self._items[path] = _Item(entry, content, tree)
+
+    def _inherit(self, path: str, entry: Entry) -> None:
+        if path not in self._items:
+            self._items[path] = _Item(entry, inherited=True)
+
+    def write(self, path: Path) -> WrittenLayer:
+        """Write the layer. Blocks; raises OSError."""
+        with path.open("wb") as raw:
+            writer = _Writer(raw)
+            for name in sorted(self._items, key=lambda item: item.split("/")):
+                writer.add(name, self._items[name])
+            writer.finish()
+        return WrittenLayer(path, "sha256:" + writer.digest.hexdigest(), writer.content_bytes)
+
+
+class _Writer:
+    """A tar going to a file, hashed on the way."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self.digest = hashlib.sha256()
+        self.content_bytes = 0
+        self._links: dict[tuple[int, object], str] = {}
+
+    def add(self, name: str, item: _Item) -> None:
+        entry = item.entry
+        header = _header(name, entry)
+        if entry.identity is not None:
+            first = self._links.setdefault((id(item.tree), entry.identity), name)
+            if first != name:
+                header.type, header.linkname, header.size = tarfile.LNKTYPE, first, 0
+                self._write(header.tobuf(tarfile.PAX_FORMAT))
+                return
+        self._write(header.tobuf(tarfile.PAX_FORMAT))
+        if entry.kind == "file" and item.open is not None:
+            self._copy(name, entry.size, item.open())
+
+    def _copy(self, name: str, size: int, stream: Content) -> None:
+        left = size
+        with closing(stream):
+            while left:
+                chunk = stream.read(min(left, CHUNK_BYTES))
+                if not chunk:
+                    raise OSError(f"/{name} became shorter while it was copied")
+                self._write(chunk)
+                left -= len(chunk)
+        self.content_bytes += size
+        self._write(b"\0" * (-size % tarfile.BLOCKSIZE))
+
+    def _write(self, data: bytes) -> None:
+        self.digest.update(data)
+        self._raw.write(data)
+
+    def finish(self) -> None:
+        self._write(b"\0" * (2 * tarfile.BLOCKSIZE))
+
+
+def _header(name: str, entry: Entry) -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name + "/" if entry.kind == "dir" else name)
+    header.type = _TYPES[entry.kind]
+    header.mode, header.uid, header.gid, header.size = entry.mode, entry.uid, entry.gid, entry.size
+    header.linkname = entry.link
+    header.devmajor, header.devminor = entry.device
+    header.mtime = entry.mtime_ns // 1_000_000_000
+    headers = {f"SCHILY.xattr.{key}": value.decode("utf-8", "surrogateescape") for key, value in entry.xattrs.items()}
+    if entry.mtime_ns % 1_000_000_000:
+        headers["mtime"] = f"{entry.mtime_ns // 1_000_000_000}.{entry.mtime_ns % 1_000_000_000:09d}"
+    header.pax_headers = headers
+    return header
+
+
+def owned(entry: Entry, owner: tuple[int, int] | None) -> Entry:
+    """The entry with another owner; unchanged for None."""
+    return entry if owner is None else replace(entry, uid=owner[0], gid=owner[1])
