@@ -219,9 +219,33 @@ class EngineConfig(BaseModel):
         return list(self.hosts) or [f"unix://{self.run_dir}/docker.sock"]
 
     @property
+    def python_log_level(self) -> str:
+        """The level in the names of `logging`."""
+        level = "debug" if self.debug else self.log_level
+        return {"warn": "warning", "fatal": "critical"}.get(level, level)
+
+    @property
     def database(self) -> str:
         """The URL for `shared.database.Database.open`."""
         return self.database_url or f"sqlite:///{self.data_root / 'db'}"
+
+
+class ProcessSettings(BaseModel):
+    """What the supervisor or a test tells one process, beside the engine's configuration.
+
+    Attributes:
+        ready_fd: A descriptor to write ``ready`` or the reason of a failed start to; None without a supervisor.
+        failpoints: See `shared.failpoints`.
+    """
+
+    ready_fd: int | None = None
+    failpoints: str = ""
+
+    @classmethod
+    def load(cls, environment: Mapping[str, str] | None = None) -> Self:
+        environment = os.environ if environment is None else environment
+        ready_fd = environment.get("DAVIT_READY_FD")
+        return cls(ready_fd=int(ready_fd) if ready_fd else None, failpoints=environment.get("DAVIT_FAILPOINTS", ""))
 
 
 def _spelled(value: Any) -> str:

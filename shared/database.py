@@ -41,13 +41,13 @@ class Transaction:
 
     async def execute(self, statement: sa.Executable, parameters: Parameters = None) -> CursorResult[Any]:
         with translated_errors():
-            return await self.connection.execute(statement, parameters)  # type: ignore[return-value]
+            return await self.connection.execute(statement, parameters)
 
-    async def scalar(self, statement: sa.Executable, parameters: Parameters = None) -> Any:
+    async def scalar(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> Any:
         with translated_errors():
             return await self.connection.scalar(statement, parameters)
 
-    async def scalars(self, statement: sa.Executable, parameters: Parameters = None) -> ScalarResult[Any]:
+    async def scalars(self, statement: sa.Executable, parameters: Mapping[str, Any] | None = None) -> ScalarResult[Any]:
         with translated_errors():
             return await self.connection.scalars(statement, parameters)
 
@@ -188,6 +188,22 @@ class Database:
                 yield connection
         finally:
             await connection.close()
+
+    @asynccontextmanager
+    async def dedicated(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in autocommit mode, for session-level locks (Postgres). Raises Unavailable."""
+        connection = await _connect(self._writer)
+        try:
+            with translated_errors():
+                await connection.execution_options(isolation_level="AUTOCOMMIT")
+                yield connection
+        finally:
+            await connection.close()
+
+    async def recorded_events(self) -> int:
+        """The sequence number of the newest event. Raises Unavailable when the database is away."""
+        async with self.read() as connection:
+            return await outbox.last_sequence(connection)
 
     async def close(self) -> None:
         """Close all connections. Transactions in work finish first."""

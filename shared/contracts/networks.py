@@ -144,12 +144,14 @@ class Attachment(BaseModel):
     Attributes:
         interface: Name inside the container (``eth0``, …).
         address, address6: CIDR (``172.17.0.2/16``), empty without that family.
+        container_name: Without the slash; for error texts.
         default_gateway: Whether the container's default route leaves through this endpoint.
         dns_names: Names that resolve to this endpoint on this network: container name, aliases, short id, hostname.
     """
 
     endpoint_id: str
     container_id: str
+    container_name: str = ""
     network: NodeNetwork
     interface: str = "eth0"
     mac_address: str = ""
