@@ -165,7 +165,7 @@ def absolute_destination(destination: str, working_dir: str) -> str:
     """The destination from the root, its trailing slash kept: that slash says that it is a directory."""
     path = posixpath.normpath(posixpath.join("/", working_dir or "/", destination))
     path = "/" + path.lstrip("/")
-    is_directory = destination.endswith("/") or destination in (".", "..") or destination.endswith("/.")
+    is_directory = destination.endswith(("/", "/.")) or destination in (".", "..")
     return path.rstrip("/") + "/" if is_directory or path == "/" else path
 
 
