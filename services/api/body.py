@@ -65,7 +65,7 @@ def _exact_names(data: bytes, model: type[BaseModel]) -> bytes:
 
 def _respell(value: Any, model: type[BaseModel]) -> bool:
     if isinstance(value, list):
-        return any([_respell(item, model) for item in value])
+        return sum(_respell(item, model) for item in value) > 0  # every one, unlike any()
     if not isinstance(value, dict):
         return False
     exact, folded = _names_of(model)
@@ -83,7 +83,7 @@ def _respell(value: Any, model: type[BaseModel]) -> bool:
         if nested is not None:
             inner = value[spelled]
             if keyed and isinstance(inner, dict):
-                changed |= any([_respell(item, nested) for item in inner.values()])
+                changed |= sum(_respell(item, nested) for item in inner.values()) > 0
             else:
                 changed |= _respell(inner, nested)
     return changed

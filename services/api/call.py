@@ -1,19 +1,19 @@
 """One request and what serves it: the form in which routes see both.
 
 Starlette's request and responses are used as they are; decoding is ours, because Docker's rules for query values and
-JSON bodies are not FastAPI's, and because a hand-written decode costs a tenth of a dependency graph per request.
+JSON bodies are its own.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import orjson
-from fastapi import Request, Response
 from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
 
 from services.api import body
 from services.api.hijack import EXTENSION_HIJACK, Headers, RawConnection
@@ -62,20 +62,10 @@ class EngineFacts:
     no_proxy: str = ""
 
 
-class EventSource(Protocol):
-    """Where `/events` comes from: the history since a moment, then, without a break, what happens."""
+class Follow(Protocol):
+    """Events since a moment (nanoseconds since the epoch), then, without a break, as they happen."""
 
-    def follow(self, since_ns: int, until_ns: int) -> EventFollower: ...
-
-
-class EventFollower(Protocol):
-    def __aiter__(self) -> EventFollower: ...
-
-    async def __anext__(self) -> DomainEvent: ...
-
-    async def open(self) -> None: ...
-
-    async def aclose(self) -> None: ...
+    def __call__(self, *, since_ns: int, replay_only: bool) -> AsyncGenerator[DomainEvent, None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +78,7 @@ class Deps:
 
     bus: Requester
     offer: Callable[[], Awaitable[ByteStream]]
-    events: EventSource
+    follow: Follow
     facts: EngineFacts = field(default_factory=EngineFacts)
 
 
@@ -155,8 +145,9 @@ class Call(Request):
 
     async def wait_disconnect(self) -> None:
         """Return when the client has gone. Only after the body has been read."""
-        while (await self.receive())["type"] != "http.disconnect":
-            await asyncio.sleep(0)
+        message = await self.receive()
+        while message["type"] != "http.disconnect":
+            message = await self.receive()
 
 
 Handler = Callable[[Call], Awaitable[Response | None]]

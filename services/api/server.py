@@ -212,7 +212,7 @@ class EdgeServer:
         for server in self._servers:
             server.close()
         for connection in list(self._state.connections):
-            connection.shutdown()  # type: ignore[union-attr]
+            connection.shutdown()
         tasks = set(self._state.tasks)
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=SHUTDOWN_GRACE_S)
@@ -220,7 +220,7 @@ class EdgeServer:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         for connection in list(self._state.connections):
-            connection.transport.close()  # type: ignore[union-attr]
+            connection.transport.close()
         for listener in self._listeners:
             if listener.path:
                 Path(listener.path).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from fastapi import Response
+from starlette.responses import Response
 
 from services.api.errors import error_of
 from services.api.hijack import RawConnection
@@ -134,7 +134,7 @@ async def _first_chunk(stream: ByteStream, sending: asyncio.Task[None] | None) -
 
 
 def first_error(first: bytes) -> DavitError | None:
-    """The error in a first progress line, if it is one: ``{"errorDetail": {"code": 404, "message": …}, "error": …}``."""
+    """The error in a first progress line, if it is one: ``{"errorDetail": {"code": 404, "message": …}, …}``."""
     line = first.split(b"\n", 1)[0]
     if b'"errorDetail"' not in line:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 
 import orjson
-from fastapi import Response
+from starlette.responses import Response
 
 from services.api.call import Call, Routes, empty_response
 from services.api.streaming import download_response, upload_request
@@ -48,9 +48,7 @@ async def get(call: Call) -> Response:
     path = path_of(call)
 
     async def ask(stream: ByteStream) -> PathStat:
-        return await call.ask(
-            contracts.GET_ARCHIVE, GetArchive(ref=call.path("ref"), path=path, stream=stream.ref)
-        )
+        return await call.ask(contracts.GET_ARCHIVE, GetArchive(ref=call.path("ref"), path=path, stream=stream.ref))
 
     return await download_response(call, ask, media_type=TAR, headers=stat_headers)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from fastapi import Response
+from starlette.responses import Response
 
 from services.api import websocket
 from services.api.call import Call, Routes

@@ -5,8 +5,8 @@ Source: Docker Engine API 1.50, Container.
 
 from __future__ import annotations
 
-from fastapi import Response
 from pydantic import Field
+from starlette.responses import Response
 
 from services.api.call import Call, Routes, empty_response, json_response
 from services.api.streaming import retry_not_modified
@@ -99,9 +99,7 @@ async def restart(call: Call) -> Response:
 
 
 async def kill(call: Call) -> Response:
-    await call.ask(
-        contracts.KILL, contracts.KillContainer(ref=call.path("ref"), signal=call.params.text("signal"))
-    )
+    await call.ask(contracts.KILL, contracts.KillContainer(ref=call.path("ref"), signal=call.params.text("signal")))
     return empty_response()
 
 
@@ -195,9 +193,7 @@ async def changes(call: Call) -> Response:
 
 async def prune(call: Call) -> Response:
     pruned = await call.ask(contracts.PRUNE, contracts.Prune(filters=call.params.filters()))
-    return json_response(
-        {"ContainersDeleted": pruned.ids or None, "SpaceReclaimed": pruned.space_reclaimed_bytes}
-    )
+    return json_response({"ContainersDeleted": pruned.ids or None, "SpaceReclaimed": pruned.space_reclaimed_bytes})
 
 
 ROUTES: Routes = (

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from typing import Literal, cast
 
 import orjson
-from fastapi import Response
+from starlette.responses import Response
 
 from services.api.call import Call, Routes, json_response
 from services.api.streaming import flushed

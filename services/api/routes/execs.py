@@ -5,8 +5,8 @@ Source: Docker Engine API 1.50, Exec.
 
 from __future__ import annotations
 
-from fastapi import Response
 from pydantic import Field
+from starlette.responses import Response
 
 from services.api.call import Call, Routes, empty_response, json_response
 from services.api.hijack import RawConnection

@@ -1,0 +1,97 @@
+"""The application: routes joined to their dependencies, behind the edge's middleware.
+
+Paths are looked up by their first segment before patterns are tried: of some hundred routes a request meets the few
+of its resource, which is worth 60 µs on each.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.routing import Match, Route
+
+from services.api.errors import PageNotFound
+from services.api.middleware import Edge
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from services.api.call import Deps, Handler, Routes
+
+
+def all_routes() -> Routes:
+    from services.api.routes import (
+        absent,
+        archive,
+        attach,
+        build,
+        containers,
+        events,
+        execs,
+        images,
+        networks,
+        stats,
+        system,
+        volumes,
+        wait,
+    )
+
+    modules = (
+        containers,
+        wait,
+        attach,
+        execs,
+        archive,
+        stats,
+        images,
+        build,
+        volumes,
+        networks,
+        system,
+        events,
+        absent,
+    )
+    return tuple(route for module in modules for route in module.ROUTES)
+
+
+class Endpoint:
+    """A handler as an ASGI application."""
+
+    def __init__(self, handler: Handler, deps: Deps) -> None:
+        from services.api.call import Call
+
+        self._call = Call
+        self._handler = handler
+        self._deps = deps
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._handler(self._call(scope, receive, send, self._deps))
+        if response is not None:
+            await response(scope, receive, send)
+
+
+class ResourceRouter:
+    """Routes by first path segment; no match at all is Docker's "page not found"."""
+
+    def __init__(self, routes: Routes, deps: Deps) -> None:
+        self._by_segment: dict[str, list[Route]] = {}
+        for method, path, handler in routes:
+            route = Route(path, Endpoint(handler, deps), methods=[method])
+            route.methods = {method}  # Starlette would answer HEAD wherever there is GET; Docker does not
+            self._by_segment.setdefault(path.split("/", 2)[1], []).append(route)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        segment = scope["path"].split("/", 2)[1] if scope["path"].startswith("/") else ""
+        for route in self._by_segment.get(segment, ()):
+            match, child = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(child)
+                await route.handle(scope, receive, send)
+                return
+        raise PageNotFound
+
+
+def build_app(deps: Deps, routes: Routes | None = None) -> ASGIApp:
+    """The complete HTTP edge, as one ASGI application."""
+    router = ResourceRouter(all_routes() if routes is None else routes, deps)
+    return Edge(router, deps.facts.version)

@@ -1,0 +1,122 @@
+"""/build: Dockerfile builds, without BuildKit.
+
+Source: Docker Engine API 1.50, ImageBuild, BuildPrune.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from services.api import credentials
+from services.api.call import Call, Routes, json_response
+from services.api.streaming import progress_response
+from shared.contracts import images as contracts
+from shared.errors import InvalidArgument, Unsupported
+from shared.streams import ByteStream
+
+BUILDKIT = "2"
+CONTEXT_TYPES = ("application/x-tar", "application/tar", "application/octet-stream", "")
+
+
+def string_list(call: Call, name: str) -> list[str]:
+    value = call.params.json(name, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidArgument(f"invalid value for {name}: not a list of strings", field=name)
+    return value
+
+
+def string_map(call: Call, name: str, *, nullable: bool = False) -> dict[str, Any]:
+    value = call.params.json(name, {})
+    kinds = (str, type(None)) if nullable else (str,)
+    if not isinstance(value, dict) or not all(isinstance(item, kinds) for item in value.values()):
+        raise InvalidArgument(f"invalid value for {name}: not an object of strings", field=name)
+    return value
+
+
+def ulimits(call: Call) -> list[dict[str, int | str]]:
+    value = call.params.json("ulimits", [])
+    try:
+        return [{"Name": str(item["Name"]), "Soft": int(item["Soft"]), "Hard": int(item["Hard"])} for item in value]
+    except (TypeError, KeyError, ValueError) as error:
+        raise InvalidArgument("invalid value for ulimits: not a list of {Name, Soft, Hard}", field="ulimits") from error
+
+
+def build_request(call: Call, stream: ByteStream) -> contracts.BuildImage:
+    params = call.params
+    return contracts.BuildImage(
+        stream=stream.ref,
+        dockerfile=params.text("dockerfile") or "Dockerfile",
+        tags=params.all("t"),
+        extra_hosts=[host for text in params.all("extrahosts") for host in text.split(",") if host],
+        remote=params.text("remote"),
+        quiet=params.flag("q"),
+        no_cache=params.flag("nocache"),
+        cache_from=string_list(call, "cachefrom"),
+        pull=params.flag("pull"),
+        rm=params.flag("rm", True),
+        force_rm=params.flag("forcerm"),
+        memory_bytes=params.integer("memory"),
+        memory_swap_bytes=params.integer("memswap"),
+        cpu_shares=params.integer("cpushares"),
+        cpuset_cpus=params.text("cpusetcpus"),
+        cpuset_mems=params.text("cpusetmems"),
+        cpu_period=params.integer("cpuperiod"),
+        cpu_quota=params.integer("cpuquota"),
+        cgroup_parent=params.text("cgroupparent"),
+        build_args=string_map(call, "buildargs", nullable=True),
+        shm_size_bytes=params.integer("shmsize"),
+        ulimits=ulimits(call),
+        labels=string_map(call, "labels"),
+        network_mode=params.text("networkmode"),
+        platform=params.text("platform"),
+        target=params.text("target"),
+        isolation=params.text("isolation"),
+        security_opt=string_list(call, "securityopt"),
+        squash=params.flag("squash"),
+        auths=credentials.from_config_header(call.headers.get(credentials.HEADER_CONFIG)),
+    )
+
+
+async def build(call: Call) -> Response:
+    params = call.params
+    if params.text("version") == BUILDKIT:
+        raise Unsupported(
+            "this engine does not serve BuildKit: build with DOCKER_BUILDKIT=0, without buildx", field="version"
+        )
+    if params.text("outputs"):
+        raise Unsupported("build outputs need BuildKit, which this engine does not serve", field="outputs")
+    kind = call.headers.get("content-type", "").split(";", 1)[0]
+    if kind not in CONTEXT_TYPES and not params.text("remote"):
+        raise InvalidArgument(f"unsupported Content-Type header ({kind}): must be 'application/x-tar'")
+
+    async def ask(stream: ByteStream) -> None:
+        await call.ask(contracts.BUILD, build_request(call, stream))
+
+    return await progress_response(call, ask, upload=not params.text("remote"))
+
+
+async def prune(call: Call) -> Response:
+    params = call.params
+    result = await call.ask(
+        contracts.BUILD_PRUNE,
+        contracts.BuildCachePrune(
+            all=params.flag("all"),
+            filters=params.filters(),
+            keep_storage_bytes=params.integer("keep-storage") or params.integer("reserved-space"),
+        ),
+    )
+    return json_response({"CachesDeleted": result.deleted or None, "SpaceReclaimed": result.space_reclaimed_bytes})
+
+
+async def cancel(call: Call) -> Response:
+    """BuildKit's; builds here end when their client leaves."""
+    raise Unsupported("builds are cancelled by ending their request", field="id")
+
+
+ROUTES: Routes = (
+    ("POST", "/build", build),
+    ("POST", "/build/prune", prune),
+    ("POST", "/build/cancel", cancel),
+)

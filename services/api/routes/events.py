@@ -1,0 +1,46 @@
+"""GET /events: what happened, and what happens.
+
+Source: Docker Engine API 1.50, SystemEvents; moby `daemon/events/filter.go` for what each filter compares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import orjson
+from starlette.responses import Response
+
+from services.api.call import Call, Routes
+from services.api.streaming import flushed
+from services.api.views import events as views
+from services.api.views.events import EventFilter
+
+
+async def events(call: Call) -> Response | None:
+    """The head leaves at once. Without `since`, from now on; with an `until` that has passed, the history only."""
+    now = time.time_ns()
+    since_ns = call.params.time_ns("since", now) or now
+    until_ns = call.params.time_ns("until", now)
+    chosen = EventFilter(call.params.filters())
+    await flushed(_lines(call, chosen, since_ns, until_ns, now), call, media_type="application/json")
+    return None
+
+
+async def _lines(call: Call, chosen: EventFilter, since_ns: int, until_ns: int, now: int) -> AsyncIterator[bytes]:
+    replay_only = 0 < until_ns <= now
+    async with aclosing(call.deps.follow(since_ns=since_ns, replay_only=replay_only)) as following:
+        try:
+            async with asyncio.timeout(None if replay_only or not until_ns else (until_ns - now) / 1e9):
+                async for event in following:
+                    if until_ns and event.time_ns > until_ns:
+                        continue  # services record side by side: a later event does not end the others' history
+                    if chosen.matches(event):
+                        yield orjson.dumps(views.message(event)) + b"\n"
+        except TimeoutError:
+            return
+
+
+ROUTES: Routes = (("GET", "/events", events),)

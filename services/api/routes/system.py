@@ -1,0 +1,124 @@
+"""Ping, version, info, disk usage and registry login.
+
+Source: Docker Engine API 1.50, System.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.responses import Response
+
+from services.api import credentials
+from services.api.call import Call, Routes, json_response
+from services.api.views import containers as container_views
+from services.api.views import images as image_views
+from services.api.views import system as views
+from services.api.views import volumes as volume_views
+from shared.bus import EMPTY
+from shared.contracts import containers as contracts
+from shared.contracts import images as image_contracts
+from shared.contracts import volumes as volume_contracts
+from shared.contracts.docker import DockerModel, Str
+from shared.errors import InvalidArgument
+
+# The classic builder. "2" would tell clients to prefer BuildKit, which is not served.
+BUILDER_VERSION = "1"
+PING_HEADERS = {
+    "Builder-Version": BUILDER_VERSION,
+    "Swarm": "inactive",
+    "Cache-Control": "no-cache, no-store, must-revalidate",
+    "Pragma": "no-cache",
+}
+USAGE_TYPES = ("container", "image", "volume", "build-cache")
+
+
+class AuthBody(DockerModel):
+    username: Str = ""
+    password: Str = ""
+    auth: Str = ""
+    email: Str = ""
+    serveraddress: Str = ""
+    identitytoken: Str = ""
+    registrytoken: Str = ""
+
+
+async def ping(call: Call) -> Response:
+    return Response(b"OK", 200, PING_HEADERS, "text/plain")
+
+
+async def version(call: Call) -> Response:
+    info = await call.ask(contracts.INFO, EMPTY)
+    return json_response(views.version(info, call.deps.facts))
+
+
+async def info(call: Call) -> Response:
+    system, images = await asyncio.gather(
+        call.ask(contracts.INFO, EMPTY),
+        call.ask(image_contracts.LIST, image_contracts.ListImages(all=True)),
+    )
+    return json_response(views.info(system, len(images.images), call.deps.facts, call.version))
+
+
+async def disk_usage(call: Call) -> Response:
+    """Docker's `type` parameter (from 1.42) limits what is counted."""
+    wanted = call.params.all("type") if call.version >= (1, 42) else []
+    for name in wanted:
+        if name not in USAGE_TYPES:
+            raise InvalidArgument(f"unknown object type: {name}", field="type")
+    kinds = wanted or list(USAGE_TYPES)
+    parts = {"image": _images, "container": _containers, "volume": _volumes, "build-cache": _build_cache}
+    results = await asyncio.gather(*(work(call) for kind, work in parts.items() if kind in kinds))
+    content: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
+    for result in results:
+        content.update(result)
+    if call.version < (1, 42):
+        content["BuilderSize"] = sum(entry["Size"] for entry in content["BuildCache"] or [])
+    return json_response(content)
+
+
+async def _images(call: Call) -> dict[str, Any]:
+    usage = await call.ask(image_contracts.DISK_USAGE, EMPTY)
+    return {
+        "LayersSize": usage.layers_size_bytes,
+        "Images": [image_views.summary(item, call.version) for item in usage.images],
+    }
+
+
+async def _containers(call: Call) -> dict[str, Any]:
+    request = contracts.ListContainers(all=True, size=True)
+    items: list[dict[str, Any]] = []
+    while True:
+        page = await call.ask(contracts.LIST, request, deadline_s=60)
+        items += [container_views.summary(item, call.version) for item in page.containers]
+        if not page.next:
+            return {"Containers": items}
+        request = request.model_copy(update={"after": page.next})
+
+
+async def _volumes(call: Call) -> dict[str, Any]:
+    result = await call.ask(volume_contracts.LIST, volume_contracts.ListVolumes(sizes=True))
+    return {"Volumes": [volume_views.volume(item, usage=True) for item in result.volumes]}
+
+
+async def _build_cache(call: Call) -> dict[str, Any]:
+    result = await call.ask(image_contracts.BUILD_CACHE, EMPTY)
+    return {"BuildCache": [image_views.build_cache(entry, call.version) for entry in result.entries]}
+
+
+async def auth(call: Call) -> Response:
+    body = await call.json_body(AuthBody)
+    registry_auth = credentials.from_object(body.model_dump(by_alias=False))
+    result = await call.ask(image_contracts.LOGIN, image_contracts.LoginRequest(auth=registry_auth))
+    return json_response({"Status": result.status, "IdentityToken": result.identity_token})
+
+
+ROUTES: Routes = (
+    ("GET", "/_ping", ping),
+    ("HEAD", "/_ping", ping),
+    ("GET", "/version", version),
+    ("GET", "/info", info),
+    ("GET", "/system/df", disk_usage),
+    ("POST", "/auth", auth),
+)

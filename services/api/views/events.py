@@ -1,0 +1,100 @@
+"""Events as Docker's messages, and Docker's filters on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.contracts.docker import Filters
+from shared.errors import InvalidArgument
+from shared.events import DomainEvent
+
+FILTERS = frozenset(
+    {
+        "config",
+        "container",
+        "daemon",
+        "event",
+        "image",
+        "label",
+        "network",
+        "node",
+        "plugin",
+        "scope",
+        "secret",
+        "service",
+        "type",
+        "volume",
+    }
+)
+# Actions that carry a value after a colon, and that a filter may name without it.
+WITH_VALUE = ("health_status", "exec_create", "exec_start")
+
+
+def message(event: DomainEvent) -> dict[str, Any]:
+    """One line of `/events`, with the fields of older clients for containers and images."""
+    legacy: dict[str, Any] = {}
+    if event.type == "container":
+        legacy = {"status": event.action, "id": event.actor_id, "from": event.attributes.get("image", "")}
+    elif event.type == "image":
+        legacy = {"status": event.action, "id": event.actor_id}
+    return {
+        **legacy,
+        "Type": event.type,
+        "Action": event.action,
+        "Actor": {"ID": event.actor_id, "Attributes": event.attributes},
+        "scope": event.scope,
+        "time": event.time_ns // 10**9,
+        "timeNano": event.time_ns,
+    }
+
+
+class EventFilter:
+    """Docker's filters: every key must match, and within a key any value (all of them for labels).
+
+    Raises:
+        InvalidArgument: For a key that events do not have.
+    """
+
+    def __init__(self, filters: Filters) -> None:
+        for key in filters:
+            if key not in FILTERS:
+                raise InvalidArgument(f"invalid filter '{key}'", field="filters")
+        self._filters = {key: values for key, values in filters.items() if values}
+
+    def matches(self, event: DomainEvent) -> bool:
+        return all(self._match(key, values, event) for key, values in self._filters.items())
+
+    def _match(self, key: str, values: list[str], event: DomainEvent) -> bool:
+        match key:
+            case "type":
+                return event.type in values
+            case "scope":
+                return event.scope in values
+            case "event":
+                return any(_action_matches(value, event.action) for value in values)
+            case "label":
+                return all(_label_matches(value, event.attributes) for value in values)
+            case "image":
+                return any(name in values for name in _image_names(event))
+            case _:
+                names = (event.actor_id, event.attributes.get("name", ""))
+                return any(name.startswith(value) for name in names for value in values)
+
+
+def _action_matches(wanted: str, action: str) -> bool:
+    return action == wanted or (wanted in WITH_VALUE and action.startswith(wanted))
+
+
+def _label_matches(wanted: str, attributes: dict[str, str]) -> bool:
+    key, separator, value = wanted.partition("=")
+    return key in attributes and (not separator or attributes[key] == value)
+
+
+def _image_names(event: DomainEvent) -> list[str]:
+    name = event.attributes.get("name" if event.type == "image" else "image", "")
+    return [text for full in (event.actor_id, name) for text in (full, _without_tag(full)) if text]
+
+
+def _without_tag(reference: str) -> str:
+    head, colon, tail = reference.rpartition(":")
+    return head if colon and "/" not in tail else reference
