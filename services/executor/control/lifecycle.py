@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 8
 DEFAULT_STOP_TIMEOUT_S = 10
+START_COMMIT_S = 2.0
 BUILT_IN_RUNTIMES = frozenset({"davit", "io.containerd.runc.v2", "runc"})
 START_FAILED = "failed to create task for container: "
 
@@ -55,7 +56,7 @@ class Lifecycle:
         self.peers = peers
         self.changes = changes
         self._config = config
-        self._node = node_name
+        self.node_name = node_name
         self._clock = clock
         self._spawn = spawn
         self._leaving: dict[str, asyncio.Task[None]] = {}
@@ -162,7 +163,7 @@ class Lifecycle:
         wanted = [(position, item.volume) for position, item in enumerate(planned) if item.volume is not None]
         if not wanted:
             return {}
-        found = await self.peers.acquire(container_id, self._node, [volume for _, volume in wanted])
+        found = await self.peers.acquire(container_id, self.node_name, [volume for _, volume in wanted])
         return dict(zip((position for position, _ in wanted), found, strict=True))
 
     async def _store(
@@ -182,7 +183,7 @@ class Lifecycle:
                 self._config,
                 name=name or generated_name(attempt),
                 container_id=container_id,
-                node=self._node,
+                node=self.node_name,
                 planned=planned,
                 volumes=volumes,
                 now_ns=self._clock.time_ns(),
@@ -300,18 +301,18 @@ class Lifecycle:
 
     async def exited(self, container_id: str, exit_: ExitRecord, *, restarting: bool, restart_count: int) -> None:
         """Apply an exit, whoever reports it and however often; then give back what it held."""
-        async with self.database.read() as reader:
-            record = await sql.by_id(reader, container_id)
+        record = await self._once_started(container_id, exit_.generation)
         if record is None:
             return
-        applied = False
 
         def apply(current: Record) -> None:
-            nonlocal applied
-            applied = current.ended(exit_, restarting=restarting)
-            current.container.restart_count = restart_count
-            if not applied:
+            if exit_.generation > current.container.generation:
+                # Whoever ordered this start was killed before it could commit it.
+                current.container.generation = exit_.generation
+                current.started(0, exit_.started_at_ns)
+            if not current.ended(exit_, restarting=restarting):
                 raise NotModified("this exit is known")
+            current.container.restart_count = restart_count
 
         duration = max(0, exit_.finished_at_ns - exit_.started_at_ns) // 1_000_000_000
         try:
@@ -323,6 +324,22 @@ class Lifecycle:
         self._leaving[container_id] = self._spawn(self._leave(record), name=f"leave {container_id[:12]}")
         if record.container.host_config.auto_remove:
             self._spawn(self._auto_remove(record), name=f"auto-remove {container_id[:12]}")
+
+    async def _once_started(self, container_id: str, generation: int) -> Record | None:
+        """The record, once the start of this generation is committed: a short-lived process ends before that."""
+        deadline = self._clock.monotonic() + START_COMMIT_S
+        with self.changes.watch(container_id) as changed:
+            while True:
+                changed.clear()
+                async with self.database.read() as reader:
+                    record = await sql.by_id(reader, container_id)
+                patience = deadline - self._clock.monotonic()
+                if record is None or record.container.generation >= generation or patience <= 0:
+                    return record
+                try:
+                    await asyncio.wait_for(changed.wait(), patience)
+                except TimeoutError:
+                    continue
 
     async def _leave(self, record: Record) -> None:
         try:

@@ -199,7 +199,8 @@ def network_mode(subject: Subject) -> None:
         (shared and config.hostname, "conflicting options: hostname and the network mode"),
         (
             shared and host.links,
-            "conflicting options: container type network can't be used with links. This would result in undefined behavior",
+            "conflicting options: container type network can't be used with links. "
+            "This would result in undefined behavior",
         ),
         (shared and host.dns, "conflicting options: dns and the network mode"),
         (shared and host.extra_hosts, "conflicting options: custom host-to-IP mapping and the network mode"),
@@ -213,7 +214,8 @@ def network_mode(subject: Subject) -> None:
         ),
         (
             host.network_mode == "host" and host.links,
-            "conflicting options: host type networking can't be used with links. This would result in undefined behavior",
+            "conflicting options: host type networking can't be used with links. "
+            "This would result in undefined behavior",
         ),
     ):
         if wrong:
