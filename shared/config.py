@@ -25,7 +25,9 @@ ENVIRONMENT_PREFIX = "DAVIT_"
 DAY_S = 24 * 3600
 
 # Variables with our prefix that are not settings of the engine.
-_NOT_SETTINGS = frozenset({"config_file", "services", "ready_fd", "failpoints", "version", "supervisor_fd"})
+_NOT_SETTINGS = frozenset(
+    {"config_file", "services", "ready_fd", "failpoints", "listen_fds", "version", "supervisor_fd"}
+)
 # Docker's keys that this engine does not act on.
 _DOCKER_ONLY_KEYS = """
     allow-nondistributable-artifacts authorization-plugins bridge builder cdi-spec-dirs cgroup-parent containerd
@@ -236,16 +238,29 @@ class ProcessSettings(BaseModel):
     Attributes:
         ready_fd: A descriptor to write ``ready`` or the reason of a failed start to; None without a supervisor.
         failpoints: See `shared.failpoints`.
+        listen_fds: Host -> descriptor of its listening socket, opened by the supervisor so that connections wait,
+            instead of failing, while the edge restarts, and so that copies of it share one.
     """
 
     ready_fd: int | None = None
     failpoints: str = ""
+    listen_fds: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Self:
         environment = os.environ if environment is None else environment
         ready_fd = environment.get("DAVIT_READY_FD")
-        return cls(ready_fd=int(ready_fd) if ready_fd else None, failpoints=environment.get("DAVIT_FAILPOINTS", ""))
+        return cls(
+            ready_fd=int(ready_fd) if ready_fd else None,
+            failpoints=environment.get("DAVIT_FAILPOINTS", ""),
+            listen_fds=_descriptors(environment.get("DAVIT_LISTEN_FDS", "")),
+        )
+
+
+def _descriptors(text: str) -> dict[str, int]:
+    """``3:unix:///run/davit/docker.sock,4:tcp://0.0.0.0:2376`` as host -> descriptor."""
+    pairs = (item.partition(":") for item in text.split(",") if item)
+    return {host: int(number) for number, _, host in pairs}
 
 
 def _spelled(value: Any) -> str:

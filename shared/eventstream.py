@@ -139,7 +139,7 @@ async def _scan(bus: Bus, service: str, *, after: int, last: int) -> int:
 
 async def follow(
     bus: Bus, *, since_ns: int | None = None, subject: str = SUBJECTS, replay_only: bool = False
-) -> AsyncIterator[DomainEvent]:
+) -> AsyncGenerator[DomainEvent, None]:
     """Events as they happen, each once, in the order of their recording per service.
 
     It goes on by itself after the bus was away, and after the stream was lost and rebuilt. The bus may be away for
