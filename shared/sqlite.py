@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,35 @@ async def _begin_immediate(connection: Any) -> None:
         pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
+class BufferingCursor(sqlite3.Cursor):
+    """Has its rows at once, as asyncio drivers do: a result outlives the statement and blocks no commit."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(connection)
+        self._rows: deque[Any] = deque()
+
+    def fill(self) -> None:
+        self._rows = deque(super().fetchall()) if self.description else deque()
+
+    def fetchone(self) -> Any:
+        return self._rows.popleft() if self._rows else None
+
+    def fetchmany(self, size: int | None = 1) -> list[Any]:
+        return [self._rows.popleft() for _ in range(min(size or 1, len(self._rows)))]
+
+    def fetchall(self) -> list[Any]:
+        rows, self._rows = list(self._rows), deque()
+        return rows
+
+    async def _async_soft_close(self) -> None:
+        """SQLAlchemy asks asyncio cursors to let go of the server's resources; there are none left."""
+
+
+class BufferingConnection(sqlite3.Connection):
+    def cursor(self, *_factory: Any) -> BufferingCursor:  # type: ignore[override]
+        return super().cursor(BufferingCursor)
+
+
 class ReaderDialect(SQLiteDialect_pysqlite):
     """A transaction is a snapshot: `BEGIN`, then reads."""
 
@@ -81,6 +111,7 @@ class ReaderDialect(SQLiteDialect_pysqlite):
 
     def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
         cursor.execute(statement, parameters)
+        cursor.fill()
         await_only(_done())
 
     def do_executemany(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
@@ -89,6 +120,7 @@ class ReaderDialect(SQLiteDialect_pysqlite):
 
     def do_execute_no_params(self, cursor: Any, statement: Any, context: Any = None) -> None:
         cursor.execute(statement)
+        cursor.fill()
         await_only(_done())
 
 
@@ -111,7 +143,7 @@ def create_engines(path: Path) -> tuple[AsyncEngine, AsyncEngine]:
     """The writer and the readers of one database file, which is created when missing."""
     registry.register("sqlite.davit", __name__, "ReaderDialect")
     registry.register("sqlite.davit_writer", __name__, "WriterDialect")
-    arguments = {"isolation_level": None, "check_same_thread": False, "timeout": 0}
+    arguments = {"isolation_level": None, "check_same_thread": False, "timeout": 0, "factory": BufferingConnection}
     writer = create_async_engine(f"sqlite+davit_writer:///{path}", pool_size=1, max_overflow=0, connect_args=arguments)
     readers = create_async_engine(f"sqlite+davit:///{path}", pool_size=3, max_overflow=0, connect_args=arguments)
     event.listen(writer.sync_engine, "connect", _configure_writer)
