@@ -60,6 +60,11 @@ class DeviceRules:
         self.exceptions: dict[Device, frozenset[str]] = dict(exceptions or {})
 
     @classmethod
+    def for_container(cls, rules: Iterable[dict[str, Any]]) -> DeviceRules:
+        """`of`, with `ALWAYS_ALLOWED` after them."""
+        return cls.of([*rules, *ALWAYS_ALLOWED])
+
+    @classmethod
     def of(cls, rules: Iterable[dict[str, Any]]) -> DeviceRules:
         """What `linux.resources.devices` amounts to, from a new control group on, which allows everything.
 

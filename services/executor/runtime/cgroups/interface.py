@@ -56,6 +56,8 @@ class Cgroup(Protocol):
     def apply(self, resources: Resources) -> None:
         """Write the fields that are set; a value of 0 means "unchanged" wherever it does for runc.
 
+        Device rules replace those in force; `device_rules.ALWAYS_ALLOWED` come after them, as in runc.
+
         Raises:
             InvalidSpec, NotSupported, KernelFailure: the fields before it have been written.
         """
@@ -120,8 +122,7 @@ class CgroupBackend(Protocol):
     def create(self, path: str, resources: Resources) -> Cgroup:
         """Create the directories (existing ones are taken over, as runc does) and apply `resources`.
 
-        The device rules get `device_rules.ALWAYS_ALLOWED` added, as in runc. On an error nothing that was created
-        remains.
+        On an error nothing that was created remains.
         """
 
     def open(self, path: str) -> Cgroup:

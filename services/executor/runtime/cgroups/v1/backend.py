@@ -7,7 +7,6 @@ import os
 import time
 
 from services.executor.runtime.cgroups import checks, directories, files, rdma
-from services.executor.runtime.cgroups.device_rules import ALWAYS_ALLOWED
 from services.executor.runtime.cgroups.v1 import (
     blkio,
     cpu,
@@ -201,9 +200,6 @@ class V1Backend:
             for root in self.unique_roots:
                 make = cpuset.make if root == self._cpuset_root else directories.make
                 made += make(root, path)
-            rules = resources.get("devices")
-            if rules:
-                resources = {**resources, "devices": [*rules, *ALWAYS_ALLOWED]}
             cgroup.apply(resources)
         except BaseException:
             for directory in reversed(made):

@@ -20,7 +20,7 @@ def wanted(resources: Resources) -> str | None:
 
 
 def validate(directory: str, resources: Resources) -> None:
-    DeviceRules.of(resources.get("devices") or ())
+    DeviceRules.for_container(resources.get("devices") or ())
 
 
 def apply(directory: str, resources: Resources) -> None:
@@ -30,7 +30,7 @@ def apply(directory: str, resources: Resources) -> None:
     """
     if resources.get("devices"):
         current = DeviceRules.parse(files.read(directory, "devices.list"))
-        for name, line in current.changes(DeviceRules.of(resources["devices"])):
+        for name, line in current.changes(DeviceRules.for_container(resources["devices"])):
             files.write(directory, name, line, field="linux.resources.devices")
 
 

@@ -6,7 +6,6 @@ import os
 import time
 
 from services.executor.runtime.cgroups import checks, directories, files, rdma
-from services.executor.runtime.cgroups.device_rules import ALWAYS_ALLOWED
 from services.executor.runtime.cgroups.v2 import (
     cpu,
     cpuset,
@@ -155,9 +154,6 @@ class V2Backend:
         cgroup = V2Cgroup(self.root, path)
         try:
             made = tree.make(self.root, path, {*_USUAL, *asked, *unified.controllers(resources)} - _BUILT_IN)
-            rules = resources.get("devices")
-            if rules:
-                resources = {**resources, "devices": [*rules, *ALWAYS_ALLOWED]}
             cgroup.apply(resources)
         except BaseException:
             for directory in reversed(made):

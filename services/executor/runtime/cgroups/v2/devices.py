@@ -73,7 +73,7 @@ def wanted(resources: Resources) -> str | None:
 
 
 def validate(directory: str, resources: Resources) -> None:
-    DeviceRules.of(resources.get("devices") or ())
+    DeviceRules.for_container(resources.get("devices") or ())
 
 
 def stats(directory: str, into: Stats) -> None:
@@ -88,7 +88,7 @@ def apply(directory: str, resources: Resources) -> None:
     """
     if not resources.get("devices"):
         return
-    program = _loaded(_program(DeviceRules.of(resources["devices"])))
+    program = _loaded(_program(DeviceRules.for_container(resources["devices"])))
     try:
         with kernel.reporting("open", directory):
             group = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
