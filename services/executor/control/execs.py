@@ -1,0 +1,97 @@
+"""Execs: created, started on the node, inspected from the database."""
+
+from __future__ import annotations
+
+from services.executor.control import sql
+from services.executor.control.lifecycle import Lifecycle
+from services.executor.control.names import new_id
+from shared.bus import EMPTY, Empty
+from shared.contracts import node
+from shared.contracts.containers import CreateExec, Exec, ExecId, ExecRef, ResizeExec, StartExec
+from shared.contracts.node import ExecOrder, ResizeOrder
+from shared.errors import Conflict, DavitError, InvalidArgument
+
+START_FAILED = "OCI runtime exec failed: exec failed: unable to start container process: "
+
+
+class Execs:
+    """Handlers of the exec contracts."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    async def create(self, request: CreateExec) -> ExecId:
+        if not request.cmd:
+            raise InvalidArgument("No exec command specified", field="Cmd")
+        item = Exec(id=new_id(), container_id="", **request.model_dump(exclude={"ref", "console_size"}))
+        async with self._lifecycle.database.transaction() as tx:
+            record = await sql.find(tx, request.ref)
+            if record.status == "paused":
+                raise Conflict(f"Container {record.id} is paused, unpause the container before exec")
+            if record.status != "running":
+                raise Conflict(f"container {record.id} is not running")
+            item.container_id = record.id
+            await sql.insert_exec(tx, item)
+            tx.emit(record.event(f"exec_create: {' '.join(request.cmd)}", execID=item.id))
+        return ExecId(id=item.id)
+
+    async def start(self, request: StartExec) -> Empty:
+        """Start it; answered when its process runs, or with why it does not."""
+        async with self._lifecycle.database.read() as reader:
+            item = await sql.find_exec(reader, request.id)
+            record = await sql.find(reader, item.container_id)
+        if item.running:
+            raise Conflict(f"Error: Exec command {item.id} is already running")
+        if item.exit_code is not None:
+            raise Conflict(f"Error: Exec command {item.id} has already run")
+        if record.status != "running":
+            raise Conflict(f"container {record.id} is not running")
+        spec = CreateExec(
+            ref=record.id, **item.model_dump(include=set(CreateExec.model_fields) - {"ref", "console_size"})
+        )
+        order = ExecOrder(
+            id=item.id,
+            container_id=record.id,
+            spec=spec,
+            detach=request.detach,
+            stream=request.stream,
+            console_size=request.console_size,
+        )
+        async with self._lifecycle.database.transaction() as tx:
+            tx.emit(record.event(f"exec_start: {' '.join(item.cmd)}", execID=item.id))
+        try:
+            started = await self._lifecycle.peers.bus.request(node.EXEC_START, order, node=record.container.node)
+        except DavitError as error:
+            await self._failed(item.id, int(error.detail.get("exit_code", 126)))
+            if "exit_code" in error.detail:
+                raise InvalidArgument(f"{START_FAILED}{_reason(error.message)}: unknown", **error.detail) from error
+            raise
+        async with self._lifecycle.database.transaction() as tx:
+            current = await sql.find_exec(tx, item.id)
+            if current.exit_code is None:  # else it has ended already, and that is known
+                current.running, current.pid = True, started.pid
+                await sql.save_exec(tx, current)
+        return EMPTY
+
+    async def _failed(self, exec_id: str, code: int) -> None:
+        async with self._lifecycle.database.transaction() as tx:
+            current = await sql.find_exec(tx, exec_id)
+            current.running, current.exit_code = False, code
+            await sql.save_exec(tx, current)
+
+    async def inspect(self, request: ExecRef) -> Exec:
+        async with self._lifecycle.database.read() as reader:
+            return await sql.find_exec(reader, request.id)
+
+    async def resize(self, request: ResizeExec) -> Empty:
+        async with self._lifecycle.database.read() as reader:
+            item = await sql.find_exec(reader, request.id)
+            record = await sql.find(reader, item.container_id)
+        order = ResizeOrder(id=record.id, exec_id=item.id, height=request.height, width=request.width)
+        await self._lifecycle.peers.bus.request(node.RESIZE, order, node=record.container.node)
+        return EMPTY
+
+
+def _reason(text: str) -> str:
+    """The node's own reason, without what a container start puts before it."""
+    return text.rpartition("unable to start container process: ")[2]
