@@ -1,0 +1,131 @@
+"""What a build tells its client: Docker's JSON lines, in the order of the Dockerfile.
+
+Stages run side by side, but the client reads them one after the other, as a builder without that would have told: the
+first unfinished stage speaks, what later ones say waits.
+
+Source: Docker Engine API 1.50, ImageBuild; texts of the classic builder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+RED, RESET = "\x1b[91m", "\x1b[0m"
+
+Write = Callable[[bytes], Awaitable[None]]
+
+
+def json_line(record: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(record) + b"\r\n"
+
+
+def error_line(message: str, code: int | None = None) -> bytes:
+    detail: dict[str, Any] = {"message": message} if code is None else {"code": code, "message": message}
+    return json_line({"errorDetail": detail, "error": message})
+
+
+class BuildOutput:
+    """The whole build's output.
+
+    Args:
+        write: Takes finished lines; waits while the client is slow.
+        quiet: Keep everything back; it is told only when the build fails.
+    """
+
+    def __init__(self, write: Write, *, quiet: bool = False) -> None:
+        self._write = write
+        self._quiet = quiet
+        self._kept: list[bytes] = []
+        self._stages: list[StageOutput] = []
+        self.started = False
+
+    def stages(self, indexes: Sequence[int]) -> dict[int, StageOutput]:
+        """An output for each stage, to be heard in this order."""
+        outputs = {index: StageOutput(self) for index in indexes}
+        self._stages = list(outputs.values())
+        return outputs
+
+    async def line(self, record: Mapping[str, Any]) -> None:
+        """Tell at once."""
+        await self.raw(json_line(record))
+
+    async def text(self, text: str) -> None:
+        await self.line({"stream": text})
+
+    async def raw(self, line: bytes) -> None:
+        if self._quiet:
+            self._kept.append(line)
+            return
+        self.started = True
+        await self._write(line)
+
+    async def loud(self, record: Mapping[str, Any]) -> None:
+        """Tell even when quiet."""
+        self.started = True
+        await self._write(json_line(record))
+
+    async def fail(self, message: str, code: int | None, stage: StageOutput | None) -> None:
+        """Tell what was kept back, what the failing stage said, and the error."""
+        for line in self._kept:
+            self.started = True
+            await self._write(line)
+        self._quiet, self._kept = False, []
+        if stage is not None:
+            await stage.flush()
+        self.started = True
+        await self._write(error_line(message, code))
+
+    def speaks(self, stage: StageOutput) -> bool:
+        return stage not in self._stages or self._stages[0] is stage
+
+    async def finished(self, stage: StageOutput) -> None:
+        stage.done = True
+        while self._stages and self._stages[0].done:
+            self._stages.pop(0)
+            if self._stages:
+                await self._stages[0].flush()
+
+
+class StageOutput:
+    """One stage's output, told when it is its turn."""
+
+    def __init__(self, build: BuildOutput) -> None:
+        self._build = build
+        self._waiting: list[bytes] = []
+        self.done = False
+
+    async def line(self, record: Mapping[str, Any]) -> None:
+        line = json_line(record)
+        if self._build.speaks(self):
+            await self.flush()
+            await self._build.raw(line)
+        else:
+            self._waiting.append(line)
+
+    async def text(self, text: str) -> None:
+        await self.line({"stream": text})
+
+    async def step(self, number: int, total: int, source: str) -> None:
+        await self.text(f"Step {number}/{total} : {source}")
+        await self.text("\n")
+
+    async def result(self, image_id: str) -> None:
+        await self.text(f" ---> {short_id(image_id)}\n")
+
+    async def error_text(self, text: str) -> None:
+        """What a command wrote to its standard error."""
+        await self.text(f"{RED}{text}{RESET}")
+
+    async def flush(self) -> None:
+        while self._waiting:
+            await self._build.raw(self._waiting.pop(0))
+
+    async def finish(self) -> None:
+        await self._build.finished(self)
+
+
+def short_id(identifier: str) -> str:
+    return identifier.removeprefix("sha256:")[:12]

@@ -1,0 +1,121 @@
+"""What the builder needs of the rest: images to start from and to make, and containers to run commands in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from services.image.build.layer import WrittenLayer
+from shared.contracts.docker import ContainerConfig, HostConfig
+from shared.contracts.images import RegistryAuth
+
+Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
+Output = Callable[[bool, bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class PastStep:
+    """A line of an image's history."""
+
+    created_by: str
+    empty_layer: bool = False
+    created: str = ""
+    author: str = ""
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltImage:
+    """An image that a step starts from or ends in.
+
+    Attributes:
+        id: ``sha256:<hex>``; empty for ``scratch``.
+        layers: The unpacked layers' directories, lowest first.
+        diff_ids: Digests of the uncompressed layers, lowest first.
+    """
+
+    id: str
+    config: ContainerConfig
+    layers: tuple[Path, ...] = ()
+    diff_ids: tuple[str, ...] = ()
+    history: tuple[PastStep, ...] = ()
+    os: str = "linux"
+    architecture: str = "amd64"
+    variant: str = ""
+    author: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """One step's result.
+
+    Attributes:
+        created_by: The step, as history shows it.
+        cache_key: Under which `ImageStore.cached` finds it again, with its parent; empty keeps it out of the cache.
+        empty_layer: The step changed no file and has no layer.
+    """
+
+    parent: BuiltImage
+    config: ContainerConfig
+    container_config: ContainerConfig
+    created_by: str
+    cache_key: str
+    author: str = ""
+    container_id: str = ""
+    comment: str = ""
+    layer: WrittenLayer | None = None
+
+
+class ImageStore(Protocol):
+    """Images by name, and the chain of parents that the build cache is."""
+
+    async def get(self, name: str, *, platform: str = "") -> BuiltImage:
+        """A local image by reference or id. Raises NotFound."""
+
+    async def pull(
+        self, name: str, *, platform: str, auths: Mapping[str, RegistryAuth], progress: Progress
+    ) -> BuiltImage:
+        """Fetch an image, telling how far it is."""
+
+    async def add(self, image: NewImage) -> BuiltImage:
+        """Store a step's result; durable when this returns."""
+
+    async def cached(self, parent_id: str, cache_key: str) -> BuiltImage | None:
+        """The newest image that a step made from a parent; "" is scratch."""
+
+    async def tag(self, image_id: str, name: str) -> None: ...
+
+    def familiar_name(self, name: str) -> str:
+        """A name to tag with, as Docker shows it, with its tag. Raises InvalidArgument."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOrder:
+    """A container for one RUN."""
+
+    image: BuiltImage
+    config: ContainerConfig
+    host_config: HostConfig = field(default_factory=HostConfig)
+    platform: str = ""
+
+
+class Executor(Protocol):
+    """Containers, one per RUN."""
+
+    async def create(self, order: RunOrder) -> str:
+        """The new container's id."""
+
+    async def run(self, container_id: str, output: Output) -> int:
+        """Start it, hand over its output (whether it is stderr, and the bytes) and return its exit code."""
+
+    async def changes(self, container_id: str, target: Path, *, omit: frozenset[str]) -> WrittenLayer | None:
+        """Write what it changed as a layer; None when it changed nothing.
+
+        Args:
+            omit: Empty directories and files that were made only to mount something on them.
+        """
+
+    async def remove(self, container_id: str) -> None:
+        """Kill it when it runs, and remove it with its anonymous volumes. Idempotent."""

@@ -1,0 +1,67 @@
+"""What a stage knows while it is being built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from services.image.build.arguments import StageArguments
+from services.image.build.dockerfile.expand import expand_word, expand_words
+from services.image.build.ports import BuiltImage
+from shared.contracts.docker import ContainerConfig
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_SHELL = ("/bin/sh", "-c")
+
+
+@dataclass(slots=True)
+class StageState:
+    """Attributes: config: what the next image will be; owned by the stage. command_set: this stage has a CMD."""
+
+    image: BuiltImage
+    config: ContainerConfig
+    arguments: StageArguments
+    escape: str = "\\"
+    author: str = ""
+    command_set: bool = False
+    stage_layers: set[str] = field(default_factory=set)
+
+    @classmethod
+    def from_base(cls, base: BuiltImage, arguments: StageArguments, escape: str) -> StageState:
+        config = base.config.model_copy(deep=True)
+        config.on_build = None
+        config.open_stdin = config.stdin_once = False
+        config.image = base.id
+        if "PATH" not in env_of(config):
+            config.env = [f"PATH={DEFAULT_PATH}", *config.env]
+        return cls(base, config, arguments, escape, base.author)
+
+    @property
+    def shell(self) -> tuple[str, ...]:
+        return tuple(self.config.shell or DEFAULT_SHELL)
+
+    def variables(self) -> dict[str, str]:
+        """What ``$name`` in an instruction can stand for."""
+        env = env_of(self.config)
+        return self.arguments.values(env) | env
+
+    def word(self, text: str) -> str:
+        """Raises SyntaxProblem."""
+        return expand_word(text, self.variables(), escape=self.escape)
+
+    def expander(self) -> Callable[[str], str]:
+        """`word` for many texts of one instruction, which all see the variables from before it."""
+        variables = self.variables()
+        return lambda text: expand_word(text, variables, escape=self.escape)
+
+    def words(self, text: str) -> list[str]:
+        return expand_words(text, self.variables(), escape=self.escape)
+
+    def advance(self, image: BuiltImage) -> None:
+        """Go on from a step's result."""
+        self.image = image
+        self.config.image = image.id
+
+
+def env_of(config: ContainerConfig) -> dict[str, str]:
+    return dict(item.partition("=")[::2] for item in config.env)
