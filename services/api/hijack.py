@@ -124,7 +124,7 @@ class HijackProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._aside: RawConnection | None = None
-        self._hijacked = False
+        self._body_left = 0
         self._peer: dict[str, Any] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -136,8 +136,11 @@ class HijackProtocol(HttpToolsProtocol):
         cast("dict[str, Any]", self.scope)["extensions"] = {EXTENSION_HIJACK: self._hijack, EXTENSION_PEER: self._peer}
 
     def data_received(self, data: bytes) -> None:
+        if self._body_left:
+            data = self._feed_body(data)
         if self._aside is not None:
-            self._aside.feed(data)
+            if data:
+                self._aside.feed(data)
             return
         rest = b""
         if MAY_HIJACK.match(data):
@@ -146,13 +149,23 @@ class HijackProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._keep_aside(data[upgrade.args[0] :] + rest)
+            self._body_left = declared_length(self.headers)
+            self._keep_aside(self._feed_body(data[upgrade.args[0] :]))
         except httptools.HttpParserError:
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("Invalid HTTP request received.")
         else:
             if rest:
                 self._keep_aside(rest)
+
+    def _feed_body(self, data: bytes) -> bytes:
+        """Give the request its body, which the parser skips in requests that ask for an upgrade; the rest of `data`."""
+        body, rest = data[: self._body_left], data[self._body_left :]
+        self._body_left -= len(body)
+        self.cycle.body += body
+        self.cycle.more_body = self._body_left > 0
+        self.cycle.message_event.set()
+        return rest
 
     def _keep_aside(self, data: bytes) -> None:
         """From here on the parser is out of it: bytes wait for the handler's decision, and HTTP ends with it."""
@@ -173,7 +186,6 @@ class HijackProtocol(HttpToolsProtocol):
             raise ConnectionResetError("the client is gone")
         if self._aside is None:
             self._aside = RawConnection(self)
-        self._hijacked = True
         cycle.response_started = cycle.response_complete = True
         head = [b"HTTP/1.1 %d %s\r\n" % (status, REASONS.get(status, b"Switching Protocols"))]
         head += [b"%s: %s\r\n" % pair for pair in headers]
@@ -192,6 +204,13 @@ class HijackProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if self._aside is not None:
             self._aside.connection_lost()
+
+
+def declared_length(headers: Headers) -> int:
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
 
 
 def split_request(data: bytes) -> tuple[bytes, bytes]:

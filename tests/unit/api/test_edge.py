@@ -1,0 +1,131 @@
+"""What every request meets: versions, errors, headers, the actor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import orjson
+import pytest
+
+from services.api.errors import STATUS, status_of
+from shared.bus import EMPTY
+from shared.contracts import containers as contracts
+from shared.contracts.containers import ContainerPage, CreatedContainer, SystemInfo
+from shared.errors import BY_CODE, Conflict, Internal, NotFound, NotModified
+
+
+
+async def test_ping_names_the_engine_and_its_newest_api(edge):
+    reply = await edge.client.request("GET", "/_ping")
+    assert (reply.status, reply.body) == (200, b"OK")
+    assert reply.headers["api-version"] == "1.50"
+    assert reply.headers["ostype"] == "linux"
+    assert reply.headers["docker-experimental"] == "false"
+    assert reply.headers["builder-version"] == "1"
+    assert reply.headers["swarm"] == "inactive"
+    head = await edge.client.request("HEAD", "/v1.41/_ping")
+    assert (head.status, head.body) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("version", "text"),
+    [
+        ("1.23", "client version 1.23 is too old. Minimum supported API version is 1.24, "
+                 "please upgrade your client to a newer version"),
+        ("1.99", "client version 1.99 is too new. Maximum supported API version is 1.50"),
+    ],
+)
+async def test_versions_outside_the_range_are_refused_in_dockers_words(edge, version, text):
+    reply = await edge.client.request("GET", f"/v{version}/info")
+    assert reply.status == 400
+    assert orjson.loads(reply.body) == {"message": text}
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1.24", "/v1.41", "/v1.50"])
+async def test_every_version_and_none_reach_the_same_route(edge, prefix):
+    edge.bus.answer(contracts.LIST, ContainerPage(containers=[]))
+    reply = await edge.client.request("GET", f"{prefix}/containers/json")
+    assert (reply.status, reply.body) == (200, b"[]\n")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/nothing"), ("DELETE", "/info"), ("GET", "/"), ("GET", "//")])
+async def test_unknown_paths_and_methods_are_pages_not_found(edge, method, path):
+    reply = await edge.client.request(method, path)
+    assert reply.status == 404
+    assert orjson.loads(reply.body) == {"message": "page not found"}
+
+
+async def test_errors_of_services_keep_their_text(edge):
+    edge.bus.answer(contracts.INSPECT, NotFound("No such container: x"))
+    reply = await edge.client.request("GET", "/containers/x/json")
+    assert (reply.status, orjson.loads(reply.body)) == (404, {"message": "No such container: x"})
+
+
+async def test_not_modified_has_no_body(edge):
+    edge.bus.answer(contracts.START, NotModified("already started"))
+    reply = await edge.client.request("POST", "/containers/x/start")
+    assert (reply.status, reply.body) == (304, b"")
+
+
+async def test_a_defect_is_answered_and_the_connection_goes_on(edge):
+    edge.bus.answer(contracts.INSPECT, RuntimeError("boom"))
+    reply = await edge.client.request("GET", "/containers/x/json")
+    assert reply.status == 500
+    assert "boom" in orjson.loads(reply.body)["message"]
+
+
+async def test_who_asks_travels_with_the_request(edge):
+    edge.bus.answer(contracts.KILL, EMPTY)
+    reply = await edge.client.request("POST", "/containers/x/kill")
+    assert edge.bus.contexts[0].actor == f"uid:{os.getuid()}"
+    assert edge.bus.contexts[0].request_id == reply.headers["x-request-id"]
+
+
+async def test_one_connection_serves_many_requests(edge):
+    edge.bus.answer(contracts.INFO, SystemInfo(containers=0, running=0, paused=0, stopped=0, nodes=[]))
+    reader, writer = await edge.client.open()
+    for _ in range(3):
+        writer.write(edge.client.head("GET", "/_ping"))
+        assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\nOK"), 5)
+    writer.close()
+
+
+def test_every_error_has_a_status():
+    assert set(STATUS) == set(BY_CODE.values())
+    assert status_of(Conflict("x")) == 409
+    assert status_of(Internal("x")) == 500
+
+
+CREATE = "/containers/create"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "text"),
+    [
+        (b"", "application/json", "EOF"),
+        (b"{bad", "application/json", "invalid JSON"),
+        (b"[]", "application/json", "invalid JSON"),
+        (b'{"Image":"x"} y', "application/json", "invalid JSON"),
+        (b'{"Image":5}', "application/json", "Image"),
+        (b'{"Image":"x","HostConfig":{"Memory":"5"}}', "application/json", "HostConfig.Memory"),
+        (b'{"Image":"x"}', "text/plain", "unsupported Content-Type header (text/plain)"),
+        (b"{}", "application/json", "Config cannot be empty in order to create a container"),
+        (b"null", "application/json", "Config cannot be empty in order to create a container"),
+    ],
+)
+async def test_bad_bodies_are_refused_before_anyone_is_asked(edge, body, content_type, text):
+    reply = await edge.client.request("POST", CREATE, body, {"Content-Type": content_type})
+    assert reply.status == 400
+    assert text in orjson.loads(reply.body)["message"]
+    assert edge.bus.requests == []
+
+
+async def test_names_match_without_regard_to_case_and_null_is_the_zero_value(edge):
+    edge.bus.answer(contracts.CREATE, CreatedContainer(id="c1"))
+    body = b'{"image":"x","hostconfig":{"memory":7,"Binds":null},"Labels":{"image":"kept"},"unknown":1}'
+    reply = await edge.client.request("POST", CREATE + "?name=/web", body)
+    assert (reply.status, orjson.loads(reply.body)) == (201, {"Id": "c1", "Warnings": []})
+    sent = edge.bus.requests[0][1]
+    assert (sent.name, sent.config.image, sent.host_config.memory) == ("web", "x", 7)
+    assert sent.config.labels == {"image": "kept"}

@@ -1,0 +1,224 @@
+"""Raw connections: attach, exec and WebSocket over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.api import websocket
+from shared import streams
+from shared.bus import EMPTY
+from shared.contracts import containers as contracts
+from shared.contracts.containers import AttachInfo
+from shared.errors import InvalidArgument, NotFound
+
+
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
+ATTACH = "/v1.41/containers/x/attach?stream=1&stdin=1&stdout=1"
+
+
+class Peer:
+    """The service's end of an attach: says what it got when stdin ended, then ends."""
+
+    def __init__(self, edge, tty=False):
+        self.edge, self.tty = edge, tty
+        self.got = asyncio.get_running_loop().create_future()
+        edge.bus.answer(contracts.ATTACH, self.attach)
+
+    async def attach(self, request):
+        self.stream = await streams.accept(self.edge.bus, request.stream)
+        self.task = asyncio.create_task(self.work())
+        return AttachInfo(tty=self.tty)
+
+    async def work(self):
+        got = b"".join([chunk async for chunk in self.stream])
+        self.got.set_result(got)
+        await self.stream.write(b"end:" + got)
+        await self.stream.close_write()
+        await self.stream.aclose()
+
+
+async def read_head(reader):
+    return (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)).decode()
+
+
+async def test_upgrade_half_close_and_end(edge):
+    peer = Peer(edge)
+    reader, writer = await edge.client.open()
+    writer.write(edge.client.head("POST", ATTACH, UPGRADE))
+    head = await read_head(reader)
+    assert head.startswith("HTTP/1.1 101 UPGRADED\r\n")
+    assert "Upgrade: tcp" in head
+    assert "application/vnd.docker.raw-stream" in head
+    writer.write(b"hello ")
+    await asyncio.sleep(0.05)
+    writer.write(b"world")
+    writer.write_eof()
+    assert await asyncio.wait_for(reader.read(), 5) == b"end:hello world"
+    assert await peer.got == b"hello world"
+    writer.close()
+
+
+async def test_bytes_sent_with_the_request_are_not_lost(edge):
+    Peer(edge)
+    reader, writer = await edge.client.open()
+    writer.write(edge.client.head("POST", ATTACH, UPGRADE) + b"early")
+    writer.write_eof()
+    await read_head(reader)
+    assert await asyncio.wait_for(reader.read(), 5) == b"end:early"
+    writer.close()
+
+
+async def test_old_clients_get_200_and_keep_their_early_bytes(edge):
+    Peer(edge)
+    reader, writer = await edge.client.open()
+    writer.write(edge.client.head("POST", ATTACH) + b"GET / HTTP/1.1 looking bytes")
+    head = await read_head(reader)
+    assert head.startswith("HTTP/1.1 200 OK\r\n")
+    assert "Upgrade" not in head
+    writer.write_eof()
+    assert await asyncio.wait_for(reader.read(), 5) == b"end:GET / HTTP/1.1 looking bytes"
+    writer.close()
+
+
+async def test_large_transfers_pass_whole_both_ways(edge):
+    Peer(edge, tty=True)
+    data = bytes(range(256)) * 16384
+    reader, writer = await edge.client.open()
+    writer.write(edge.client.head("POST", ATTACH, UPGRADE))
+    await read_head(reader)
+    writer.write(data)
+    writer.write_eof()
+    assert await asyncio.wait_for(reader.read(), 20) == b"end:" + data
+    writer.close()
+
+
+async def test_streams_are_named_multiplexed_from_1_42_on(edge):
+    for version, tty, name in (("1.42", False, "multiplexed"), ("1.50", True, "raw"), ("1.41", False, "raw")):
+        Peer(edge, tty=tty)
+        reader, writer = await edge.client.open()
+        writer.write(edge.client.head("POST", ATTACH.replace("1.41", version), UPGRADE))
+        writer.write_eof()
+        assert f"application/vnd.docker.{name}-stream" in await read_head(reader)
+        await reader.read()
+        writer.close()
+
+
+async def test_an_error_before_the_hijack_is_plain_http(edge):
+    edge.bus.answer(contracts.ATTACH, NotFound("No such container: x"))
+    reply = await edge.client.request("POST", ATTACH, headers=UPGRADE)
+    assert reply.status == 404
+    assert b"No such container: x" in reply.body
+
+
+async def test_a_client_that_leaves_cancels_the_stream(edge):
+    cancelled = asyncio.get_running_loop().create_future()
+
+    async def attach(request):
+        stream = await streams.accept(edge.bus, request.stream)
+
+        async def work():
+            try:
+                while True:
+                    await stream.write(b"x" * 65536)
+            except Exception as error:
+                cancelled.set_result(error)
+
+        edge.task = asyncio.create_task(work())
+        return AttachInfo(tty=False)
+
+    edge.bus.answer(contracts.ATTACH, attach)
+    reader, writer = await edge.client.open()
+    writer.write(edge.client.head("POST", ATTACH, UPGRADE))
+    await read_head(reader)
+    writer.transport.abort()
+    assert isinstance(await asyncio.wait_for(cancelled, 5), streams.StreamCancelled)
+
+
+EXEC = b'{"Detach":false,"Tty":false}'
+
+
+async def test_exec_has_a_body_and_an_upgrade(edge):
+    async def start(request):
+        stream = await streams.accept(edge.bus, request.stream)
+
+        async def work():
+            got = b"".join([chunk async for chunk in stream])
+            await stream.write(got.upper())
+            await stream.close_write()
+            await stream.aclose()
+
+        edge.task = asyncio.create_task(work())
+        return EMPTY
+
+    edge.bus.answer(contracts.EXEC_START, start)
+    reader, writer = await edge.client.open()
+    headers = {**UPGRADE, "Content-Type": "application/json"}
+    writer.write(edge.client.head("POST", "/exec/e1/start", headers, EXEC) + b"abc")
+    writer.write_eof()
+    await read_head(reader)
+    assert await asyncio.wait_for(reader.read(), 5) == b"ABC"
+    writer.close()
+
+
+async def test_a_command_that_cannot_run_is_told_in_the_output(edge):
+    edge.bus.answer(contracts.EXEC_START, InvalidArgument("OCI runtime exec failed: executable file not found"))
+    headers = {**UPGRADE, "Content-Type": "application/json"}
+    reader, writer = await edge.client.open()
+    writer.write(edge.client.head("POST", "/exec/e1/start", headers, EXEC))
+    assert "101 UPGRADED" in await read_head(reader)
+    data = await asyncio.wait_for(reader.read(), 5)
+    text = b"OCI runtime exec failed: executable file not found\r\n"
+    assert data == b"\x01\0\0\0" + len(text).to_bytes(4, "big") + text
+    writer.close()
+
+
+async def test_an_exec_that_does_not_exist_is_http(edge):
+    edge.bus.answer(contracts.EXEC_START, NotFound("No such exec instance: e1"))
+    reply = await edge.client.request("POST", "/exec/e1/start", EXEC)
+    assert reply.status == 404
+
+
+def masked(opcode, payload, mask=b"\x01\x02\x03\x04"):
+    return bytes([0x80 | opcode, 0x80 | len(payload)]) + mask + websocket.unmask(payload, mask)
+
+
+async def test_attach_over_websocket(edge):
+    async def attach(request):
+        stream = await streams.accept(edge.bus, request.stream)
+
+        async def work():
+            got = await stream.read()
+            await stream.write(b"\x01\0\0\0\0\0\0\x05" + got)
+            await stream.close_write()
+            await stream.aclose()
+
+        edge.task = asyncio.create_task(work())
+        return AttachInfo(tty=False)
+
+    edge.bus.answer(contracts.ATTACH, attach)
+    key = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    reader, writer = await edge.client.open()
+    writer.write(edge.client.head("GET", "/containers/x/attach/ws?stream=1&stdin=1&stdout=1", key))
+    head = await read_head(reader)
+    assert "101 " in head
+    assert "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head  # RFC 6455, section 1.3
+    writer.write(masked(websocket.PING, b"p") + masked(websocket.BINARY, b"12345"))
+    data = await asyncio.wait_for(reader.read(), 5)
+    assert data == b"\x8a\x01p" + b"\x82\x0512345" + b"\x88\x02\x03\xe8"
+    writer.close()
+
+
+async def test_a_body_may_arrive_after_the_head(edge):
+    edge.bus.answer(contracts.EXEC_START, NotFound("No such exec instance: e1"))
+    for upgrade in ({}, UPGRADE):
+        reader, writer = await edge.client.open()
+        headers = {**upgrade, "Content-Type": "application/json", "Content-Length": str(len(EXEC))}
+        writer.write(edge.client.head("POST", "/exec/e1/start", headers))
+        await asyncio.sleep(0.02)
+        writer.write(EXEC[:5])
+        await asyncio.sleep(0.02)
+        writer.write(EXEC[5:])
+        assert "404" in await read_head(reader)
+        writer.close()
