@@ -127,14 +127,15 @@ class LayerPlan:
     def write(self, path: Path) -> WrittenLayer:
         """Write the layer. Blocks; raises OSError."""
         with path.open("wb") as raw:
-            writer = _Writer(raw)
+            writer = LayerWriter(raw)
             for name in sorted(self._items, key=lambda item: item.split("/")):
-                writer.add(name, self._items[name])
+                item = self._items[name]
+                writer.add(name, item.entry, item.open, tree=item.tree)
             writer.finish()
         return WrittenLayer(path, "sha256:" + writer.digest.hexdigest(), writer.content_bytes)
 
 
-class _Writer:
+class LayerWriter:
     """A tar going to a file, hashed on the way."""
 
     def __init__(self, raw: BinaryIO) -> None:
@@ -143,18 +144,20 @@ class _Writer:
         self.content_bytes = 0
         self._links: dict[tuple[int, object], str] = {}
 
-    def add(self, name: str, item: _Item) -> None:
-        entry = item.entry
+    def add(
+        self, name: str, entry: Entry, content: Callable[[], Content] | None = None, *, tree: object = None
+    ) -> None:
+        """Args: tree: where the entry is from; equal identities of one tree become hard links."""
         header = _header(name, entry)
         if entry.identity is not None:
-            first = self._links.setdefault((id(item.tree), entry.identity), name)
+            first = self._links.setdefault((id(tree), entry.identity), name)
             if first != name:
                 header.type, header.linkname, header.size = tarfile.LNKTYPE, first, 0
                 self._write(header.tobuf(tarfile.PAX_FORMAT))
                 return
         self._write(header.tobuf(tarfile.PAX_FORMAT))
-        if entry.kind == "file" and item.open is not None:
-            self._copy(name, entry.size, item.open())
+        if entry.kind == "file" and content is not None:
+            self._copy(name, entry.size, content())
 
     def _copy(self, name: str, size: int, stream: Content) -> None:
         left = size

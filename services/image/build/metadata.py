@@ -21,6 +21,7 @@ from shared.contracts.docker import HealthConfig
 from shared.errors import InvalidArgument
 
 MAX_PORT = 65535
+_CHARACTERS = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 39: "\\'", 92: "\\\\"}
 _PORT = re.compile(r"^(?:(?P<host>.*):)?(?P<first>\d+)(?:-(?P<last>\d+))?(?:/(?P<protocol>\w+))?$")
 
 
@@ -40,9 +41,9 @@ def changes_files(instruction: Instruction) -> bool:
 
 def _arg(instruction: Instruction, state: StageState) -> str:
     texts = []
-    for name, default in cast(Arg, instruction).arguments:
-        word = state.expander()
-        name, value = word(name), None if default is None else word(default)
+    for written, default in cast(Arg, instruction).arguments:
+        word = state.expander()  # anew each time: an argument may use the one before it
+        name, value = word(written), None if default is None else word(default)
         state.arguments.declare(name, value)
         texts.append(name if value is None else f"{name}={value}")
     return "ARG " + " ".join(texts)
@@ -109,9 +110,15 @@ def _healthcheck(instruction: Instruction, state: StageState) -> str:
 
 
 def _health_text(check: Healthcheck) -> str:
-    durations = (check.interval_ns, check.timeout_ns, check.start_period_ns, check.start_interval_ns)
+    durations = [check.interval_ns, check.timeout_ns, check.start_period_ns]
+    if check.start_interval_ns:
+        durations.append(check.start_interval_ns)
     texts = " ".join(f'"{format_duration(value)}"' for value in durations)
-    return f"&{{{_quoted(check.test)} {texts} '\\x{check.retries:02x}'}}"
+    # Docker prints the number as a character literal; users compare histories, so it stays.
+    retries = _CHARACTERS.get(check.retries) or (
+        chr(check.retries) if check.retries > 31 else f"\\x{check.retries:02x}"
+    )
+    return f"&{{{_quoted(check.test)} {texts} '{retries}'}}"
 
 
 def format_duration(value_ns: int) -> str:

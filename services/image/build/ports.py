@@ -54,7 +54,8 @@ class NewImage:
     Attributes:
         created_by: The step, as history shows it.
         cache_key: Under which `ImageStore.cached` finds it again, with its parent; empty keeps it out of the cache.
-        empty_layer: The step changed no file and has no layer.
+        layer: What the step changed; None when it changed no file.
+        known_layer: Digest of a layer that the store has already, in place of `layer`.
     """
 
     parent: BuiltImage
@@ -66,6 +67,7 @@ class NewImage:
     container_id: str = ""
     comment: str = ""
     layer: WrittenLayer | None = None
+    known_layer: str | None = None
 
 
 class ImageStore(Protocol):

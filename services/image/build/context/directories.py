@@ -57,7 +57,7 @@ class DirectoryTree:
                 here = list(listing)
             for item in here:
                 if item.name not in names and item.name not in hidden:
-                    (hidden if _is_whiteout(item.stat(follow_symlinks=False)) else names).add(item.name)
+                    (hidden if is_whiteout(item.stat(follow_symlinks=False)) else names).add(item.name)
         return sorted(names)
 
     def open(self, path: str) -> Content:
@@ -79,7 +79,7 @@ class DirectoryTree:
                 status = os.lstat(full)
             except FileNotFoundError:
                 continue
-            return None if _is_whiteout(status) else (full, status)
+            return None if is_whiteout(status) else (full, status)
         return None
 
     def _find_directories(self, path: str) -> tuple[str, ...]:
@@ -97,16 +97,16 @@ class DirectoryTree:
             if not stat.S_ISDIR(status.st_mode):
                 break  # a file or whiteout: what lies below does not show through
             found.append(full)
-            if _is_opaque(full):
+            if is_opaque(full):
                 break
         return tuple(found)
 
 
-def _is_whiteout(status: os.stat_result) -> bool:
+def is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def _is_opaque(directory: str) -> bool:
+def is_opaque(directory: str) -> bool:
     try:
         return os.getxattr(directory, OPAQUE_XATTR, follow_symlinks=False) == b"y"
     except OSError:  # not set, or a file system without such attributes
