@@ -15,12 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from services.executor.agent.shims import ShimClient
 from services.executor.runtime import mountcalls
 from services.executor.runtime.errors import Interrupted, RuntimeFailure, from_wire
-from services.executor.runtime.zygote import LARGEST_ORDER
+from services.executor.runtime.zygote import LARGEST_ORDER, pack_order, pack_packet
 
 READY_S = 15.0
 _SOURCE_ROOT = Path(__file__).resolve().parents[3]
@@ -152,10 +150,24 @@ class Zygote:
         raise RuntimeFailure(f"unexpected answer of the shim: {first}")
 
     async def _send(self, order: dict[str, Any], fds: list[int]) -> None:
+        packet = pack_packet(*pack_order(order))
+        spare: int | None = None
+        if len(packet) > LARGEST_ORDER:
+            spare = os.memfd_create("order", os.MFD_CLOEXEC)
+            os.write(spare, packet)
+            packet, fds = bytes(4), [*fds, spare]
+        try:
+            await self._deliver(packet, fds)
+        finally:
+            if spare is not None:
+                os.close(spare)
+
+    async def _deliver(self, packet: bytes, fds: list[int]) -> None:
         for attempt in (1, 2):
             await self.start()
+            assert self._socket is not None
             try:
-                await self._send_once(order, fds)
+                await _send_packet(self._socket, packet, fds)
                 return
             except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError) as error:
                 await self._reset()
@@ -166,20 +178,6 @@ class Zygote:
         async with self._starting:
             await self._discard()
 
-    async def _send_once(self, order: dict[str, Any], fds: list[int]) -> None:
-        assert self._socket is not None
-        data = orjson.dumps(order)
-        spare: int | None = None
-        if len(data) > LARGEST_ORDER:
-            spare = os.memfd_create("order", os.MFD_CLOEXEC)
-            os.write(spare, data)
-            data, fds = b'{"memfd":true}', [*fds, spare]
-        try:
-            await _send_packet(self._socket, data, fds)
-        finally:
-            if spare is not None:
-                os.close(spare)
-
     async def close(self) -> None:
         """End the zygote; shims and containers live on."""
         async with self._starting:
@@ -188,18 +186,22 @@ class Zygote:
 
 async def _send_packet(sock: socket.socket, data: bytes, fds: list[int]) -> None:
     ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-    loop = asyncio.get_running_loop()
     while True:
         try:
             sock.sendmsg([data], ancillary)
             return
         except BlockingIOError:
-            writable = loop.create_future()
-            loop.add_writer(sock.fileno(), lambda: writable.done() or writable.set_result(None))  # noqa: B023
-            try:
-                await writable
-            finally:
-                loop.remove_writer(sock.fileno())
+            await _writable(sock)
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    loop.add_writer(sock.fileno(), event.set)
+    try:
+        await event.wait()
+    finally:
+        loop.remove_writer(sock.fileno())
 
 
 def protected_interpreter() -> int:

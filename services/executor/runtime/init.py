@@ -45,16 +45,14 @@ class Init:
     Attributes:
         plan: what to do.
         channel: to the parent.
-        pid: our id as the parent sees it.
         namespace_fds: of the namespaces to join that the stage did not.
         root: descriptor of the rootfs, from `root` to `enter`.
         master: the terminal's end for the parent, or None.
     """
 
-    def __init__(self, plan: ContainerPlan, channel: Channel, pid: int, namespace_fds: dict[str, int]) -> None:
+    def __init__(self, plan: ContainerPlan, channel: Channel, namespace_fds: dict[str, int]) -> None:
         self.plan = plan
         self.channel = channel
-        self.pid = pid
         self.namespace_fds = namespace_fds
         self.userns_fds: dict[str, int] = {}
         self.root = -1
@@ -132,9 +130,10 @@ class Init:
         """createRuntime hooks run in the runtime's namespaces (by the parent), createContainer hooks in ours."""
         plan = self.plan
         if plan.hooks.get("prestart") or plan.hooks.get("createRuntime"):
-            self.channel.send("hooks")
+            outer = {kind: plan.hooks[kind] for kind in ("prestart", "createRuntime") if plan.hooks.get(kind)}
+            self.channel.send("hooks", hooks=outer, state=plan.state("creating", 0))
             self.channel.expect("hooked")
-        hooks.run("createContainer", plan.hooks, plan.state("creating", self.pid))
+        hooks.run("createContainer", plan.hooks, plan.state("creating", own_pid()))
 
     def enter(self) -> None:
         """Change the root. The descriptor of the old one is closed on the way; nothing refers to the host from here."""
@@ -171,7 +170,13 @@ class Init:
     def process(self) -> None:
         """Identity, privileges, execve."""
         ready_fds = () if self.master is None else (self.master,)
-        finish(self.plan.process, self.channel, ready_fds=ready_fds, plan=self.plan)
+        finish(
+            self.plan.process,
+            self.channel,
+            ready_fds=ready_fds,
+            plan=self.plan,
+            preserve_fds=self.plan.preserve_fds,
+        )
 
 
 def close_others(channel: Channel, keep: set[int]) -> None:
@@ -201,6 +206,11 @@ STEPS: tuple[tuple[str, Callable[[Init], None]], ...] = (
     ("console", Init.console),
     ("process", Init.process),
 )
+
+
+def own_pid() -> int:
+    """Our id as the runtime's /proc shows it, while that is still mounted."""
+    return int(os.readlink("/proc/self"))
 
 
 def run(init: Init) -> NoReturn:
@@ -254,6 +264,7 @@ def finish(
     ready_fds: tuple[int, ...] = (),
     plan: ContainerPlan | None = None,
     before_exec: Callable[[], None] | None = None,
+    preserve_fds: int = 0,
 ) -> None:
     """From root in the container's namespaces to the container's program; shared by containers and execs.
 
@@ -295,7 +306,7 @@ def finish(
     if process.seccomp is not None and process.no_new_privileges:
         # as late as can be: the filter need not allow what came before
         credentials.install_filter(process, channel)
-    kernel.close_from(3 + (plan.preserve_fds if plan else 0), on_exec=True)
+    kernel.close_from(3 + preserve_fds, on_exec=True)
     command.execute(path, process.args, environment)
 
 

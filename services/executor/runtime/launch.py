@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import os
 
-from services.executor.runtime import cgroups, process, state, validate
+from services.executor.runtime import cgroups, jsonlite, process, state, validate
 from services.executor.runtime.errors import InvalidSpec, NotFound, NotSupported, RuntimeFailure
+from services.executor.runtime.namespaces import Namespaces
 from services.executor.runtime.plan import ContainerPlan, ProcessPlan
 from services.executor.runtime.shimio import Input, Output
 
@@ -120,10 +121,11 @@ class Launched:
         self.private_pids = True
 
 
-def launch(order: dict[str, Any], fds: list[int], *, meanwhile: Callable[[], None]) -> Launched:
+def launch(order: dict[str, Any], details: bytes, fds: list[int], *, meanwhile: Callable[[], None]) -> Launched:
     """Carry out an order.
 
     Args:
+        order: the part that the shim itself needs; `details`, the JSON of the rest, is read by the child.
         fds: that came with it; those for the process are closed here.
         meanwhile: called once the process has been cloned, while it prepares itself.
 
@@ -131,28 +133,30 @@ def launch(order: dict[str, Any], fds: list[int], *, meanwhile: Callable[[], Non
         RuntimeFailure: nothing of the container remains.
     """
     if "exec_id" in order:
-        return _launch_exec(order, meanwhile)
-    return _launch_container(order, fds, meanwhile)
+        return _launch_exec(order, details, fds, meanwhile)
+    return _launch_container(order, details, fds, meanwhile)
 
 
-def _launch_container(order: dict[str, Any], fds: list[int], meanwhile: Callable[[], None]) -> Launched:
-    plan = container_plan(order, fds)
-    plan.process.wait = not order.get("start", True)
-    plan.process.die_with_parent = True
-    groups = backend()
-    validate.container(plan, groups)
-    cgroup = groups.create(cgroups.cgroup_path(plan.linux.get("cgroupsPath"), plan.container_id), resources(plan))
+def _launch_container(order: dict[str, Any], details: bytes, fds: list[int], meanwhile: Callable[[], None]) -> Launched:
+    hints = order["birth"]
+    cgroup = backend().open(hints["cgroup"])
+    streams = Streams(order)
+    birth = process.Birth(hints["flags"], staged=hints["staged"], cgroup_fd=_unified_fd(cgroup))
+
+    def build() -> ContainerPlan:
+        plan = container_plan({**jsonlite.loads(details), **order}, fds)
+        validate.container(plan, backend())
+        plan.cgroup_paths = backend().create(hints["cgroup"], resources(plan)).paths
+        return plan
+
     made: process.Launch | None = None
     try:
-        plan.cgroup_paths, plan.cgroup_fd = cgroup.paths, cgroup.directory_fd()
-        streams = Streams(order)
-        made = process.launch_container(plan, streams.theirs)
-        streams.close_theirs()
-        _close_sent(order, fds)
+        made = process.launch_container(build, birth, streams.theirs)
+        _after_clone(birth.cgroup_fd, order, fds, streams)
         meanwhile()
         made.until_ready()
         streams.take_terminal(made.master)
-        if not plan.process.wait:
+        if not made.waiting:
             made.until_running()
     except BaseException:
         if made is not None:
@@ -161,16 +165,59 @@ def _launch_container(order: dict[str, Any], fds: list[int], meanwhile: Callable
         cgroup.remove()
         raise
     launched = Launched(made, streams, cgroup, owns_cgroup=True)
-    launched.private_pids = "pid" in plan.namespaces.new
+    launched.private_pids = bool(hints["private_pids"])
     return launched
 
 
-def _close_sent(order: dict[str, Any], fds: list[int]) -> None:
-    """Descriptors that were for the process, and not connections of the shim."""
+def _unified_fd(cgroup: Cgroup) -> int | None:
+    """The v2 directory, made now: being born in it spares a move, for which the kernel would stop the whole machine."""
+    path = cgroup.paths.get("unified")
+    if path is None:
+        return None
+    os.makedirs(path, exist_ok=True)
+    return cgroup.directory_fd()
+
+
+def _after_clone(cgroup_fd: int | None, order: dict[str, Any], fds: list[int], streams: Streams) -> None:
+    """Close what was for the process alone."""
+    streams.close_theirs()
+    if cgroup_fd is not None:
+        os.close(cgroup_fd)
     kept = {order["control_fd"], *(wish["fd"] for wish in order.get("attach") or [])}
     for index, fd in enumerate(fds):
         if index not in kept:
             os.close(fd)
+
+
+#: keys of an order that only the process itself needs
+DETAILS = (
+    "spec",
+    "bundle",
+    "rootfs",
+    "user",
+    "init",
+    "init_path",
+    "seccomp_bpf",
+    "seccomp_flags",
+    "seccomp",
+    "process",
+)
+
+
+def birth_hints(order: dict[str, Any]) -> dict[str, Any]:
+    """What a shim must know of a container's spec: how to clone, and where its cgroup is.
+
+    Raises:
+        InvalidSpec: linux.namespaces, linux.cgroupsPath.
+    """
+    names = Namespaces(order["spec"])
+    path = (order["spec"].get("linux") or {}).get("cgroupsPath")
+    return {
+        "flags": names.clone_flags(staged=names.needs_stage),
+        "staged": names.needs_stage,
+        "cgroup": cgroups.cgroup_path(path, order["id"]),
+        "private_pids": "pid" in names.new,
+    }
 
 
 def container_plan(order: dict[str, Any], fds: list[int]) -> ContainerPlan:
@@ -190,6 +237,8 @@ def container_plan(order: dict[str, Any], fds: list[int]) -> ContainerPlan:
         user=_user(order)[0],
         group_add=_user(order)[1],
     )
+    plan.process.die_with_parent = True
+    plan.process.wait = not order.get("start", True)
     plan.process.seccomp = seccomp_filter(order, linux.get("seccomp"))
     return plan
 
@@ -232,7 +281,7 @@ def seccomp_filter(order: dict[str, Any], profile: dict[str, Any] | None) -> Any
     if order.get("seccomp_bpf"):
         import binascii
 
-        return seccomp.Filter(binascii.a2b_base64(order["seccomp_bpf"]), int(order.get("seccomp_flags") or 0))
+        return seccomp.CompiledFilter(binascii.a2b_base64(order["seccomp_bpf"]), int(order.get("seccomp_flags") or 0))
     if not profile:
         return None
     return seccomp.compile_filter(profile)
@@ -244,10 +293,35 @@ def resources(plan: ContainerPlan) -> dict[str, Any]:
     return found
 
 
-def _launch_exec(order: dict[str, Any], meanwhile: Callable[[], None]) -> Launched:
+def _launch_exec(order: dict[str, Any], details: bytes, fds: list[int], meanwhile: Callable[[], None]) -> Launched:
     pid = int(order["pid"])
     if order.get("start_time") and state.start_time(pid) != order["start_time"]:
         raise NotFound(f"container {order['id']} is not running", step="exec")
+    cgroup = backend().open(order["cgroup"]) if order.get("cgroup") else None
+    if cgroup is not None and not cgroup.exists():
+        raise InvalidSpec("cgroup", f"{order['cgroup']} does not exist")
+    streams = Streams(order)
+    cgroup_fd = cgroup.directory_fd() if cgroup is not None else None
+
+    def build() -> ProcessPlan:
+        return exec_plan({**jsonlite.loads(details), **order})
+
+    made = process.launch_exec(build, pid, cgroup.paths if cgroup else {}, streams.theirs, cgroup_fd=cgroup_fd)
+    try:
+        _after_clone(cgroup_fd, order, fds, streams)
+        meanwhile()
+        made.until_ready()
+        streams.take_terminal(made.master)
+        if not made.waiting:
+            made.until_running()
+    except RuntimeFailure:
+        made.abort()
+        raise
+    return Launched(made, streams, cgroup, owns_cgroup=False)
+
+
+def exec_plan(order: dict[str, Any]) -> ProcessPlan:
+    """The plan of an exec's order."""
     spec = dict(order.get("process") or {})
     _put_terminal(spec, order)
     user, groups = _user(order)
@@ -256,20 +330,4 @@ def _launch_exec(order: dict[str, Any], meanwhile: Callable[[], None]) -> Launch
     plan.seccomp = seccomp_filter(order, order.get("seccomp"))
     plan.die_with_parent = True
     plan.wait = not order.get("start", True)
-    cgroup = backend().open(order["cgroup"]) if order.get("cgroup") else None
-    if cgroup is not None and not cgroup.exists():
-        raise InvalidSpec("cgroup", f"{order['cgroup']} does not exist")
-    streams = Streams(order)
-    cgroup_fd = cgroup.directory_fd() if cgroup is not None else None
-    made = process.launch_exec(plan, pid, cgroup.paths if cgroup else {}, streams.theirs, cgroup_fd=cgroup_fd)
-    try:
-        streams.close_theirs()
-        meanwhile()
-        made.until_ready()
-        streams.take_terminal(made.master)
-        if not plan.wait:
-            made.until_running()
-    except RuntimeFailure:
-        made.abort()
-        raise
-    return Launched(made, streams, cgroup, owns_cgroup=False)
+    return plan

@@ -1,6 +1,8 @@
 """The parent's side: clone the process that becomes a container (or an exec), and lead the conversation with it.
 
-Source: clone(2), pid_namespaces(7). The dialogue is drawn in `sync.py`.
+The parent clones at once and learns from the child what it has to do: reading the spec, making the cgroup and everything
+else happens in the child, whose memory goes away with execve. Page faults after a fork are the larger part of a start;
+the parent, which stays, shall have few. Source: clone(2), pid_namespaces(7). The dialogue is drawn in `sync.py`.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import os
 
 from services.executor.runtime import hooks, init, kernel, namespaces, rlimits, tty
-from services.executor.runtime.errors import RuntimeFailure
+from services.executor.runtime.errors import RuntimeFailure, from_wire
 from services.executor.runtime.sync import Channel
 
 TYPE_CHECKING = False
@@ -19,24 +21,41 @@ if TYPE_CHECKING:
     from services.executor.runtime.plan import ContainerPlan, ProcessPlan
 
 
+class Birth:
+    """What has to be known of a container to clone its first process.
+
+    Attributes:
+        flags: CLONE_NEW* for it; of no meaning when `staged`.
+        staged: a process in between is needed (`Namespaces.needs_stage`).
+        cgroup_fd: of the v2 directory to be born in, or None.
+    """
+
+    __slots__ = ("cgroup_fd", "flags", "staged")
+
+    def __init__(self, flags: int, *, staged: bool, cgroup_fd: int | None) -> None:
+        self.flags = flags
+        self.staged = staged
+        self.cgroup_fd = cgroup_fd
+
+
 class Launch:
     """A process on its way to execve.
 
     Attributes:
-        pid: its id in our pid namespace.
+        pid: its id in our pid namespace (until `until_ready` has returned: of the process in between, if there is one).
         master: the terminal's end, or None.
-        channel: to it; closed when `finish` has returned.
+        waiting: it waits for `start`.
+        channel: to it; closed when it runs.
+        on_listener: called with a descriptor of the seccomp listener, which it is to close.
     """
 
-    __slots__ = ("_hooks", "_plan", "channel", "master", "on_listener", "pid", "waiting")
+    __slots__ = ("channel", "master", "on_listener", "pid", "waiting")
 
-    def __init__(self, pid: int, channel: Channel, plan: ContainerPlan | None) -> None:
+    def __init__(self, pid: int, channel: Channel) -> None:
         self.pid = pid
         self.channel = channel
         self.master: int | None = None
         self.waiting = False
-        self._plan = plan
-        #: called with a descriptor of the seccomp listener, which it is to close
         self.on_listener: Callable[[int], None] | None = None
 
     def until_ready(self) -> None:
@@ -91,73 +110,93 @@ class Launch:
         """React to one message; true when it was "ready"."""
         kind = message["kind"]
         if kind == "error":
-            from services.executor.runtime.errors import from_wire
-
             raise from_wire(message["error"])
-        if kind == "hooks":
-            self._run_hooks()
-            self.channel.send("hooked")
-        elif kind == "seccomp":
-            self._take_listener(message["fd"])
-            self.channel.send("fetched")
-        elif kind == "ready":
+        if kind == "ready":
             self.master = fds[0] if fds else None
             self.waiting = bool(message.get("wait"))
             return True
-        else:
-            raise RuntimeFailure(f'unexpected message "{kind}"', step="init")
+        try:
+            reaction = _REACTIONS[kind]
+        except KeyError:
+            raise RuntimeFailure(f'unexpected message "{kind}"', step="init") from None
+        reaction(self, message)
         return False
 
-    def _run_hooks(self) -> None:
-        assert self._plan is not None
-        state = self._plan.state("creating", self.pid)
-        hooks.run("prestart", self._plan.hooks, state)
-        hooks.run("createRuntime", self._plan.hooks, state)
+    def map_ids(self, message: dict[str, Any]) -> None:
+        """Write the id maps of the new user namespace, and limits that only we may raise."""
+        namespaces.write_maps(self.pid, message["uid_maps"], message["gid_maps"])
+        rlimits.apply([(name, *values) for name, *values in message["rlimits"]], self.pid)
+        self.channel.send("mapped")
 
-    def _take_listener(self, fd: int) -> None:
+    def change_child(self, message: dict[str, Any]) -> None:
+        """The process in between has borne the real one, and ends."""
+        os.waitpid(self.pid, 0)
+        self.pid = int(message["pid"])
+        self.channel.send("go")
+
+    def run_hooks(self, message: dict[str, Any]) -> None:
+        """Hooks of the runtime's namespaces."""
+        state = {**message["state"], "pid": self.pid}
+        hooks.run("prestart", message["hooks"], state)
+        hooks.run("createRuntime", message["hooks"], state)
+        self.channel.send("hooked")
+
+    def take_listener(self, message: dict[str, Any]) -> None:
+        """Fetch the seccomp listener out of the process and pass it on."""
         pidfd = os.pidfd_open(self.pid)
         try:
-            listener = kernel.pidfd_getfd(pidfd, fd)
+            listener = kernel.pidfd_getfd(pidfd, message["fd"])
         finally:
             os.close(pidfd)
         if self.on_listener is None:
             os.close(listener)
             raise RuntimeFailure("nobody to give the seccomp listener to", step="seccomp")
         self.on_listener(listener)
+        self.channel.send("fetched")
 
 
-def launch_container(plan: ContainerPlan, streams: tuple[int, int, int]) -> Launch:
-    """Clone a container's first process. Its cgroup exists; `streams` become its standard descriptors.
+_REACTIONS = {
+    "map": Launch.map_ids,
+    "stage": Launch.change_child,
+    "hooks": Launch.run_hooks,
+    "seccomp": Launch.take_listener,
+}
+
+
+def launch_container(build: Callable[[], ContainerPlan], birth: Birth, streams: tuple[int, int, int]) -> Launch:
+    """Clone a container's first process; `streams` become its standard descriptors.
 
     Returns at once; `Launch.until_ready` says how it went.
+
+    Args:
+        build: called in the child, still with the runtime's privileges and namespaces other than the new ones: makes the
+            plan, and the cgroup if nobody has yet.
     """
-    _preload(plan)
     ours, theirs = Channel.pair()
-    names = plan.namespaces
-    namespace_fds = namespaces.open_all(names.paths)
-    joins = _cgroup_doors(plan.cgroup_paths)
 
     def child() -> None:
-        _begin(ours, theirs, streams, plan.process.oom_score_adj, keep=_kept(plan, namespace_fds, joins))
-        _enter_cgroup(joins)
-        if names.needs_stage:
+        ours.close()
+        kernel.set_dumpable(False)
+        plan = build()
+        _preload(plan)
+        init.seal_interpreter()
+        namespace_fds = namespaces.open_all(plan.namespaces.paths)
+        doors = _cgroup_doors(plan.cgroup_paths)
+        _settle(plan.process, theirs, streams, keep=_kept(plan, namespace_fds, doors))
+        _enter_cgroup(doors)
+        if birth.staged:
             _stage(plan, theirs, namespace_fds)
-        init.run(init.Init(plan, theirs, os.getpid(), namespace_fds))
+        init.run(init.Init(plan, theirs, namespace_fds))
 
-    flags = 0 if names.needs_stage else names.clone_flags(staged=False)
-    pid = _clone(flags, plan.cgroup_fd, child, theirs)
+    pid = _clone(0 if birth.staged else birth.flags, birth.cgroup_fd, child, theirs)
     theirs.close()
-    for fd in (*namespace_fds.values(), *joins):
-        os.close(fd)
-    if names.needs_stage:
-        pid = _after_stage(pid, ours, plan)
-    return Launch(pid, ours, plan)
+    return Launch(pid, ours)
 
 
 def _preload(plan: ContainerPlan) -> None:
     """Import what the child may need: it cannot import any more (`init.seal_interpreter`)."""
     if any(mount.kind in {"cgroup", "cgroup2"} for mount in plan.mounts):
-        import services.executor.runtime.cgroupmount  # noqa: F401
+        import services.executor.runtime.cgroupmount
     if any(mount.options.copy_up for mount in plan.mounts):
         import services.executor.runtime.copytree
     if plan.namespaces.uid_maps and os.geteuid() != 0:
@@ -178,22 +217,19 @@ def _clone(flags: int, cgroup_fd: int | None, child: Callable[[], None], channel
     return pid
 
 
-def _begin(ours: Channel, theirs: Channel, streams: tuple[int, int, int], oom: int | None, *, keep: set[int]) -> None:
-    """The first thing in a child: out of everybody's reach, nothing inherited but what it needs."""
-    kernel.set_dumpable(False)
-    init.seal_interpreter()
-    ours.close()
-    if oom is not None:
-        with kernel.reporting("write", "/proc/self/oom_score_adj"):
+def _settle(process: ProcessPlan, channel: Channel, streams: tuple[int, int, int], *, keep: set[int]) -> None:
+    """Standard descriptors in place, nothing else inherited but what is needed."""
+    if process.oom_score_adj is not None:
+        with kernel.reporting("write", f"/proc/self/oom_score_adj {process.oom_score_adj}"):
             fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-            os.write(fd, str(oom).encode())
+            os.write(fd, str(process.oom_score_adj).encode())
             os.close(fd)
     # dup2 could hit a source that is itself a standard descriptor: copy above first
     copies = [os.dup(fd) for fd in streams]
     for target, copy in enumerate(copies):
         os.dup2(copy, target)
         os.close(copy)
-    init.close_others(theirs, keep)
+    init.close_others(channel, keep)
 
 
 def _cgroup_doors(paths: dict[str, str]) -> list[int]:
@@ -227,11 +263,11 @@ def _stage(plan: ContainerPlan, channel: Channel, namespace_fds: dict[str, int])
     """
     names = plan.namespaces
     namespaces.join(namespace_fds, names.paths)
-    namespace_fds.clear()
     if "user" in names.new:
         kernel.unshare(kernel.CLONE_NEWUSER)
         kernel.set_dumpable(True)  # else /proc/<pid>/uid_map belongs to root of the host alone
-        channel.send("map")
+        limits = plan.process.rlimits
+        channel.send("map", uid_maps=names.uid_maps, gid_maps=names.gid_maps, rlimits=limits)
         channel.expect("mapped")
         kernel.set_dumpable(False)
     if names.has("user"):
@@ -245,40 +281,11 @@ def _stage(plan: ContainerPlan, channel: Channel, namespace_fds: dict[str, int])
         channel.send("stage", pid=pid)
         os._exit(0)
     channel.expect("go")
-    init.run(init.Init(plan, channel, os.getpid(), {}))
-
-
-def _after_stage(stage: int, channel: Channel, plan: ContainerPlan) -> int:
-    """Serve the stage; returns the id of the real child."""
-    pid = 0
-    try:
-        while not pid:
-            got = channel.receive()
-            if got is None:
-                raise RuntimeFailure("the stage before the container's init ended early", step="namespaces")
-            message, _ = got
-            if message["kind"] == "error":
-                from services.executor.runtime.errors import from_wire
-
-                raise from_wire(message["error"])
-            if message["kind"] == "map":
-                namespaces.write_maps(stage, plan.namespaces.uid_maps, plan.namespaces.gid_maps)
-                rlimits.apply(plan.process.rlimits, stage)
-                channel.send("mapped")
-            else:
-                pid = message["pid"]
-    except BaseException:
-        os.kill(stage, 9)
-        os.waitpid(stage, 0)
-        channel.close()
-        raise
-    os.waitpid(stage, 0)
-    channel.send("go")
-    return pid
+    init.run(init.Init(plan, channel, {}))
 
 
 def launch_exec(
-    process: ProcessPlan,
+    build: Callable[[], ProcessPlan],
     container_pid: int,
     cgroup_paths: dict[str, str],
     streams: tuple[int, int, int],
@@ -290,25 +297,28 @@ def launch_exec(
 
     It enters the pid namespace last, by bearing the process that will execve, when all privileges are gone already: what
     runs in the container can see, and perhaps trace, only something that may do no more than itself.
+
+    Args:
+        build: called in the child, while it still has the runtime's privileges and namespaces.
     """
     pidfd = os.pidfd_open(container_pid)
     ours, theirs = Channel.pair()
-    doors = _cgroup_doors(cgroup_paths)
-    kinds = _different_namespaces(container_pid)
 
     def child() -> None:
-        _begin(ours, theirs, streams, process.oom_score_adj, keep={pidfd, *doors})
+        ours.close()
+        kernel.set_dumpable(False)
+        process = build()
+        init.seal_interpreter()
+        kinds = _different_namespaces(container_pid)
+        doors = _cgroup_doors(cgroup_paths)
+        _settle(process, theirs, streams, keep={pidfd, *doors, *range(3, 3 + preserve_fds)})
         _enter_cgroup(doors)
-        _exec_child(process, theirs, pidfd, kinds)
+        _exec_child(process, theirs, pidfd, kinds, preserve_fds)
 
     pid = _clone(0, cgroup_fd, child, theirs)
     theirs.close()
-    for fd in (pidfd, *doors):
-        os.close(fd)
-    launch = Launch(pid, ours, None)
-    if "pid" in kinds:
-        launch.pid = _after_exec_stage(launch)
-    return launch
+    os.close(pidfd)
+    return Launch(pid, ours)
 
 
 def _different_namespaces(pid: int) -> set[str]:
@@ -324,7 +334,7 @@ def _different_namespaces(pid: int) -> set[str]:
     return different
 
 
-def _exec_child(process: ProcessPlan, channel: Channel, pidfd: int, kinds: set[str]) -> None:
+def _exec_child(process: ProcessPlan, channel: Channel, pidfd: int, kinds: set[str], preserve_fds: int) -> None:
     kernel.setns(pidfd, sum(namespaces.FLAGS[kind] for kind in kinds), "of the container")
     os.close(pidfd)
     if "user" in kinds:
@@ -343,7 +353,13 @@ def _exec_child(process: ProcessPlan, channel: Channel, pidfd: int, kinds: set[s
         if process.terminal:
             tty.take_control()
 
-    init.finish(process, channel, ready_fds=() if master is None else (master,), before_exec=become_final)
+    init.finish(
+        process,
+        channel,
+        ready_fds=() if master is None else (master,),
+        before_exec=become_final,
+        preserve_fds=preserve_fds,
+    )
 
 
 def _exec_terminal(process: ProcessPlan) -> int:
@@ -356,23 +372,3 @@ def _exec_terminal(process: ProcessPlan) -> int:
         tty.set_size(slave, rows, columns)
     tty.use(slave)
     return master
-
-
-def _after_exec_stage(launch: Launch) -> int:
-    """Take the id of the real child from the one that prepared everything."""
-    stage, channel = launch.pid, launch.channel
-    try:
-        while True:
-            got = channel.receive()
-            if got is None:
-                raise RuntimeFailure("the process ended before it could join the container", step="exec")
-            message, _ = got
-            if message["kind"] == "stage":
-                break
-            launch._handle(message, [])
-    except BaseException:
-        launch.abort()
-        raise
-    os.waitpid(stage, 0)
-    channel.send("go")
-    return int(message["pid"])

@@ -37,8 +37,9 @@ class Shim:
         record: how it ended; None while it has not.
     """
 
-    def __init__(self, order: dict[str, Any], fds: list[int]) -> None:
+    def __init__(self, order: dict[str, Any], details: bytes, fds: list[int]) -> None:
         self.order = order
+        self.details = details
         self.fds = fds
         self.poller = select.epoll()
         self.clients: dict[int, Client] = {}
@@ -66,7 +67,7 @@ class Shim:
         for wish in self.order.get("attach") or []:
             self._attach(self._adopt(self.fds[wish["fd"]]), wish)
         try:
-            self.launched = launch(self.order, self.fds, meanwhile=self._meanwhile)
+            self.launched = launch(self.order, self.details, self.fds, meanwhile=self._meanwhile)
         except RuntimeFailure as failure:
             self._fail(control, failure)
             return False
@@ -492,7 +493,7 @@ _OPERATIONS = {
 }
 
 
-def run(order: dict[str, Any], fds: list[int]) -> None:
+def run(order: dict[str, Any], details: bytes, fds: list[int]) -> None:
     """Be the shim of one order; called in a fresh fork, returns when there is nothing left to do."""
     os.setsid()
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -500,7 +501,7 @@ def run(order: dict[str, Any], fds: list[int]) -> None:
         os.dup2(null, fd)
     os.close(null)
     kernel.set_process_name("davit-shim")
-    shim = Shim(order, fds)
+    shim = Shim(order, details, fds)
     if shim.begin():
         kernel.malloc_trim()
         shim.serve()

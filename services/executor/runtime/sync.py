@@ -3,6 +3,7 @@
     parent                                  child (init)
       | clone ------------------------------> |
       |   <-------------------------- stage   |   only with a user, time or joined pid namespace: the id of the real child
+      | go ---------------------------------> |
       |   <-------------------------- map     |   only with a new user namespace: asks for its id maps
       | mapped -----------------------------> |
       |   <-------------------------- hooks   |   only with hooks of the runtime namespace

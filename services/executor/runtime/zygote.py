@@ -25,20 +25,34 @@ LARGEST_ORDER = 1 << 17
 MOST_FDS = 64
 
 
-def receive_order(socket: _socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """The next order and its descriptors, or None when the agent is gone."""
-    data, ancillary, _flags, _address = socket.recvmsg(
-        LARGEST_ORDER, _socket.CMSG_SPACE(4 * MOST_FDS), _socket.MSG_CMSG_CLOEXEC
-    )
-    fds = received_fds(ancillary)
-    if not data:
-        return None
-    order = jsonlite.loads(data)
-    if "memfd" in order:
+def pack_order(order: dict[str, Any]) -> tuple[bytes, bytes]:
+    """(what the shim needs, what only its child needs) of an order, each as JSON.
+
+    Raises:
+        InvalidSpec: what can be seen to be wrong already.
+    """
+    from services.executor.runtime import launch
+
+    own = {key: value for key, value in order.items() if key not in launch.DETAILS}
+    if "exec_id" not in order:
+        own["birth"] = launch.birth_hints(order)
+    details = {key: order[key] for key in launch.DETAILS if key in order}
+    return jsonlite.dumps(own).encode(), jsonlite.dumps(details).encode()
+
+
+def pack_packet(own: bytes, details: bytes) -> bytes:
+    """One packet of both: the first one's length in four bytes, big-endian, then the two."""
+    return len(own).to_bytes(4, "big") + own + details
+
+
+def unpack_packet(packet: bytes, fds: list[int]) -> tuple[dict[str, Any], bytes]:
+    """The inverse. An empty packet says that the last descriptor is a file that holds it."""
+    if len(packet) == 4:
         with open(fds.pop(), "rb") as file:
             file.seek(0)
-            order = jsonlite.loads(file.read())
-    return order, fds
+            packet = file.read()
+    size = 4 + int.from_bytes(packet[:4], "big")
+    return jsonlite.loads(packet[4:size]), packet[size:]
 
 
 def warm_up() -> None:
@@ -58,19 +72,22 @@ def warm_up() -> None:
 
 
 def serve(socket: _socket.socket) -> None:
-    """Fork a shim for each order until the agent is gone."""
+    """Fork a shim for each order until the agent is gone. The order itself is left to the shim to read."""
     # children are nobody's business here: the kernel reaps them
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
-    while (got := receive_order(socket)) is not None:
-        order, fds = got
+    space = _socket.CMSG_SPACE(4 * MOST_FDS)
+    while True:
+        packet, ancillary, _flags, _address = socket.recvmsg(LARGEST_ORDER, space, _socket.MSG_CMSG_CLOEXEC)
+        if not packet:
+            return
+        fds = received_fds(ancillary)
         if os.fork() == 0:
-            _become_shim(socket, order, fds)
+            _become_shim(socket, packet, fds)
         for fd in fds:
             os.close(fd)
-        del order, got
 
 
-def _become_shim(socket: _socket.socket, order: dict[str, Any], fds: list[int]) -> None:
+def _become_shim(socket: _socket.socket, packet: bytes, fds: list[int]) -> None:
     from services.executor.runtime import shim
 
     status = 1
@@ -80,7 +97,8 @@ def _become_shim(socket: _socket.socket, order: dict[str, Any], fds: list[int]) 
         # a shim goes when its process has gone, not when somebody stops an engine
         for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
             _signal.signal(number, _signal.SIG_IGN)
-        shim.run(order, fds)
+        order, details = unpack_packet(packet, fds)
+        shim.run(order, details, fds)
         status = 0
     finally:
         os._exit(status)
