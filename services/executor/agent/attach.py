@@ -11,9 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from shared.streams import ByteStream
-
 from shared.errors import DavitError
+from shared.streams import ByteStream
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,6 @@ import asyncio
 import logging
 from pathlib import Path
 
-from shared.service import ServiceContext
-
 from services.executor.agent.archive import Archives
 from services.executor.agent.containers import Containers
 from services.executor.agent.execs import Execs
@@ -24,6 +22,7 @@ from services.executor.agent.volumes import NodeVolumes
 from services.executor.agent.zygote import Zygote
 from services.executor.runtime.cgroups import detect
 from shared.contracts.node import ContainerReport
+from shared.service import ServiceContext
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +60,7 @@ async def start(ctx: ServiceContext) -> None:
     archives = Archives(ctx.bus, data_root, records, ctx.spawn)
 
     await network.start()
+    ctx.on_close(network.close)
     await containers.recover()
     facts = node_facts(ctx.node, cgroups.kind, dict.fromkeys(config.runtimes, ""), config.default_runtime)
     handlers = Handlers(ctx.bus, containers, execs, network, volumes, archives, cgroups, ctx.spawn)

@@ -21,19 +21,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.streams import ByteStream
-
 from services.executor.agent import attach as attaching
 from services.executor.agent.attach import AttachSpec, PendingAttach
+from services.executor.agent.failures import translated
 from services.executor.agent.launch import Launcher
 from services.executor.agent.network import NodeNetwork
 from services.executor.agent.records import NodeRecord, NodeRecords
 from services.executor.agent.reports import Reporter
 from services.executor.agent.restart import Backoff, should_restart, should_start_at_boot
 from services.executor.agent.shims import ShimClient, ShimGone
-from services.executor.runtime.cgroups import CgroupBackend
+from services.executor.runtime.cgroups.interface import CgroupBackend
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, Started
-from shared.errors import Conflict, DavitError, NotFound
+from shared.errors import Conflict, DavitError
+from shared.streams import ByteStream
 
 log = logging.getLogger(__name__)
 
@@ -125,22 +125,20 @@ class Containers:
         self.records.save(record)
         waiting = self._pending.pop(record.id, [])
         try:
-            launched = await self._launcher.launch(record, start=not waiting)
-            shim = await ShimClient.connect(launched.socket)
-            for pending in waiting:
-                await self._join(shim, pending)
-            if waiting:
-                await shim.start()
+            launched = await self._launcher.launch(record, [pending.spec for pending in waiting])
         except BaseException:
             record.status = "exited"
             self.records.save(record)
-            await self._network.release(record.id)
             for pending in waiting:
+                pending.taken.set()
                 await pending.stream.aclose()
             raise
+        shim = launched.result.client
+        for pending, connection in zip(waiting, launched.attached, strict=True):
+            self._joined(pending, *await asyncio.open_unix_connection(sock=connection))
         record.pid = launched.result.pid
         record.shim_pid = launched.result.shim_pid
-        record.started_at_ns = time.time_ns()
+        record.started_at_ns = launched.result.started_at_ns
         record.status = "running"
         self.records.save(record)
         self._watch(record, shim)
@@ -336,7 +334,8 @@ class Containers:
             self.records.save(record)
 
     async def resize(self, container_id: str, height: int, width: int) -> None:
-        await self.live(container_id).shim.resize(height, width)
+        with translated():
+            await self.live(container_id).shim.resize(height, width)
 
     # Attach
 
@@ -365,9 +364,13 @@ class Containers:
 
     async def _join(self, shim: ShimClient, pending: PendingAttach) -> None:
         spec = pending.spec
-        reader, writer = await shim.attach(stdin=spec.stdin, stdout=spec.stdout, stderr=spec.stderr)
+        with translated():
+            reader, writer = await shim.attach(stdin=spec.stdin, stdout=spec.stdout, stderr=spec.stderr)
+        self._joined(pending, reader, writer)
+
+    def _joined(self, pending: PendingAttach, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         pending.taken.set()
-        self._spawn(attaching.join(reader, writer, pending.stream, spec), name="attached stream")
+        self._spawn(attaching.join(reader, writer, pending.stream, pending.spec), name="attached stream")
 
     # Remove, recover
 
@@ -388,6 +391,7 @@ class Containers:
     async def recover(self) -> None:
         """After a start of the agent: find the shims that are still there, and settle what ended meanwhile."""
         await asyncio.gather(*(self._recover(record) for record in self.records.all()))
+        await self._network.settle()
 
     async def _recover(self, record: NodeRecord) -> None:
         if record.status in ("created", "exited"):
@@ -410,7 +414,7 @@ class Containers:
             record.started_at_ns = state.started_at_ns or time.time_ns()
         self.records.save(record)
         self._watch(record, shim)
-        await self._network.adopt(record.id, record.pid, record.order.attachments)
+        await self._network.adopt(record.id, record.pid, record.order.attachments, record.order.host_config.dns)
         for notify in self.on_started:
             notify(record)
 
@@ -440,7 +444,5 @@ class Containers:
         """All processes of a container, from its cgroup. Raises NotFound, Conflict."""
         record = self.records.get(container_id)
         self.live(container_id)
-        try:
+        with translated():
             return set(self._cgroups.open(self.cgroup_path(record)).pids())
-        except OSError as error:
-            raise NotFound(f"container {container_id} has no cgroup: {error}") from error

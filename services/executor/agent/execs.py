@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared.streams import accept
-
 from services.executor.agent import attach as attaching
 from services.executor.agent.attach import AttachSpec
 from services.executor.agent.containers import Containers
+from services.executor.agent.failures import translated
 from services.executor.agent.records import NodeRecord
 from services.executor.agent.reports import Reporter
 from services.executor.agent.shims import ShimClient, ShimGone
 from services.executor.agent.spec import exec_process
-from services.executor.agent.zygote import Zygote
+from services.executor.agent.zygote import LaunchResult, Zygote
+from services.executor.runtime.errors import RuntimeFailure
 from shared.bus import Bus
 from shared.contracts.containers import CreateExec
 from shared.contracts.node import ExecOrder, ExecReport, Started
 from shared.errors import Conflict, NotFound
+from shared.streams import accept
 
 READ_BYTES = 64 * 1024
 KILLED = 137
@@ -55,13 +58,12 @@ class Execs:
             "cgroup": self._containers.cgroup_path(record),
             "process": plan.process,
             "user": plan.user,
-            "seccomp_bpf": plan.seccomp,
             "tty": spec.tty,
             "open_stdin": spec.attach_stdin,
             "stdin_once": spec.attach_stdin,
             "socket": str(self._containers.records.exec_socket(exec_id)),
             "exit_file": str(self._exit_file(record, exec_id)),
-        }
+        } | ({"seccomp_bpf": plan.seccomp} if plan.seccomp else {})
 
     def _exit_file(self, record: NodeRecord, exec_id: str) -> Path:
         return self._containers.records.paths(record.id).directory / f"exec-{exec_id[:16]}.json"
@@ -74,29 +76,44 @@ class Execs:
         self._containers.live(order.container_id)
         request = self._request(record, order.id, order.spec, order.console_size)
         attached = order.stream is not None and not order.detach
-        result = await self._zygote.launch(request | {"start": not attached}, [])
-        shim = await ShimClient.connect(Path(request["socket"]))
+        spec = AttachSpec(order.spec.attach_stdin, order.spec.attach_stdout, order.spec.attach_stderr)
+        result, connection = await self._launch(request, spec if attached else None)
+        shim = result.client
         self._shims[order.id] = shim
-        if attached and order.stream is not None:
+        settled = self._spawn(self._settle(order, shim), name=f"exec exit {order.id[:12]}")
+        if connection is not None and order.stream is not None:
             stream = await accept(self._bus, order.stream)
-            spec = AttachSpec(order.spec.attach_stdin, order.spec.attach_stdout, order.spec.attach_stderr)
-            reader, writer = await shim.attach(stdin=spec.stdin, stdout=spec.stdout, stderr=spec.stderr)
-            try:
-                await shim.start()
-            except BaseException:
-                writer.close()
-                await stream.aclose()
-                self._forget(order)
-                raise
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
             self._spawn(
-                attaching.join(reader, writer, stream, spec, before_close=lambda: self._settle(order, shim)),
+                attaching.join(reader, writer, stream, spec, before_close=lambda: _done(settled)),
                 name=f"exec {order.id[:12]}",
             )
-        self._spawn(self._settle(order, shim), name=f"exec exit {order.id[:12]}")
-        return Started(pid=result.pid, started_at_ns=time.time_ns())
+        return Started(pid=result.pid, started_at_ns=result.started_at_ns)
+
+    async def _launch(
+        self, request: dict[str, Any], spec: AttachSpec | None
+    ) -> tuple[LaunchResult, socket.socket | None]:
+        """Start an exec's process, with one connection attached from its first byte on."""
+        if spec is None:
+            with translated():
+                result = await self._zygote.launch(request)
+            result.client.path = request["socket"]
+            return result, None
+        ours, theirs = socket.socketpair()
+        try:
+            request["attach"] = [{"fd": 0, "stdin": spec.stdin, "stdout": spec.stdout, "stderr": spec.stderr}]
+            with translated():
+                result = await self._zygote.launch(request, [theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        result.client.path = request["socket"]
+        return result, ours
 
     async def _settle(self, order: ExecOrder, shim: ShimClient) -> None:
-        """Wait for the end and report it, once however many wait."""
+        """Wait for the end and report it."""
         try:
             exit_code = (await shim.wait()).exit_code
         except ShimGone:
@@ -124,7 +141,8 @@ class Execs:
         shim = self._shims.get(exec_id)
         if shim is None:
             raise NotFound(f"No such exec instance: {exec_id}")
-        await shim.resize(height, width)
+        with translated():
+            await shim.resize(height, width)
 
     async def capture(self, record: NodeRecord, exec_id: str, spec: CreateExec, limit_bytes: int) -> tuple[int, bytes]:
         """Run a command and collect its output (stdout and stderr together, the first `limit_bytes`).
@@ -132,13 +150,12 @@ class Execs:
         Cancelling it kills the command.
         """
         request = self._request(record, exec_id, spec, [])
-        await self._zygote.launch(request | {"start": False}, [])
-        shim = await ShimClient.connect(Path(request["socket"]))
+        result, connection = await self._launch(request, AttachSpec(stdout=True, stderr=True))
+        shim = result.client
         output = bytearray()
         try:
-            reader, writer = await shim.attach(stdin=False, stdout=True, stderr=True)
+            reader, writer = await asyncio.open_unix_connection(sock=connection)
             try:
-                await shim.start()
                 while frame := await reader.read(READ_BYTES):
                     if len(output) < limit_bytes:
                         output += frame
@@ -156,5 +173,9 @@ class Execs:
     async def _kill(self, shim: ShimClient) -> None:
         try:
             await shim.signal(9)
-        except (ShimGone, OSError):  # it ended by itself
+        except RuntimeFailure:  # it ended by itself
             return
+
+
+async def _done(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait({task})

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from shared.streams import ByteStream, accept
-
 from services.executor.agent import processes
 from services.executor.agent.archive import Archives
 from services.executor.agent.attach import AttachSpec
@@ -20,7 +18,7 @@ from services.executor.agent.records import NodeRecord
 from services.executor.agent.spec import oci_resources
 from services.executor.agent.stats import docker_stats, with_previous
 from services.executor.agent.volumes import NodeVolumes
-from services.executor.runtime.cgroups import CgroupBackend
+from services.executor.runtime.cgroups.interface import CgroupBackend
 from shared.bus import EMPTY, Bus, Empty
 from shared.contracts import networks as network_contract
 from shared.contracts import node as contract
@@ -54,6 +52,7 @@ from shared.contracts.node import (
     UpdateOrder,
 )
 from shared.errors import DavitError
+from shared.streams import ByteStream, accept
 
 STATS_PERIOD_S = 1.0
 

@@ -10,12 +10,15 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from services.executor.agent import mounts as mount_plan
+from services.executor.agent.attach import AttachSpec
 from services.executor.agent.facts import init_binary
+from services.executor.agent.failures import translated
 from services.executor.agent.network import NodeNetwork, Sandbox
 from services.executor.agent.network.files import hosts_file, resolv_conf
 from services.executor.agent.records import ContainerPaths, NodeRecord, NodeRecords
@@ -30,8 +33,10 @@ NETNS_FD_INDEX = 0
 
 @dataclass(slots=True)
 class Launched:
+    """A process that runs. attached: our ends of the connections asked for, in order."""
+
     result: LaunchResult
-    socket: Path
+    attached: list[socket.socket] = field(default_factory=list)
 
 
 class Launcher:
@@ -54,8 +59,8 @@ class Launcher:
         self._volumes = volumes
         self._cgroup_v2 = cgroup_v2
 
-    async def launch(self, record: NodeRecord, *, start: bool) -> Launched:
-        """Create the container's process, and start it with `start`.
+    async def launch(self, record: NodeRecord, attaches: list[AttachSpec]) -> Launched:
+        """Start the container's process, with clients attached from its first byte on.
 
         Raises:
             DavitError: With Docker's text; `detail["exit_code"]` is 126, 127 or 128 where the command is to blame.
@@ -65,17 +70,39 @@ class Launcher:
         self._check_layers(order)
         mount_plan.check_sources(order.mounts)
         sandbox = await self._sandbox(order)
+        ours: list[socket.socket] = []
+        theirs: list[socket.socket] = []
         try:
             self._write_files(order, paths)
             await self._volumes.prepare(order, self._lower(order))
-            request = self._request(order, paths, sandbox)
-            fds = [sandbox.netns_fd] if sandbox is not None else []
-            result = await self._zygote.launch(request | {"start": start}, fds)
+            with translated():
+                request = self._request(order, paths, sandbox)
+                fds = [sandbox.netns_fd] if sandbox is not None else []
+                request["attach"] = []
+                for spec in attaches:
+                    one, other = socket.socketpair()
+                    ours.append(one)
+                    theirs.append(other)
+                    request["attach"].append(
+                        {
+                            "fd": len(fds) + len(theirs) - 1,
+                            "stdin": spec.stdin,
+                            "stdout": spec.stdout,
+                            "stderr": spec.stderr,
+                        }
+                    )
+                result = await self._zygote.launch(request, [*fds, *(one.fileno() for one in theirs)])
+                result.client.path = str(paths.socket)
         except BaseException:
+            for one in ours:
+                one.close()
             if sandbox is not None:
                 await self._network.release(order.id)
             raise
-        return Launched(result, paths.socket)
+        finally:
+            for one in theirs:
+                one.close()
+        return Launched(result, ours)
 
     def _check_layers(self, order: ContainerOrder) -> None:
         for layer in self._lower(order):
@@ -88,7 +115,7 @@ class Launcher:
 
     async def _sandbox(self, order: ContainerOrder) -> Sandbox | None:
         if order.network_mode == "networks":
-            return await self._network.prepare(order.id, order.attachments)
+            return await self._network.prepare(order.id, order.attachments, order.host_config.dns)
         if order.network_mode == "none":
             return await self._network.empty(order.id)
         return None
@@ -144,7 +171,6 @@ class Launcher:
             "bundle": str(paths.directory),
             "spec": plan.spec,
             "user": plan.user,
-            "seccomp_bpf": plan.seccomp,
             "rootfs": {"lower": self._lower(order), "upper": str(paths.upper), "work": str(paths.work)},
             "log": self._log(order, paths),
             "tty": order.config.tty,
@@ -152,7 +178,7 @@ class Launcher:
             "stdin_once": order.config.stdin_once,
             "socket": str(paths.socket),
             "exit_file": str(paths.exit),
-        }
+        } | ({"seccomp_bpf": plan.seccomp} if plan.seccomp else {})
 
     def _joined_pid(self, container_id: str) -> int:
         record = self._records.get(container_id)
@@ -161,4 +187,6 @@ class Launcher:
         return record.pid
 
     def _log(self, order: ContainerOrder, paths: ContainerPaths) -> dict[str, Any]:
-        return {"driver": order.log_driver, "path": str(paths.log), "options": order.log_options}
+        options = {key: value for key, value in order.log_options.items() if not key.startswith("attr.")}
+        attrs = {key[5:]: value for key, value in order.log_options.items() if key.startswith("attr.")}
+        return {"driver": order.log_driver, "path": str(paths.log), "options": options, "attrs": attrs}

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from services.executor.agent.mounts import OciMount, shm_size_bytes
-from services.executor.runtime import capabilities, defaults, seccomp
+from services.executor.runtime import capabilities, defaults, seccomp, seccomp_default
 from shared.contracts.containers import CreateExec
 from shared.contracts.docker import DeviceMapping, HostConfig
 from shared.contracts.node import ContainerOrder
@@ -107,9 +107,8 @@ def security_options(options: Iterable[str]) -> SecurityOptions:
 
 @lru_cache(maxsize=64)
 def _compiled(profile: str, caps: tuple[str, ...]) -> str:
-    text = defaults.SECCOMP_PROFILE if not profile else orjson.loads(profile)
-    resolved = seccomp.resolve_profile(text, caps)
-    return base64.b64encode(seccomp.compile_profile(resolved, caps).program).decode()
+    rules = seccomp_default.default_profile() if not profile else orjson.loads(profile)
+    return base64.b64encode(seccomp.compile_profile(rules, caps).program).decode()
 
 
 def seccomp_filter(options: SecurityOptions, privileged: bool, caps: list[str]) -> str:

@@ -1,0 +1,54 @@
+"""The runtime's failures as the engine's errors, with what Docker's clients read out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from services.executor.runtime.errors import (
+    CommandFailure,
+    Interrupted,
+    InvalidSpec,
+    KernelFailure,
+    NotFound,
+    NotSupported,
+    RuntimeFailure,
+    UserFailure,
+    WrongState,
+)
+from shared import errors
+
+_CLASSES: tuple[tuple[type[RuntimeFailure], type[errors.DavitError]], ...] = (
+    (CommandFailure, errors.InvalidArgument),
+    (UserFailure, errors.InvalidArgument),
+    (InvalidSpec, errors.InvalidArgument),
+    (NotSupported, errors.InvalidArgument),
+    (NotFound, errors.NotFound),
+    (WrongState, errors.Conflict),
+    (Interrupted, errors.Unavailable),
+    (KernelFailure, errors.Internal),
+)
+CREATE_FAILED = "davit create failed: unable to start container process: "
+NOT_STARTED = 128
+
+
+def translate(failure: RuntimeFailure) -> errors.DavitError:
+    """The same failure in the engine's tree; `exit_code` in its detail where the container's own command is at fault."""
+    cls = next((ours for theirs, ours in _CLASSES if isinstance(failure, theirs)), errors.Internal)
+    detail = {key: value for key, value in (("field", failure.field), ("step", failure.step)) if value}
+    if isinstance(failure, CommandFailure):
+        return cls(CREATE_FAILED + failure.message, exit_code=failure.exit_code, **detail)
+    if isinstance(failure, UserFailure):
+        return cls(failure.message, **detail)
+    if isinstance(failure, Interrupted):
+        return cls(failure.message, **detail)
+    return cls(CREATE_FAILED + failure.message, exit_code=NOT_STARTED, **detail)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Calls of the runtime inside raise the engine's errors."""
+    try:
+        yield
+    except RuntimeFailure as failure:
+        raise translate(failure) from failure
