@@ -42,6 +42,7 @@ class KernelNetwork:
         # Of containers that ran before this agent started and are not adopted yet: their ports stay open.
         self._unclaimed: Elements = {}
         self._quiet_checks = 0
+        self._hairpin = _bridges_are_filtered()
 
     def start(self, networks: Iterable[NodeNetwork]) -> None:
         """Make the networks exist; what an earlier agent published stays until `settle`."""
@@ -121,6 +122,7 @@ class KernelNetwork:
         has6 = any(":" in address for address in bridge.addresses)
         messages: list[Message] = [] if has6 else [links.set_link(link.index, link_local=False)]
         self._set_host_sysctls(bridge.name, ipv6=has6)
+        self._hairpin = _bridges_are_filtered()
         present = links.list_addresses(self._host).get(link.index, set())
         messages += [links.add_address(link.index, address) for address in bridge.addresses if address not in present]
         stale = {one for one in present - set(bridge.addresses) if not one.startswith("fe80:")}
@@ -321,7 +323,9 @@ class KernelNetwork:
 
     def _plugging(self, pair: Pair, network: NodeNetwork) -> list[Message]:
         messages = [links.set_link(pair.host_index, master=self._bridges[network.bridge])]
-        return messages if network.icc else [*messages, links.isolate_port(pair.host_index)]
+        if self._hairpin or not network.icc:
+            messages.append(links.port_options(pair.host_index, isolated=not network.icc, hairpin=self._hairpin))
+        return messages
 
     def _reroute(self, container_id: str, box: Sandbox) -> None:
         """The default route went with its link: another endpoint's gateway takes over, as Docker does it."""
@@ -442,6 +446,18 @@ class KernelNetwork:
         self._plug(pair, attachment.network)
         box.close_socket()
         return True
+
+
+def _bridges_are_filtered() -> bool:
+    """Whether br_netfilter is at work.
+
+    It translates addresses while a frame is still on the bridge, so that a container which calls its own published
+    port gets the frame back on the port it came from, and that needs hairpin mode.
+    """
+    try:
+        return namespace.get_sysctl("net/bridge/bridge-nf-call-iptables") == "1"
+    except FileNotFoundError:
+        return False
 
 
 def _addresses(attachment: Attachment) -> list[str]:

@@ -29,7 +29,7 @@ IN6_ADDR_GEN_MODE_NONE = 1
 VETH_INFO_PEER = 1
 IFLA_MACVLAN_MODE = 1
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
-IFLA_BRPORT_STATE, IFLA_BRPORT_FLUSH, IFLA_BRPORT_ISOLATED = 1, 24, 33
+IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_FLUSH, IFLA_BRPORT_ISOLATED = 1, 4, 24, 33
 BR_STATE_DISABLED = 0
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD = 0x02
@@ -131,10 +131,15 @@ def delete_link(index: int) -> Message:
     return Message(RTM_DELLINK, _ifinfo(index), tolerate=GONE)
 
 
-def isolate_port(index: int) -> Message:
-    """Keep a bridge port from talking to other isolated ports: inter-container communication off."""
-    payload = _ifinfo(index, family=socket.AF_BRIDGE) + nested(IFLA_PROTINFO, u8(IFLA_BRPORT_ISOLATED, 1))
-    return Message(RTM_SETLINK, payload)
+def port_options(index: int, *, isolated: bool, hairpin: bool) -> Message:
+    """Options of a bridge port.
+
+    Args:
+        isolated: Keep it from talking to other isolated ports: inter-container communication off.
+        hairpin: Let it hear what it sent itself, after a translation.
+    """
+    options = nested(IFLA_PROTINFO, u8(IFLA_BRPORT_MODE, hairpin), u8(IFLA_BRPORT_ISOLATED, isolated))
+    return Message(RTM_SETLINK, _ifinfo(index, family=socket.AF_BRIDGE) + options)
 
 
 def silence_port(index: int) -> Message:

@@ -99,7 +99,8 @@ def attributes(data: bytes | memoryview) -> dict[int, bytes]:
 class Netlink:
     """A netlink socket of the network namespace that the calling thread is in when it is made.
 
-    Not for two threads at once. Keeps working in its namespace wherever its thread goes afterwards.
+    Not for two threads at once. Keeps working in its namespace wherever its thread goes afterwards. With `groups` it
+    only listens to what the kernel announces to them (`drain`).
     """
 
     def __init__(self, protocol: int = NETLINK_ROUTE, *, groups: Sequence[int] = ()) -> None:
@@ -108,7 +109,8 @@ class Netlink:
         try:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
             self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
-            self._socket.settimeout(REPLY_TIMEOUT_S)
+            # Python waits before each call on a socket with a timeout, whatever its flags: a listener has none.
+            self._socket.settimeout(0 if groups else REPLY_TIMEOUT_S)
             self._socket.bind((0, 0))
             for group in groups:
                 self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
@@ -171,7 +173,7 @@ class Netlink:
         announced: list[tuple[int, bytes]] = []
         while True:
             try:
-                data = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+                data = self._socket.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 return announced
             except OSError as error:

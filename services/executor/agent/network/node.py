@@ -64,6 +64,7 @@ class NodeNetwork:
         self._chosen_dns: dict[str, list[str]] = {}
         self._proxies: dict[str, list[PortProxy]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self.closed = False
 
     @property
     def kernel(self) -> KernelNetwork:
@@ -103,6 +104,7 @@ class NodeNetwork:
         if self._kernel is not None:
             await self._run(self._kernel.close)
         self._worker.shutdown()
+        self.closed = True
 
     async def settle(self) -> None:
         """Every running container is adopted: drop published ports that nobody claimed."""
