@@ -54,7 +54,12 @@ class MemoryBus:
         self.handlers[contract.subject] = handler
 
     async def request(
-        self, contract: Contract[Any, Any], payload: BaseModel, *, node: str | None = None, deadline_s: float | None = None
+        self,
+        contract: Contract[Any, Any],
+        payload: BaseModel,
+        *,
+        node: str | None = None,
+        deadline_s: float | None = None,
     ) -> Any:
         self.requests.append((contract.subject, payload))
         self.contexts.append(current_context())

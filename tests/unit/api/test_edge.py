@@ -15,7 +15,6 @@ from shared.contracts.containers import ContainerPage, CreatedContainer, SystemI
 from shared.errors import BY_CODE, Conflict, Internal, NotFound, NotModified
 
 
-
 async def test_ping_names_the_engine_and_its_newest_api(edge):
     reply = await edge.client.request("GET", "/_ping")
     assert (reply.status, reply.body) == (200, b"OK")
@@ -31,8 +30,11 @@ async def test_ping_names_the_engine_and_its_newest_api(edge):
 @pytest.mark.parametrize(
     ("version", "text"),
     [
-        ("1.23", "client version 1.23 is too old. Minimum supported API version is 1.24, "
-                 "please upgrade your client to a newer version"),
+        (
+            "1.23",
+            "client version 1.23 is too old. Minimum supported API version is 1.24, "
+            "please upgrade your client to a newer version",
+        ),
         ("1.99", "client version 1.99 is too new. Maximum supported API version is 1.50"),
     ],
 )

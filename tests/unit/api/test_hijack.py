@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from services.api import websocket
 from shared import streams
 from shared.bus import EMPTY
 from shared.contracts import containers as contracts
 from shared.contracts.containers import AttachInfo
 from shared.errors import InvalidArgument, NotFound
-
 
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 ATTACH = "/v1.41/containers/x/attach?stream=1&stdin=1&stdout=1"
