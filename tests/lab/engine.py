@@ -110,6 +110,10 @@ class Engine:
         status = self.status()
         return {name: int(entry["pid"]) for name, entry in status["processes"].items()}
 
+    def nats_url(self) -> str:
+        """Where the engine's bus is, with the credentials to join it."""
+        return str(self.status()["bus"]["url"])
+
     def docker(
         self, *arguments: str, check: bool = True, stdin: str | None = None, timeout_s: float = 60
     ) -> subprocess.CompletedProcess[str]:
