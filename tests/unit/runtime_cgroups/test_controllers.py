@@ -22,9 +22,11 @@ def group(tmp_path: Path) -> Any:
     """Makes a directory with the files named, and answers it."""
 
     def make(**files: str) -> str:
+        directory = tmp_path / "group"
+        directory.mkdir()
         for name, content in files.items():
-            (tmp_path / name.replace("__", ".")).write_text(content)
-        return str(tmp_path)
+            (directory / name.replace("__", ".")).write_text(content)
+        return str(directory)
 
     return make
 
@@ -71,13 +73,14 @@ def test_huge_pages_of_an_unknown_size_are_refused(group: Any) -> None:
 
 def test_block_io_weights_go_where_there_is_a_scheduler(group: Any) -> None:
     directory = group(blkio__bfq__weight="", blkio__bfq__weight_device="")
+    hierarchy = str(Path(directory).parent)
     resources = {"blockIO": {"weight": 300, "weightDevice": [{"major": 8, "minor": 0, "weight": 500}]}}
-    blkio.validate(directory, resources)
+    blkio.validate(hierarchy, resources)
     blkio.apply(directory, resources)
     assert content(directory, "blkio.bfq.weight") == "300"
     assert content(directory, "blkio.bfq.weight_device") == "8:0 500"
     with pytest.raises(NotSupported) as caught:
-        blkio.validate(directory, {"blockIO": {"leafWeight": 300}})
+        blkio.validate(hierarchy, {"blockIO": {"leafWeight": 300}})
     assert caught.value.field == "linux.resources.blockIO.leafWeight"
 
 

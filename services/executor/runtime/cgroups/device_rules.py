@@ -61,8 +61,11 @@ class DeviceRules:
 
     @classmethod
     def for_container(cls, rules: Iterable[dict[str, Any]]) -> DeviceRules:
-        """`of`, with `ALWAYS_ALLOWED` after them."""
-        return cls.of([*rules, *ALWAYS_ALLOWED])
+        """`of`, with `ALWAYS_ALLOWED` after them. The last answer is kept: rules are checked, then applied."""
+        given = [dict(rule) for rule in rules]
+        if not _recent or _recent[0][0] != given:
+            _recent[:] = [(given, cls.of([*given, *ALWAYS_ALLOWED]))]
+        return _recent[0][1]
 
     @classmethod
     def of(cls, rules: Iterable[dict[str, Any]]) -> DeviceRules:
@@ -146,6 +149,9 @@ class DeviceRules:
     def ordered(self) -> Sequence[tuple[Device, frozenset[str]]]:
         """The exceptions, those for exact devices before those with wildcards."""
         return sorted(self.exceptions.items(), key=lambda item: (item[0].count(WILDCARD), item[0]))
+
+
+_recent: list[tuple[list[dict[str, Any]], DeviceRules]] = []
 
 
 def _number(value: int | None) -> int:

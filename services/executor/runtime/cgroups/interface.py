@@ -24,7 +24,7 @@ class Controller(Protocol):
         """The first field set that needs this controller ("linux.resources.pids.limit"), or None."""
 
     def validate(self, directory: str, resources: Resources) -> None:
-        """Refuse what makes no sense or what this kernel cannot do; `directory` is any cgroup of the hierarchy."""
+        """Refuse what makes no sense or what this kernel cannot do; `directory` is the root of the hierarchy."""
 
     def apply(self, directory: str, resources: Resources) -> None:
         """Write what is set; leave alone what is absent."""

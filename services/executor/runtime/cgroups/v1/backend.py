@@ -184,14 +184,7 @@ class V1Backend:
             if field is not None:
                 if controller.NAME not in self.roots:
                     raise NotSupported(field, f"the {controller.NAME} controller is not mounted")
-                sample = self._sample(controller.NAME)
-                if sample is not None:
-                    controller.validate(sample, resources)
-
-    def _sample(self, name: str) -> str | None:
-        """Some group with the files that a new one will have; the root lacks part of them."""
-        with os.scandir(self.roots[name]) as entries:
-            return next((entry.path for entry in entries if entry.is_dir(follow_symlinks=False)), None)
+                controller.validate(self.roots[controller.NAME], resources)
 
     def create(self, path: str, resources: Resources) -> Cgroup:
         cgroup = V1Cgroup(self, path)

@@ -48,13 +48,18 @@ def wanted(resources: Resources) -> str | None:
 
 def validate(directory: str, resources: Resources) -> None:
     block = files.section(resources, "blockIO")
+    # The root has no weights: look at some group in it, and without any leave it to `apply`.
+    with os.scandir(directory) as entries:
+        group = next((entry.path for entry in entries if entry.is_dir(follow_symlinks=False)), None)
+    if group is None:
+        return
     for key, names in _WEIGHTS.items():
         if block.get(key):
-            _existing(directory, names, f"{_FIELD}.{key}")
+            _existing(group, names, f"{_FIELD}.{key}")
     for index, entry in enumerate(block.get("weightDevice") or ()):
         for key, names in _DEVICE_WEIGHTS.items():
             if entry.get(key):
-                _existing(directory, names, f"{_FIELD}.weightDevice[{index}].{key}")
+                _existing(group, names, f"{_FIELD}.weightDevice[{index}].{key}")
 
 
 def apply(directory: str, resources: Resources) -> None:
