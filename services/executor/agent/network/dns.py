@@ -41,15 +41,12 @@ TCP_IDLE_S = 20.0
 MAX_MESSAGE_BYTES = 65535
 MAX_IN_WORK = 256
 BIND_TRIES = 16
+# Nothing is deleted where there is nothing yet: a deletion makes the kernel wait 5 ms for a grace period.
 REDIRECT = f"""
 add table ip davit_dns
-delete table ip davit_dns
-table ip davit_dns {{
-  chain output {{
-    type nat hook output priority -100; policy accept;
-    ip daddr {ADDRESS} meta l4proto {{ tcp, udp }} th dport {PORT} dnat to {ADDRESS}:%d
-  }}
-}}
+add chain ip davit_dns output {{ type nat hook output priority -100; policy accept; }}
+flush chain ip davit_dns output
+add rule ip davit_dns output ip daddr {ADDRESS} meta l4proto {{ tcp, udp }} th dport {PORT} dnat to {ADDRESS}:%d
 """
 
 

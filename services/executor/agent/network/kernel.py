@@ -39,17 +39,22 @@ class KernelNetwork:
         self._bridges: dict[str, int] = {}
         self._sandboxes: dict[str, Sandbox] = {}
         self._attachments: dict[str, dict[str, Attachment]] = {}
-        # Of containers that ran before this agent started and are not adopted yet: their ports stay open.
+        # What an earlier agent left for containers that are not adopted yet: their packets keep flowing.
         self._unclaimed: Elements = {}
         self._quiet_checks = 0
         self._hairpin = _bridges_are_filtered()
 
     def start(self, networks: Iterable[NodeNetwork]) -> None:
-        """Make the networks exist; what an earlier agent published stays until `settle`."""
-        self._unclaimed = {name: kept for name, kept in self._firewall.present().items() if "publish" in name}
+        """Make the networks exist; what an earlier agent left in the firewall stays until `settle`."""
+        self._unclaimed = self._firewall.present()
         for network in networks:
             self._networks[network.id] = network
-        self._firewall.install(self._elements())
+        try:
+            self._firewall.install(self._elements())
+        except OSError as error:
+            log.warning("what an earlier agent left contradicts the records and is dropped: %s", error)
+            self._unclaimed = {}
+            self._firewall.install(self._elements())
         for network in self._networks.values():
             self._ensure_network_links(network)
 
