@@ -71,6 +71,21 @@ class DirectoryTree:
         with closing(self.open(path)) as stream:
             return hash_content(stream)
 
+    def single_place(self, path: str) -> Path | None:
+        """Where a file, or a directory that only one layer has, really is; None for a directory of several layers."""
+        if not path:
+            return Path(self._top_first[0]) if len(self._top_first) == 1 else None
+        where = self._locate(path)
+        if where is None:
+            return None
+        if stat.S_ISDIR(where[1].st_mode) and not self._is_single(path):
+            return None
+        return Path(where[0])
+
+    def _is_single(self, path: str) -> bool:
+        """Whether one layer alone has a directory and all below it; what it would hide has no layer to be in."""
+        return len(self._directories(path)) == 1
+
     def _locate(self, path: str) -> tuple[str, os.stat_result] | None:
         parent, _, name = path.rpartition("/")
         for directory in self._directories(parent):

@@ -40,6 +40,11 @@ def expand_words(text: str, env: Mapping[str, str], *, escape: str = "\\") -> li
     return _run(text, env, escape)[1]
 
 
+def expand_text(text: str, env: Mapping[str, str], *, escape: str = "\\") -> str:
+    """A here-document with variables replaced: quotes are part of the text, only ``$`` and the escape are escaped."""
+    return _Expansion(text, env, escape, quotes=False).whole()[0]
+
+
 def split_raw(text: str, *, escape: str = "\\") -> list[str]:
     """The words of a text with quotes, escapes and variables left as written."""
     return _Expansion(text, {}, escape, raw=True, keep_unset=True).whole()[1]
@@ -87,7 +92,14 @@ class _Expansion:
     """A scan over one text. `raw` keeps quotes and escapes; `keep_unset` writes unset variables back as they were."""
 
     def __init__(
-        self, text: str, env: Mapping[str, str], escape: str, *, raw: bool = False, keep_unset: bool = False
+        self,
+        text: str,
+        env: Mapping[str, str],
+        escape: str,
+        *,
+        raw: bool = False,
+        keep_unset: bool = False,
+        quotes: bool = True,
     ) -> None:
         self._text = text
         self._at = 0
@@ -95,6 +107,7 @@ class _Expansion:
         self._escape = escape
         self._raw = raw
         self._keep_unset = keep_unset
+        self._quotes = quotes
 
     def whole(self) -> tuple[str, list[str]]:
         words = _Words()
@@ -118,10 +131,10 @@ class _Expansion:
             if stop and char == stop:
                 self._at += 1
                 return "".join(out)
-            if char == "'":
+            if char == "'" and self._quotes:
                 piece = self._single_quoted()
                 words.raw(piece)
-            elif char == '"':
+            elif char == '"' and self._quotes:
                 piece = self._double_quoted()
                 words.raw(piece)
             elif char == "$":
@@ -140,7 +153,8 @@ class _Expansion:
             words.plain(char)
             return char
         escaped = self._next()
-        piece = (char if raw_escapes else "") + escaped
+        kept = raw_escapes or (not self._quotes and escaped not in ("$", self._escape))
+        piece = (char if kept else "") + escaped
         if piece:  # an escape at the very end escapes nothing
             words.raw(piece)
         return piece
