@@ -1,0 +1,1 @@
+"""The commands of davit-runc, one module per group; each is imported only when it is called."""

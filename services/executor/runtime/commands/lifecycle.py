@@ -1,0 +1,448 @@
+"""create, run, start, kill, delete, pause, resume, state, list."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from services.executor.runtime import hooks, jsonlite, kernel, process, state, sync
+from services.executor.runtime.commands import store
+from services.executor.runtime.commands.options import Option, UsageError
+from services.executor.runtime.errors import InvalidSpec, NotFound, RuntimeFailure, WrongState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from services.executor.runtime.cgroups.interface import Cgroup
+    from services.executor.runtime.plan import ContainerPlan
+
+CREATE_OPTIONS = (
+    Option("bundle b", "text", "path to the root of the bundle directory", "."),
+    Option("console-socket", "text", "path to a socket which will receive the master end of the terminal", ""),
+    Option("pidfd-socket", "text", "path to a socket which will receive a pidfd of the container's process", ""),
+    Option("pid-file", "text", "file to write the process id to", ""),
+    Option("no-pivot", "flag", "do not use pivot root to jail process inside rootfs"),
+    Option("no-new-keyring", "flag", "do not create a new session keyring for the container"),
+    Option("preserve-fds", "int", "pass N additional file descriptors to the container (3 and following)", 0),
+)
+RUN_OPTIONS = (
+    *CREATE_OPTIONS,
+    Option("detach d", "flag", "detach from the container's process"),
+    Option("keep", "flag", "do not delete the container after it exits"),
+    Option("no-subreaper", "flag", "do not adopt orphaned processes; davit-runc never does"),
+)
+
+
+def load_spec(bundle: str) -> dict[str, Any]:
+    """config.json of a bundle.
+
+    Raises:
+        RuntimeFailure: it is missing or no JSON object.
+    """
+    try:
+        with open(os.path.join(bundle, "config.json"), "rb") as file:
+            spec = jsonlite.loads(file.read())
+    except FileNotFoundError:
+        raise RuntimeFailure("JSON specification file config.json not found") from None
+    except jsonlite.InvalidJson as error:
+        raise InvalidSpec("config.json", str(error)) from None
+    if not isinstance(spec, dict):
+        raise InvalidSpec("config.json", "must be a JSON object")
+    return spec
+
+
+class Creation:
+    """A container being made; undone as a whole unless `commit` is reached."""
+
+    def __init__(self, config: Any, options: dict[str, Any], container_id: str) -> None:
+        from services.executor.runtime import cgroups
+        from services.executor.runtime.plan import ContainerPlan
+
+        self.config = config
+        self.options = options
+        bundle = os.path.abspath(options["bundle"])
+        with kernel.reporting("chdir", bundle):
+            os.chdir(bundle)
+        spec = load_spec(bundle)
+        self.plan: ContainerPlan = ContainerPlan(store.check_id(container_id), spec, bundle)
+        self.plan.pivot = not options["no_pivot"]
+        self.plan.new_keyring = not options["no_new_keyring"]
+        self.plan.preserve_fds = options["preserve_fds"] + _activated_fds(self.plan)
+        self.backend = cgroups.detect()
+        self.cgroup_path = self._cgroup_path()
+        self.cgroup: Cgroup | None = None
+        self.launch: process.Launch | None = None
+        self.container: store.Container | None = None
+
+    def _cgroup_path(self) -> str:
+        from services.executor.runtime import cgroups
+
+        if self.config.systemd_cgroup:
+            from services.executor.runtime.errors import NotSupported
+
+            if not os.path.isdir("/run/systemd/system"):
+                raise NotSupported("linux.cgroupsPath", "systemd is not running on this machine (--systemd-cgroup)")
+            raise NotSupported("linux.cgroupsPath", "--systemd-cgroup is not supported by this build")
+        return cgroups.cgroup_path(self.plan.linux.get("cgroupsPath"), self.plan.container_id)
+
+    def make(self, streams: tuple[int, int, int], *, wait: bool) -> process.Launch:
+        """Up to the point where the process waits (or is about to execve)."""
+        from services.executor.runtime import validate
+
+        plan = self.plan
+        validate.container(plan, self.backend)
+        if plan.linux.get("seccomp"):
+            from services.executor.runtime import seccomp
+
+            plan.process.seccomp = seccomp.compile_filter(plan.linux["seccomp"])
+        directory = store.reserve(self.config.root, plan.container_id)
+        try:
+            return self._make_in(directory, streams, wait=wait)
+        except BaseException:
+            self._undo(directory)
+            raise
+
+    def _make_in(self, directory: str, streams: tuple[int, int, int], *, wait: bool) -> process.Launch:
+        plan = self.plan
+        plan.process.wait = wait
+        if wait:
+            plan.start_listener = store.listen(directory)
+        self.cgroup = self.backend.create(self.cgroup_path, plan.linux.get("resources") or {})
+        plan.cgroup_paths = self.cgroup.paths
+        names = plan.namespaces
+        birth = process.Birth(
+            names.clone_flags(staged=names.needs_stage),
+            staged=names.needs_stage,
+            cgroup_fd=self.cgroup.directory_fd(),
+        )
+        launch = self.launch = process.launch_container(lambda: plan, birth, streams)
+        launch.on_listener = self._send_listener
+        launch.until_ready()
+        self._record(directory, launch)
+        return launch
+
+    def _record(self, directory: str, launch: process.Launch) -> None:
+        plan = self.plan
+        data = {
+            "id": plan.container_id,
+            "bundle": plan.bundle,
+            "rootfs": os.path.realpath(plan.root_path),
+            "pid": launch.pid,
+            "start_time": state.start_time(launch.pid),
+            "created": _now(),
+            "owner": _owner(),
+            "cgroup": self.cgroup_path,
+            "spec": plan.spec,
+        }
+        self.container = store.Container(directory, data)
+        self.container.save()
+        if self.options["pid_file"]:
+            write_pid_file(self.options["pid_file"], launch.pid)
+
+    def _send_listener(self, fd: int) -> None:
+        from services.executor.runtime.commands import listener
+
+        assert self.launch is not None
+        listener.send(self.plan, self.launch.pid, fd)
+
+    def undo(self) -> None:
+        """Take everything back after `make`."""
+        assert self.container is not None
+        self._undo(self.container.directory)
+
+    def _undo(self, directory: str) -> None:
+        if self.launch is not None:
+            self.launch.abort()
+        if self.cgroup is not None:
+            self.cgroup.kill()
+            self.cgroup.remove()
+        for name in os.listdir(directory):
+            os.unlink(os.path.join(directory, name))
+        os.rmdir(directory)
+
+
+def _activated_fds(plan: ContainerPlan) -> int:
+    """Descriptors of systemd's socket activation are passed on, with the variables that announce them."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if not count.isdigit() or os.environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
+        return 0
+    plan.process.env += [f"LISTEN_FDS={count}", "LISTEN_PID=1"]
+    return int(count)
+
+
+def _now() -> str:
+    nanos = time.time_ns()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(nanos // 10**9)) + f".{nanos % 10**9:09d}Z"
+
+
+def _owner() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    """Atomically: whoever waits for the file reads the whole number."""
+    directory, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(directory, f".{name}")
+    with kernel.reporting("write", path):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        os.write(fd, str(pid).encode())
+        os.close(fd)
+        os.rename(temporary, path)
+
+
+def check_terminal(terminal: bool, detach: bool, console_socket: str) -> None:
+    """A terminal needs somebody at its other end.
+
+    Raises:
+        RuntimeFailure: nobody would be; in runc's words.
+    """
+    if terminal and detach and not console_socket:
+        raise RuntimeFailure("cannot allocate tty if runc will detach without setting console socket")
+    if console_socket and not (terminal and detach):
+        raise RuntimeFailure("cannot use console socket if runc will not detach or allocate tty")
+
+
+def create(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
+    """`create <id>`: everything but execve."""
+    creation = _prepare("create", config, options, arguments)
+    check_terminal(creation.plan.process.terminal, True, options["console_socket"])
+    launch = creation.make((0, 1, 2), wait=True)
+    try:
+        hand_over(launch, options)
+    except BaseException:
+        creation.undo()
+        raise
+    return 0
+
+
+def hand_over(launch: process.Launch, options: dict[str, Any]) -> None:
+    """Terminal and pidfd to the sockets named on the command line."""
+    from services.executor.runtime.commands import foreground
+
+    if launch.master is not None and options["console_socket"]:
+        foreground.send_console(options["console_socket"], launch.master)
+    if options.get("pidfd_socket"):
+        pidfd = os.pidfd_open(launch.pid)
+        foreground.send_console(options["pidfd_socket"], pidfd)
+        os.close(pidfd)
+
+
+def _prepare(command: str, config: Any, options: dict[str, Any], arguments: list[str]) -> Creation:
+    try:
+        return Creation(config, options, one(command, arguments))
+    except RuntimeFailure as failure:
+        failure.message = f"davit-runc {command} failed: {failure.message}"
+        failure.args = (failure.message,)
+        raise
+
+
+def one(command: str, arguments: list[str]) -> str:
+    """The one argument of a command."""
+    if len(arguments) != 1:
+        raise UsageError(f'"{command}" requires exactly 1 argument(s)')
+    return arguments[0]
+
+
+def run(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
+    """`run <id>`: create, start, and unless detached wait, copy, delete."""
+    from services.executor.runtime.commands import foreground
+
+    creation = _prepare("run", config, options, arguments)
+    detach, terminal = options["detach"], creation.plan.process.terminal
+    check_terminal(terminal, detach, options["console_socket"])
+    signals = -1 if detach else foreground.catch_signals()
+    streams = foreground.Streams(terminal=terminal, detach=detach)
+    launch = creation.make(streams.theirs, wait=False)
+    streams.close_theirs()
+    assert creation.container is not None
+    try:
+        if detach:
+            hand_over(launch, options)
+        elif launch.master is not None:
+            streams.take_terminal(launch.master)
+        launch.until_running()
+        hooks.run("poststart", creation.plan.hooks, creation.container.hook_state())
+    except BaseException:
+        streams.restore()
+        creation.undo()
+        raise
+    if detach:
+        return 0
+    code = foreground.attend(launch.pid, streams, signals)
+    if not options["keep"]:
+        _destroy(creation.container)
+    return code
+
+
+def start(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
+    """`start <id>`: let a created container execve."""
+    container = store.load(config.root, one("start", arguments))
+    status = container.status()
+    if status == "stopped":
+        raise WrongState("cannot start a container that has stopped")
+    if status != "created":
+        raise WrongState("cannot start an already running container")
+    channel = sync.Channel(store.connect(container))
+    os.unlink(os.path.join(container.directory, store.START_SOCKET))
+    while (got := channel.receive()) is not None:
+        message, _ = got
+        if message["kind"] == "error":
+            from services.executor.runtime.errors import from_wire
+
+            raise from_wire(message["error"])
+    hooks.run("poststart", container.spec.get("hooks") or {}, container.hook_state())
+    return 0
+
+
+def kill(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
+    """`kill [-a] <id> [signal]`."""
+    if len(arguments) not in {1, 2}:
+        raise UsageError('"kill" requires a minimum of 1 argument(s) and a maximum of 2')
+    number = signal_number(arguments[1] if len(arguments) > 1 else "SIGTERM")
+    container = store.load(config.root, arguments[0])
+    private = any(
+        entry.get("type") == "pid" and not entry.get("path")
+        for entry in (container.spec.get("linux") or {}).get("namespaces") or []
+    )
+    if options["all"]:
+        container.cgroup().kill(number)
+    else:
+        container.signal(number)
+        if number == 9 and not private:
+            # nothing else would end the others
+            container.cgroup().kill()
+    if number == 9 and container.alive():
+        # a frozen process dies when it thaws
+        cgroup = container.cgroup()
+        if cgroup.frozen():
+            cgroup.thaw()
+    return 0
+
+
+KILL_OPTIONS = (Option("all a", "flag", "send the specified signal to all processes inside the container"),)
+
+
+def signal_number(text: str) -> int:
+    """A signal by number or name, with or without SIG.
+
+    Raises:
+        RuntimeFailure: there is none.
+    """
+    if text.isdigit():
+        number = int(text)
+        if 0 < number <= 64:
+            return number
+    import _signal
+
+    name = text.upper()
+    found = getattr(_signal, name if name.startswith("SIG") else "SIG" + name, None)
+    if not isinstance(found, int):
+        raise RuntimeFailure(f"unknown signal {text!r}".replace("'", '"'))
+    return found
+
+
+DELETE_OPTIONS = (Option("force f", "flag", "forcibly deletes the container if it is still running (uses SIGKILL)"),)
+
+
+def delete(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
+    """`delete [-f] <id>`."""
+    container_id = one("delete", arguments)
+    try:
+        container = store.load(config.root, container_id)
+    except NotFound:
+        # a directory without a record is what a crash while creating has left
+        left = os.path.join(config.root, store.check_id(container_id))
+        if os.path.isdir(left):
+            store.Container(left, {}).remove()
+        if options["force"]:
+            return 0
+        raise
+    status = container.status()
+    if status == "stopped":
+        _destroy(container)
+        return 0
+    if status == "created" or options["force"]:
+        _kill_and_wait(container)
+        _destroy(container)
+        return 0
+    raise WrongState(f"cannot delete container {container_id} that is not stopped: {status}")
+
+
+def _kill_and_wait(container: store.Container) -> None:
+    try:
+        container.signal(9)
+    except WrongState:
+        return
+    cgroup = container.cgroup()
+    if cgroup.frozen():
+        cgroup.thaw()
+    if not container.wait_gone(10.0):
+        raise RuntimeFailure("container init still running")
+
+
+def _destroy(container: store.Container) -> None:
+    cgroup = container.cgroup()
+    cgroup.kill()
+    cgroup.remove()
+    described = container.hook_state() | {"status": "stopped"}
+    container.remove()
+    hooks.run("poststop", container.spec.get("hooks") or {}, described)
+
+
+def pause(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
+    """`pause <id>`."""
+    container = store.load(config.root, one("pause", arguments))
+    status = container.status()
+    if status not in {"running", "created"}:
+        raise WrongState(f"container not running or created: {status}")
+    container.cgroup().freeze()
+    return 0
+
+
+def resume(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
+    """`resume <id>`."""
+    container = store.load(config.root, one("resume", arguments))
+    if container.status() != "paused":
+        raise WrongState("container not paused")
+    container.cgroup().thaw()
+    return 0
+
+
+def show_state(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
+    """`state <id>`."""
+    container = store.load(config.root, one("state", arguments))
+    sys.stdout.write(jsonlite.dumps(container.describe(), indent="  ") + "\n")
+    return 0
+
+
+LIST_OPTIONS = (
+    Option("format f", "text", "select one of: table or json", "table"),
+    Option("quiet q", "flag", "display only container IDs"),
+)
+
+
+def list_all(config: Any, options: dict[str, Any], _arguments: list[str]) -> int:
+    """`list`."""
+    described = [container.describe() for container in store.all_containers(config.root)]
+    if options["quiet"]:
+        sys.stdout.write("".join(entry["id"] + "\n" for entry in described))
+    elif options["format"] == "json":
+        sys.stdout.write(jsonlite.dumps(described or None) + "\n")
+    elif options["format"] == "table":
+        rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
+        rows += [(e["id"], str(e["pid"]), e["status"], e["bundle"], e["created"], e["owner"]) for e in described]
+        widths = [max(12, *(len(row[i]) + 3 for row in rows)) for i in range(5)]
+        for row in rows:
+            sys.stdout.write(
+                "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + row[5] + "\n"
+            )
+    else:
+        raise RuntimeFailure("invalid format option")
+    return 0
