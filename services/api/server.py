@@ -16,12 +16,13 @@ import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from services.api.hijack import HijackProtocol
+from services.api.tls import TlsProtocol
 from shared.errors import Conflict, InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
@@ -196,13 +197,13 @@ class EdgeServer:
         loop = asyncio.get_running_loop()
 
         def protocol() -> asyncio.Protocol:
-            return HijackProtocol(config=self._config, server_state=self._state, app_state={}, _loop=loop)
+            http = HijackProtocol(config=self._config, server_state=self._state, app_state={}, _loop=loop)
+            return TlsProtocol(listener.tls, http) if listener.tls is not None else http
 
-        options: dict[str, Any] = {"ssl": listener.tls} if listener.tls is not None else {}
         if listener.socket.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(protocol, sock=listener.socket, backlog=BACKLOG, **options)
+            server = await loop.create_unix_server(protocol, sock=listener.socket, backlog=BACKLOG)
         else:
-            server = await loop.create_server(protocol, sock=listener.socket, backlog=BACKLOG, **options)
+            server = await loop.create_server(protocol, sock=listener.socket, backlog=BACKLOG)
         self._servers.append(server)
         self._listeners.append(listener)
         log.info("listening on %s", listener.host)

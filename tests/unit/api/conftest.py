@@ -155,7 +155,8 @@ def dechunk(data: bytes) -> bytes:
 
 
 class EdgeUnderTest:
-    def __init__(self, bus: MemoryBus, events: Events, client: Client) -> None:
+    def __init__(self, bus: MemoryBus, events: Events, client: Client, app: Any) -> None:
+        self.app = app
         self.bus = bus
         self.events = events
         self.client = client
@@ -169,9 +170,10 @@ async def edge() -> AsyncIterator[EdgeUnderTest]:
         return await streams.offer(bus)
 
     deps = Deps(bus=bus, offer=offer, follow=events.follow, facts=EngineFacts(node="n1", data_root="/data"))
-    server = EdgeServer(build_app(deps))
+    app = build_app(deps)
+    server = EdgeServer(app)
     with tempfile.TemporaryDirectory(prefix="davit-api-") as directory:
         path = str(Path(directory) / "a.sock")
         await server.listen(open_listener(f"unix://{path}", tls=None, allow_insecure=False))
-        yield EdgeUnderTest(bus, events, Client(path))
+        yield EdgeUnderTest(bus, events, Client(path), app)
         await server.close()
