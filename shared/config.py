@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -114,7 +114,7 @@ class EngineConfig(BaseModel):
     run_dir: Path = Path("/run/davit")
     hosts: StringList = Field(default_factory=list)
     group: str = ""
-    node: str = Field(default_factory=socket.gethostname)
+    node: str = Field(default_factory=socket.gethostname, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     nats_url: str = ""
     database_url: str = ""
     debug: bool = False
@@ -200,11 +200,12 @@ class EngineConfig(BaseModel):
         except ValidationError as error:
             raise _named(error) from error
 
-    def environment(self) -> dict[str, str]:
-        """The variables that give a child process this configuration."""
+    def environment(self, names: Iterable[str]) -> dict[str, str]:
+        """The variables that give a child process these settings."""
         variables = {}
-        for name in sorted(self.model_fields_set):
-            value = self.model_dump(mode="json", by_alias=True)[_key(name)]
+        dumped = self.model_dump(mode="json", by_alias=True)
+        for name in names:
+            value = dumped[_key(name)]
             variables[ENVIRONMENT_PREFIX + name.upper()] = value if isinstance(value, str) else _spelled(value)
         return variables
 

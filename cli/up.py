@@ -1,0 +1,232 @@
+"""`davit up`: check, lock, then guard a supervisor; in the background with ``--detach``."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cli import checks
+from cli.guardian import Guardian
+from cli.process import detach, set_title
+from cli.state import EngineLock, EngineState
+from shared import logs
+from shared.config import EngineConfig
+from shared.errors import Conflict, InvalidArgument
+from shared.health import SERVICES
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+LARGEST_LOG_BYTES = 16 << 20
+# Flag -> the setting it gives.
+_SETTINGS = {
+    "data_root": "data_root",
+    "run_dir": "run_dir",
+    "nats": "nats_url",
+    "database": "database_url",
+    "host": "hosts",
+    "node": "node",
+    "group": "group",
+    "log_level": "log_level",
+    "log_format": "log_format",
+    "debug": "debug",
+    "registry_mirror": "registry_mirrors",
+    "insecure_registry": "insecure_registries",
+    "label": "labels",
+    "tls": "tls",
+    "tlsverify": "tlsverify",
+    "tlscacert": "tlscacert",
+    "tlscert": "tlscert",
+    "tlskey": "tlskey",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-root", metavar="DIR", help="where images, containers and databases are kept")
+    parser.add_argument("--run-dir", metavar="DIR", help="sockets and process state (default /run/davit)")
+    parser.add_argument("-d", "--detach", action="store_true", help="return when the engine answers")
+    parser.add_argument("--services", metavar="A,B", help=f"only these of {','.join(SERVICES)}")
+    parser.add_argument("--nats", metavar="URL", help="an existing message bus instead of the embedded one")
+    parser.add_argument("--database", metavar="URL", help="postgresql://… instead of SQLite files")
+    parser.add_argument("-H", "--host", action="append", metavar="URL", help="listen here: unix://… or tcp://…")
+    parser.add_argument("-G", "--group", help="the group that may use the unix socket")
+    parser.add_argument("--config-file", metavar="FILE", help="default /etc/davit/daemon.json")
+    parser.add_argument("--node", metavar="NAME", help="this machine's name (default: its host name)")
+    parser.add_argument("-l", "--log-level", choices=["debug", "info", "warn", "error", "fatal"])
+    parser.add_argument("--log-format", choices=["text", "json"])
+    parser.add_argument("-D", "--debug", action="store_true", default=None)
+    parser.add_argument("--registry-mirror", action="append", metavar="URL")
+    parser.add_argument("--insecure-registry", action="append", metavar="HOST")
+    parser.add_argument("--label", action="append", metavar="KEY=VALUE")
+    parser.add_argument("--tls", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--tlsverify", action=argparse.BooleanOptionalAction, default=None)
+    for name in ("tlscacert", "tlscert", "tlskey"):
+        parser.add_argument(f"--{name}", metavar="FILE")
+
+
+def up(arguments: argparse.Namespace) -> int:
+    """Run the engine; 0 after an orderly end, or (detached) once it answers."""
+    file = Path(arguments.config_file).absolute() if arguments.config_file else None
+    flags = settings_of(arguments)
+    config = EngineConfig.load(file=file, flags=flags)
+    services = chosen_services(arguments.services)
+    checks.check_root()
+    if "agent" in services:
+        checks.check_kernel()
+    checks.check_paths(config.data_root, config.run_dir)
+    locks = _lock(config)
+    environment = config.environment(flags)
+    if file is not None:
+        environment["DAVIT_CONFIG_FILE"] = str(file)
+    engine = _Engine(config, services, environment, locks)
+    return engine.run_detached() if arguments.detach else engine.run()
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings given as flags; paths absolute, since the engine outlives the shell's directory."""
+    flags: dict[str, Any] = {}
+    for flag, setting in _SETTINGS.items():
+        value = getattr(arguments, flag, None)
+        if value is not None:
+            flags[setting] = Path(value).absolute() if setting in ("data_root", "run_dir") else value
+    return flags
+
+
+def chosen_services(text: str | None) -> list[str]:
+    """The services of ``a,b``, or all, in the order in which they are started.
+
+    Raises:
+        InvalidArgument: A name is not a service.
+    """
+    from cli.warm import ENTRIES
+
+    names = [name.strip() for name in text.split(",") if name.strip()] if text else list(ENTRIES)
+    for name in names:
+        if name not in ENTRIES:
+            raise InvalidArgument(f"--services: unknown service {name}; there are {', '.join(ENTRIES)}")
+    return [name for name in ENTRIES if name in names]
+
+
+def _lock(config: EngineConfig) -> list[EngineLock]:
+    """Claim run directory and data root, both or none.
+
+    Raises:
+        Conflict: Another engine has one of them.
+    """
+    locks: list[EngineLock] = []
+    for directory in dict.fromkeys((config.run_dir, config.data_root)):
+        lock = EngineLock(directory)
+        if not lock.acquire():
+            for held in locks:
+                held.close()
+            state = EngineState.read(config.run_dir)
+            whose = f" (supervisor pid {state.processes['supervisor'].pid})" if state and state.processes else ""
+            raise Conflict(f"davit is already running in {directory}{whose}: see davit status, or davit down first")
+        locks.append(lock)
+    return locks
+
+
+class _Engine:
+    def __init__(
+        self, config: EngineConfig, services: list[str], environment: dict[str, str], locks: list[EngineLock]
+    ) -> None:
+        self._config = config
+        self._services = services
+        self._environment = environment
+        self._locks = locks
+
+    def run(self) -> int:
+        """In the foreground: the announcement goes to the terminal."""
+        return self._guard(self._say)
+
+    def run_detached(self) -> int:
+        """In the background: wait for the announcement, then leave the engine to itself."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        log = self._log_file()
+        pid = os.fork()
+        if pid == 0:
+            code = EXIT_FAILURE
+            try:
+                os.close(reader)
+                detach(log)
+                code = self._guard(lambda text: _tell(writer, text), private=(writer,))
+            finally:
+                os._exit(code)
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            answer = pipe.readline().strip()
+        return self._answered(answer, log)
+
+    def _log_file(self) -> Path:
+        log = self._config.data_root / "engine.log"
+        if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
+            log.rename(log.with_name("engine.log.1"))
+        return log
+
+    def _answered(self, answer: str, log: Path) -> int:
+        word, _, reason = answer.partition(" ")
+        if word == "ready":
+            if "api" in self._services:
+                _ping(self._config)
+            self._say("ready")
+            return 0
+        code, _, reason = reason.partition(" ")
+        print(f"davit: {reason or 'the engine ended while it was starting'} (log: {log})", file=sys.stderr)
+        return int(code) if code.isdigit() else EXIT_FAILURE
+
+    def _say(self, text: str) -> None:
+        if text == "ready":
+            hosts = " ".join(self._config.api_hosts) if "api" in self._services else ", ".join(self._services)
+            print(f"davit is ready: {hosts}", file=sys.stderr)
+            return
+        print(f"davit: {text.split(' ', 2)[2]}", file=sys.stderr)
+
+    def _guard(self, announce: Callable[[str], None], private: tuple[int, ...] = ()) -> int:
+        logs.configure("supervisor", level=self._config.python_log_level, json=self._config.log_format == "json")
+        set_title("davit: guardian")
+        held = (*private, *(lock.descriptor for lock in self._locks))
+
+        def run_supervisor(guardian: int, new_guardian: Callable[[], int]) -> int:
+            from cli.supervisor import Supervisor
+
+            environment = dict(self._environment)
+            return Supervisor(self._config, self._services, environment, announce, guardian, new_guardian, held).run()
+
+        return Guardian(self._config.run_dir, run_supervisor).run()
+
+
+def _tell(writer: int, text: str) -> None:
+    """Write to whoever started the engine, if they still wait."""
+    try:
+        os.write(writer, text.encode() + b"\n")
+    except BrokenPipeError:
+        return
+
+
+def _ping(config: EngineConfig) -> None:
+    """The last word: a request through the socket.
+
+    Raises:
+        Conflict: The API does not answer it.
+    """
+    path = next((host.removeprefix("unix://") for host in config.api_hosts if host.startswith("unix://")), None)
+    if path is None:
+        return
+    connection = http.client.HTTPConnection("localhost", timeout=10)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    try:
+        connection.sock.settimeout(10)
+        connection.sock.connect(path)
+        connection.request("GET", "/_ping")
+        status = connection.getresponse().status
+    except OSError as error:
+        raise Conflict(f"the engine started, but {path} does not answer: {error}") from error
+    finally:
+        connection.close()
+    if status != 200:
+        raise Conflict(f"the engine started, but answers a ping on {path} with status {status}")
