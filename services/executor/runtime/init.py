@@ -54,7 +54,6 @@ class Init:
         self.plan = plan
         self.channel = channel
         self.namespace_fds = namespace_fds
-        self.userns_fds: dict[str, int] = {}
         self.root = -1
         self.master: int | None = None
         self.slave: int | None = None
@@ -94,7 +93,6 @@ class Init:
             cgroup_paths=plan.cgroup_paths,
             cgroup_namespace=plan.namespaces.has("cgroup"),
         )
-        mounter.userns_fds = self.userns_fds
         mounter.apply(plan.mounts)
         if self._owns_dev():
             with kernel.reporting("mknod", "/dev"):

@@ -9,13 +9,15 @@ import errno
 import os
 import stat
 
-from services.executor.runtime import beneath, kernel, mountcalls
+from services.executor.runtime import beneath, idmap, kernel, mountcalls
 from services.executor.runtime.errors import InvalidSpec, KernelFailure, RuntimeFailure
 from services.executor.runtime.mountoptions import MountOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from services.executor.runtime.namespaces import Namespaces
 
 #: files of /proc that something may be mounted over: made-up numbers for the container (lxcfs), and no way out
 _MOUNTABLE_IN_PROC = frozenset(
@@ -32,10 +34,11 @@ class Mount:
         destination: absolute, normalised, as the container sees it.
         kind: filesystem type; "bind" for bind mounts whatever the spec says.
         source: absolute path for bind mounts, else what the filesystem is told (a device, or a name).
-        mappings: (uid, gid) mappings for an idmapped mount, else None.
+        mappings: (uid, gid) map lines for an idmapped mount, else None.
+        tree: descriptor of the source as a detached mount, where it was opened beforehand.
     """
 
-    __slots__ = ("destination", "field", "kind", "mappings", "options", "source")
+    __slots__ = ("destination", "field", "kind", "mappings", "options", "source", "tree")
 
     def __init__(self, field: str, entry: dict[str, Any], bundle: str) -> None:
         destination = entry.get("destination")
@@ -56,8 +59,9 @@ class Mount:
         elif not self.kind and not self.options.flags & mountcalls.MS_REMOUNT:
             raise InvalidSpec(f"{field}.type", "is required unless the mount is a bind mount")
         self.mappings = self._mappings(entry)
+        self.tree: int | None = None
 
-    def _mappings(self, entry: dict[str, Any]) -> tuple[list[Any], list[Any]] | None:
+    def _mappings(self, entry: dict[str, Any]) -> tuple[list[str], list[str]] | None:
         uids, gids = entry.get("uidMappings"), entry.get("gidMappings")
         if not uids and not gids:
             return None
@@ -65,12 +69,50 @@ class Mount:
             raise InvalidSpec(f"{self.field}.uidMappings", "uidMappings and gidMappings go together")
         if self.kind != "bind":
             raise InvalidSpec(f"{self.field}.uidMappings", "only a bind mount can be id-mapped")
-        return uids, gids
+        return (
+            idmap.map_lines(uids, f"{self.field}.uidMappings"),
+            idmap.map_lines(gids, f"{self.field}.gidMappings"),
+        )
 
 
 def plan(spec: dict[str, Any], bundle: str) -> list[Mount]:
     """The mounts in order. Relative bind sources are relative to the bundle."""
     return [Mount(f"mounts[{i}]", entry, bundle) for i, entry in enumerate(spec.get("mounts") or [])]
+
+
+def open_sources(mounts: list[Mount], names: Namespaces) -> set[int]:
+    """Take the sources of bind mounts while we may still reach and map them; returns the descriptors.
+
+    Needed before entering a user namespace, from which neither may be possible. The mounts hold them afterwards.
+    """
+    for mount in mounts:
+        if mount.kind != "bind":
+            continue
+        mapped = mount.mappings is not None or mount.options.idmap is not None
+        if not mapped and not names.has("user"):
+            continue
+        tree = mountcalls.clone_tree_at(mount.source, recursive=bool(mount.options.flags & mountcalls.MS_REC))
+        if mapped:
+            _map_ids(tree, mount, names)
+        mount.tree = tree
+    return {mount.tree for mount in mounts if mount.tree is not None}
+
+
+def _map_ids(tree: int, mount: Mount, names: Namespaces) -> None:
+    uids, gids = mount.mappings or (names.uid_maps, names.gid_maps)
+    if not uids:
+        raise InvalidSpec(f"{mount.field}.options", "idmap needs mappings or a new user namespace")
+    userns = idmap.user_namespace(uids, gids)
+    try:
+        mountcalls.set_attributes(
+            tree,
+            mount.destination,
+            add=mountcalls.MOUNT_ATTR_IDMAP,
+            userns_fd=userns,
+            recursive=mount.options.idmap == "ridmap",
+        )
+    finally:
+        os.close(userns)
 
 
 class Mounter:
@@ -87,8 +129,6 @@ class Mounter:
         self.cgroup_paths = cgroup_paths
         self.cgroup_namespace = cgroup_namespace
         self._read_only_later: list[str] = []
-        #: bind sources (and id-mapping namespaces) that our parent opened for us, by index in config.json
-        self.userns_fds: dict[str, int] = {}
 
     def apply(self, mounts: list[Mount]) -> None:
         """Make them all, in order."""
@@ -205,7 +245,9 @@ class Mounter:
 
     def _bind(self, mount: Mount) -> None:
         options = mount.options
-        source = mountcalls.clone_tree_at(mount.source, recursive=bool(options.flags & mountcalls.MS_REC))
+        source = mount.tree
+        if source is None:
+            source = mountcalls.clone_tree_at(mount.source, recursive=bool(options.flags & mountcalls.MS_REC))
         try:
             if stat.S_ISDIR(os.fstat(source).st_mode):
                 target = beneath.make_directory(self.root, mount.destination)
@@ -215,27 +257,12 @@ class Mounter:
             added, removed = options.attributes()
             if added or removed:
                 mountcalls.set_attributes(source, mount.destination, add=added, clear=removed)
-            if mount.mappings or options.idmap:
-                self._map_ids(source, mount)
             mountcalls.attach(source, target, mount.destination)
             os.close(target)
             # after attaching: a mount that is attached to a shared parent would become shared again
             self._adjust(source, mount)
         finally:
             os.close(source)
-
-    def _map_ids(self, source: int, mount: Mount) -> None:
-        try:
-            userns = self.userns_fds[mount.field]
-        except KeyError:
-            raise InvalidSpec(f"{mount.field}.options", "idmap needs mappings or a user namespace") from None
-        mountcalls.set_attributes(
-            source,
-            mount.destination,
-            add=mountcalls.MOUNT_ATTR_IDMAP,
-            userns_fd=userns,
-            recursive=mount.options.idmap == "ridmap",
-        )
 
     def _remount(self, mount: Mount) -> None:
         target = beneath.open_beneath(self.root, mount.destination)

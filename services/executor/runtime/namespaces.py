@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from services.executor.runtime import kernel
+from services.executor.runtime import idmap, kernel
 from services.executor.runtime.errors import InvalidSpec, KernelFailure
 
 TYPE_CHECKING = False
@@ -56,8 +56,8 @@ class Namespaces:
         self.paths: dict[str, str] = {}
         for i, entry in enumerate(linux.get("namespaces") or []):
             self._add(f"linux.namespaces[{i}]", entry)
-        self.uid_maps = _maps(linux, "uidMappings")
-        self.gid_maps = _maps(linux, "gidMappings")
+        self.uid_maps = idmap.map_lines(linux.get("uidMappings") or [], "linux.uidMappings")
+        self.gid_maps = idmap.map_lines(linux.get("gidMappings") or [], "linux.gidMappings")
         if "user" in self.new and not (self.uid_maps and self.gid_maps):
             raise InvalidSpec("linux.uidMappings", "a new user namespace needs uidMappings and gidMappings")
         if (self.uid_maps or self.gid_maps) and not self.has("user"):
@@ -103,16 +103,6 @@ class Namespaces:
         return sum(FLAGS[kind] for kind in left)
 
 
-def _maps(linux: dict[str, Any], name: str) -> list[str]:
-    lines = []
-    for i, entry in enumerate(linux.get(name) or []):
-        try:
-            lines.append(f"{entry['containerID']} {entry['hostID']} {entry['size']}")
-        except (KeyError, TypeError):
-            raise InvalidSpec(f"linux.{name}[{i}]", "needs containerID, hostID and size") from None
-    return lines
-
-
 def open_all(paths: dict[str, str]) -> dict[str, int]:
     """Descriptors of the namespaces to join, opened before anything moves."""
     fds = {}
@@ -148,22 +138,6 @@ def write_time_offsets(lines: list[str]) -> None:
     if lines:
         with kernel.reporting("write", "/proc/self/timens_offsets"):
             _write("/proc/self/timens_offsets", "\n".join(lines) + "\n")
-
-
-def write_maps(pid: int, uid_maps: list[str], gid_maps: list[str]) -> None:
-    """The id maps of a process that has just made its user namespace; done by its parent, who has the privileges.
-
-    Without them (rootless) newuidmap and newgidmap do it, or the one id that the kernel allows everyone.
-    """
-    unprivileged = os.geteuid() != 0
-    if unprivileged:
-        from services.executor.runtime import rootless
-
-        rootless.write_maps(pid, uid_maps, gid_maps)
-        return
-    for name, lines in (("uid_map", uid_maps), ("gid_map", gid_maps)):
-        with kernel.reporting("write", f"/proc/{pid}/{name}"):
-            _write(f"/proc/{pid}/{name}", "\n".join(lines) + "\n")
 
 
 def _write(path: str, text: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from services.executor.runtime import hooks, init, kernel, namespaces, rlimits, tty
+from services.executor.runtime import hooks, idmap, init, kernel, mounts, namespaces, rlimits, tty
 from services.executor.runtime.errors import RuntimeFailure, from_wire
 from services.executor.runtime.sync import Channel
 
@@ -124,7 +124,7 @@ class Launch:
 
     def map_ids(self, message: dict[str, Any]) -> None:
         """Write the id maps of the new user namespace, and limits that only we may raise."""
-        namespaces.write_maps(self.pid, message["uid_maps"], message["gid_maps"])
+        idmap.write_maps(self.pid, message["uid_maps"], message["gid_maps"])
         rlimits.apply([(name, *values) for name, *values in message["rlimits"]], self.pid)
         self.channel.send("mapped")
 
@@ -182,7 +182,8 @@ def launch_container(build: Callable[[], ContainerPlan], birth: Birth, streams: 
         init.seal_interpreter()
         namespace_fds = namespaces.open_all(plan.namespaces.paths)
         doors = _cgroup_doors(plan.cgroup_paths)
-        _settle(plan.process, theirs, streams, keep=_kept(plan, namespace_fds, doors))
+        trees = mounts.open_sources(plan.mounts, plan.namespaces)
+        _settle(plan.process, theirs, streams, keep=_kept(plan, namespace_fds, doors) | trees)
         _enter_cgroup(doors)
         if birth.staged:
             _stage(plan, theirs, namespace_fds)
@@ -199,8 +200,6 @@ def _preload(plan: ContainerPlan) -> None:
         import services.executor.runtime.cgroupmount
     if any(mount.options.copy_up for mount in plan.mounts):
         import services.executor.runtime.copytree
-    if plan.namespaces.uid_maps and os.geteuid() != 0:
-        import services.executor.runtime.rootless  # noqa: F401
 
 
 def _kept(plan: ContainerPlan, namespace_fds: dict[str, int], doors: list[int]) -> set[int]:

@@ -1,0 +1,203 @@
+"""update, events, ps: what a container may use, and what it does."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from services.executor.runtime import jsonlite
+from services.executor.runtime.commands import lifecycle, store
+from services.executor.runtime.commands.options import Option, UsageError
+from services.executor.runtime.errors import InvalidSpec, RuntimeFailure, WrongState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: option -> (group, key) in linux.resources
+_FIELDS = {
+    "blkio-weight": ("blockIO", "weight"),
+    "cpu-period": ("cpu", "period"),
+    "cpu-quota": ("cpu", "quota"),
+    "cpu-burst": ("cpu", "burst"),
+    "cpu-share": ("cpu", "shares"),
+    "cpu-rt-period": ("cpu", "realtimePeriod"),
+    "cpu-rt-runtime": ("cpu", "realtimeRuntime"),
+    "cpu-idle": ("cpu", "idle"),
+    "cpuset-cpus": ("cpu", "cpus"),
+    "cpuset-mems": ("cpu", "mems"),
+    "memory": ("memory", "limit"),
+    "memory-reservation": ("memory", "reservation"),
+    "memory-swap": ("memory", "swap"),
+    "pids-limit": ("pids", "limit"),
+}
+_SIZES = frozenset({"memory", "memory-reservation", "memory-swap"})
+_TEXTS = frozenset({"cpuset-cpus", "cpuset-mems"})
+UPDATE_OPTIONS = (
+    Option("resources r", "text", "path to the file containing the resources to update or '-' to read from stdin", ""),
+    *(Option(name, "text", f"set linux.resources.{group}.{key}", "") for name, (group, key) in _FIELDS.items()),
+    Option("l3-cache-schema", "text", "not supported: resctrl is not managed", ""),
+    Option("mem-bw-schema", "text", "not supported: resctrl is not managed", ""),
+)
+
+
+def update(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
+    """`update <id>`: change limits of a running container."""
+    container = store.load(config.root, lifecycle.one("update", arguments))
+    if container.status() == "stopped":
+        raise WrongState("container not running")
+    for name in ("l3_cache_schema", "mem_bw_schema"):
+        if options[name]:
+            raise InvalidSpec(f"--{name.replace('_', '-')}", "resctrl is not managed by this runtime")
+    changed = _from_file(options["resources"]) if options["resources"] else _from_options(options)
+    from services.executor.runtime import cgroups
+
+    cgroups.detect().validate(changed)
+    container.cgroup().apply(changed)
+    linux = container.spec.setdefault("linux", {})
+    known = linux.setdefault("resources", {})
+    for group, values in changed.items():
+        known[group] = {**(known.get(group) or {}), **values} if isinstance(values, dict) else values
+    container.save()
+    return 0
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    if path == "-":
+        text = sys.stdin.buffer.read()
+    else:
+        with open(path, "rb") as file:
+            text = file.read()
+    try:
+        resources = jsonlite.loads(text)
+    except jsonlite.InvalidJson as error:
+        raise InvalidSpec("--resources", str(error)) from None
+    if not isinstance(resources, dict):
+        raise InvalidSpec("--resources", "must be a JSON object")
+    return resources
+
+
+def _from_options(options: dict[str, Any]) -> dict[str, Any]:
+    resources: dict[str, Any] = {}
+    for name, (group, key) in _FIELDS.items():
+        text = options[name.replace("-", "_")]
+        if text:
+            resources.setdefault(group, {})[key] = text if name in _TEXTS else _number(name, text)
+    return resources
+
+
+def _number(name: str, text: str) -> int:
+    """A number, or for sizes one with a unit in powers of 1024 ("512m")."""
+    factor = 1
+    digits = text
+    if name in _SIZES:
+        digits = text.lower().removesuffix("b").removesuffix("i")
+        if digits[-1:] and digits[-1] in "kmgtp":
+            factor = 1024 ** ("kmgtp".index(digits[-1]) + 1)
+            digits = digits[:-1]
+    try:
+        return int(float(digits) * factor) if factor > 1 else int(digits)
+    except ValueError:
+        raise InvalidSpec(f"--{name}", f"invalid value {text}") from None
+
+
+EVENTS_OPTIONS = (
+    Option("interval", "text", "set the stats collection interval", "5s"),
+    Option("stats", "flag", "display the container's stats then exit"),
+)
+
+
+def events(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
+    """`events <id>`: a line of JSON per event, until the container ends."""
+    container = store.load(config.root, lifecycle.one("events", arguments))
+    interval_s = _duration_s(options["interval"])
+    if interval_s <= 0:
+        raise RuntimeFailure("duration interval must be greater than 0")
+    if container.status() == "stopped":
+        raise WrongState(f"container with id {container.data['id']} is not running")
+    cgroup = container.cgroup()
+    if options["stats"]:
+        _emit(container, "stats", cgroup.stats())
+        return 0
+    import select
+
+    oom_fd = cgroup.oom_notify_fd()
+    killed = cgroup.oom_kill_count()
+    poller = select.poll()
+    poller.register(oom_fd, select.POLLIN)
+    due = time.monotonic()
+    while container.alive():
+        if poller.poll(max(0.0, due - time.monotonic()) * 1000):
+            os.read(oom_fd, 4096)
+            if container.alive() and cgroup.oom_kill_count() != killed:
+                killed = cgroup.oom_kill_count()
+                _emit(container, "oom", None)
+        elif container.alive():
+            _emit(container, "stats", cgroup.stats())
+            due += interval_s
+    os.close(oom_fd)
+    return 0
+
+
+def _emit(container: store.Container, kind: str, data: dict[str, Any] | None) -> None:
+    event: dict[str, Any] = {"type": kind, "id": container.data["id"]}
+    if data is not None:
+        event["data"] = data
+    sys.stdout.write(jsonlite.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _duration_s(text: str) -> float:
+    """Go's durations: "500ms", "1m30s"."""
+    units = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+    total, number, unit = 0.0, "", ""
+    for character in text + "0":
+        if (character.isdigit() or character == ".") and unit:
+            if unit not in units:
+                break
+            total += float(number) * units[unit]
+            number, unit = "", ""
+        if character.isdigit() or character == ".":
+            number += character
+        else:
+            unit += character
+    if unit or number != "0":
+        raise UsageError(f'invalid value "{text}" for flag -interval: not a duration')
+    return total
+
+
+PS_OPTIONS = (Option("format f", "text", "select one of: table or json", "table"),)
+
+
+def show_processes(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
+    """`ps <id> [options of ps]`: what ps(1) says, narrowed to the container's processes."""
+    if not arguments:
+        raise UsageError('"ps" requires a minimum of 1 argument(s)')
+    container = store.load(config.root, arguments[0])
+    if container.status() == "stopped":
+        raise WrongState("container not running")
+    pids = container.cgroup().pids()
+    if options["format"] == "json":
+        sys.stdout.write(jsonlite.dumps(pids) + "\n")
+        return 0
+    if options["format"] != "table":
+        raise RuntimeFailure("invalid format option")
+    import subprocess
+
+    try:
+        output = subprocess.run(["ps", *(arguments[1:] or ["-ef"])], stdout=subprocess.PIPE, check=True).stdout.decode()
+    except subprocess.CalledProcessError as error:
+        raise RuntimeFailure(f"ps: exit status {error.returncode}") from None
+    lines = output.splitlines()
+    titles = lines[0].split() if lines else []
+    if "PID" not in titles:
+        raise RuntimeFailure("couldn't find PID field in ps output")
+    column = titles.index("PID")
+    wanted = {str(pid) for pid in pids}
+    for line in [
+        lines[0],
+        *(row for row in lines[1:] if row.split()[column : column + 1][0:1] and row.split()[column] in wanted),
+    ]:
+        sys.stdout.write(line + "\n")
+    return 0
