@@ -9,7 +9,7 @@ import asyncio
 import os
 import posixpath
 import shlex
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import count
@@ -42,8 +42,23 @@ from shared.errors import InvalidArgument, NotFound
 SCRIPT_DIRECTORY = "/dev/pipes"
 # What the runtime may create in a root file system before the command runs, when the image lacks it.
 ENGINE_MADE = frozenset(
-    "dev dev/console dev/shm dev/pts dev/mqueue proc sys etc etc/hosts etc/hostname etc/resolv.conf etc/mtab "
-    ".dockerenv run run/secrets".split()
+    {
+        "dev",
+        "dev/console",
+        "dev/shm",
+        "dev/pts",
+        "dev/mqueue",
+        "proc",
+        "sys",
+        "etc",
+        "etc/hosts",
+        "etc/hostname",
+        "etc/resolv.conf",
+        "etc/mtab",
+        ".dockerenv",
+        "run",
+        "run/secrets",
+    }
 )
 
 FindTree = Callable[[str], Awaitable[tuple[Tree, str]]]
@@ -120,7 +135,7 @@ def _words(run: Run) -> tuple[tuple[str, ...], tuple[str, str] | None]:
     return (run.words[0] + "".join(f"\n{doc.content}{doc.name}" for doc in run.heredocs),), None
 
 
-async def _mount_facts(prepared: PreparedRun, place: RunPlace):  # type: ignore[no-untyped-def]  # async generator of str
+async def _mount_facts(prepared: PreparedRun, place: RunPlace) -> AsyncIterator[str]:
     """What bind mounts hold, for the cache key, and their trees, for later."""
     for index, mount in enumerate(prepared.mounts):
         if mount.kind != "bind" and not (mount.kind == "cache" and mount.origin):

@@ -12,7 +12,7 @@ from pathlib import Path
 from services.image.build.context.directories import DirectoryTree
 from services.image.build.context.remote import clone, download, is_git, is_url, parse_git
 from services.image.build.context.tartree import TarTree
-from services.image.build.context.tree import Entry, MemoryTree, Tree
+from services.image.build.context.tree import Content, Entry, MemoryTree, Tree
 from services.image.build.copying import Selected, select
 from services.image.build.dockerfile.expand import expand_text
 from services.image.build.dockerfile.instructions import Copy
@@ -117,7 +117,7 @@ class _SingleFile(DirectoryTree):
     def names(self, path: str) -> list[str]:
         return [] if path else ["file"]
 
-    def open(self, path: str):  # type: ignore[no-untyped-def]  # as DirectoryTree.open
+    def open(self, path: str) -> Content:
         return super().open(self._name)
 
 

@@ -1,0 +1,306 @@
+"""One stage: its instructions, one after the other, each turning an image into the next.
+
+::
+
+    instruction ─► command for history, configuration after it, how to make the layer
+                    └─► cached? ── yes ─► " ---> Using cache"
+                           └────── no ──► layer made, image stored
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+from services.image.build import metadata
+from services.image.build.caching import CacheProbe, cache_key
+from services.image.build.context.directories import DirectoryTree
+from services.image.build.context.tree import Tree, resolve
+from services.image.build.copying import Placement, absolute_destination, check_destination, checksum, place
+from services.image.build.dockerfile.errors import SyntaxProblem
+from services.image.build.dockerfile.instructions import Copy, Instruction, Run, Text
+from services.image.build.ignore import IgnoreRules
+from services.image.build.layer import LayerPlan, WrittenLayer
+from services.image.build.output import StageOutput, short_id
+from services.image.build.owners import Mode, find_owner
+from services.image.build.ports import BuiltImage, Executor, ImageStore, NewImage
+from services.image.build.runs import (
+    PreparedRun,
+    RunPlace,
+    container_config,
+    error_command,
+    mount_points,
+    prepare_run,
+    run_order,
+)
+from services.image.build.sources import Gathering, gather
+from services.image.build.state import StageState
+from services.image.build.workdirs import CacheDirectories
+from shared.contracts.images import BuildImage
+from shared.errors import DavitError, InvalidArgument
+
+FindImage = Callable[[str], Awaitable[BuiltImage]]
+MakeLayer = Callable[[], Awaitable[WrittenLayer | None]]
+
+
+class CommandFailed(DavitError):
+    """A RUN ended with an exit code other than 0."""
+
+    code = "invalid_argument"
+
+    def __init__(self, command: str, exit_code: int) -> None:
+        super().__init__(f"The command '{command}' returned a non-zero code: {exit_code}", exit_code=exit_code)
+        self.exit_code = exit_code
+
+
+@dataclass(slots=True)
+class Workshop:
+    """What all stages of a build share.
+
+    Attributes:
+        context: The build context.
+        containers: Containers that exist at this moment, to be removed whatever happens.
+    """
+
+    request: BuildImage
+    images: ImageStore
+    executor: Executor
+    context: Tree
+    scratch: Path
+    secrets_dir: Path
+    caches: CacheDirectories
+    secrets: Mapping[str, bytes] = field(default_factory=dict)
+    containers: set[str] = field(default_factory=set)
+    layer_numbers: count[int] = field(default_factory=count)
+
+    def new_layer(self) -> Path:
+        return self.scratch / f"layer-{next(self.layer_numbers)}"
+
+
+class StageBuilder:
+    """Carries out the instructions of one stage.
+
+    Args:
+        find_image: From what ``--from`` says to the image that it means, once that is built.
+    """
+
+    def __init__(
+        self, shop: Workshop, state: StageState, probe: CacheProbe, out: StageOutput, find_image: FindImage
+    ) -> None:
+        self._shop = shop
+        self._state = state
+        self._probe = probe
+        self._out = out
+        self._find_image = find_image
+
+    @property
+    def image(self) -> BuiltImage:
+        return self._state.image
+
+    async def carry_out(self, instruction: Instruction) -> None:
+        """Raises DavitError in Docker's words."""
+        try:
+            if isinstance(instruction, Run):
+                await self._run(instruction)
+            elif isinstance(instruction, Copy):
+                await self._copy(instruction)
+            elif instruction.keyword == "WORKDIR":
+                await self._workdir(instruction)
+            else:
+                text = metadata.apply(instruction, self._state)
+                await self._step((*self._shell(), "#(nop) ", text), None)
+        except SyntaxProblem as error:
+            raise InvalidArgument(str(error), line=instruction.line) from error
+        await self._out.result(self._state.image.id)
+
+    def _shell(self) -> tuple[str, ...]:
+        return self._state.shell
+
+    async def _step(self, command: Sequence[str], make_layer: MakeLayer | None, *, extra: Sequence[str] = ()) -> None:
+        """Find the step in the cache, or do it and store what it leads to."""
+        new = self._new_image(command, extra)
+        if await self._from_cache(new):
+            return
+        layer = await make_layer() if make_layer else None
+        await self._store(new, layer)
+
+    def _new_image(self, command: Sequence[str], extra: Sequence[str]) -> NewImage:
+        config = self._state.config.model_copy(deep=True)
+        return NewImage(
+            parent=self._state.image,
+            config=config,
+            container_config=container_config(config, tuple(command)),
+            created_by=" ".join(command),
+            cache_key=cache_key(command, config, extra),
+            author=self._state.author,
+        )
+
+    async def _from_cache(self, new: NewImage) -> bool:
+        found = await self._probe.find(new)
+        if found is None:
+            return False
+        await self._out.text(" ---> Using cache\n")
+        self._state.advance(found)
+        return True
+
+    async def _store(self, new: NewImage, layer: WrittenLayer | None) -> None:
+        if layer is not None:
+            new = replace(new, layer=layer)
+        try:
+            self._state.advance(await self._shop.images.add(new))
+        finally:
+            if layer is not None:
+                layer.path.unlink(missing_ok=True)
+
+    # -- WORKDIR ------------------------------------------------------------------------------------------------
+
+    async def _workdir(self, instruction: Instruction) -> None:
+        assert isinstance(instruction, Text)
+        path = metadata.workdir_of(instruction, self._state)
+        self._state.config.working_dir = path
+        await self._step((*self._shell(), f"#(nop) WORKDIR {path}"), partial(self._make_directory, path))
+
+    async def _make_directory(self, path: str) -> WrittenLayer | None:
+        def make() -> WrittenLayer | None:
+            base = DirectoryTree(self._state.image.layers)
+            try:
+                real, entry = resolve(base, path)
+                if entry is not None and entry.kind == "dir":
+                    return None
+                plan = LayerPlan(base)
+                plan.make_directories(real)
+            except NotADirectoryError as error:
+                raise InvalidArgument(f"Cannot mkdir: {path} is not a directory", field="WORKDIR") from error
+            return plan.write(self._shop.new_layer())
+
+        return await asyncio.to_thread(make)
+
+    # -- COPY, ADD ----------------------------------------------------------------------------------------------
+
+    async def _copy(self, copy: Copy) -> None:
+        word = self._state.expander()
+        tree, from_context = await self._copy_tree(copy)
+        variables = self._state.variables()
+        selected = await gather(
+            copy,
+            Gathering(tree, from_context, self._shop.scratch, word, variables, self._state.escape),
+        )
+        written = word(copy.destination)
+        destination = absolute_destination(written, self._state.config.working_dir)
+        check_destination(selected, destination, keyword=copy.keyword, parents=copy.parents)
+        chown, chmod = word(copy.chown), word(copy.chmod)
+        exclude = IgnoreRules([word(pattern) for pattern in copy.exclude]) if copy.exclude else None
+        keeps_owner = bool(copy.origin) and not chown
+        total = await asyncio.to_thread(checksum, selected, ownership=keeps_owner, exclude=exclude)
+        options = _shown_options(copy, chown, chmod)
+        command = (*self._shell(), f"#(nop) {copy.keyword} {options}{total} in {written} ")
+        base = DirectoryTree(self._state.image.layers)
+
+        async def make() -> WrittenLayer | None:
+            def write() -> WrittenLayer | None:
+                owner = find_owner(chown, base) if chown else None if keeps_owner else (0, 0)
+                placement = Placement(owner, Mode(chmod) if chmod else None, exclude)
+                plan = LayerPlan(base)
+                place(plan, selected, destination, placement, follow_links=not copy.link)
+                return plan.write(self._shop.new_layer()) if plan else None
+
+            return await asyncio.to_thread(write)
+
+        await self._step(command, make)
+
+    async def _copy_tree(self, copy: Copy) -> tuple[Tree, bool]:
+        if not copy.origin:
+            return self._shop.context, True
+        image = await self._find_image(copy.origin)
+        return DirectoryTree(image.layers), False
+
+    # -- RUN ----------------------------------------------------------------------------------------------------
+
+    async def _run(self, run: Run) -> None:
+        shop = self._shop
+        where = RunPlace(shop.request, shop.caches, self._mount_tree, shop.scratch, shop.secrets_dir, shop.secrets)
+        prepared = await prepare_run(run, self._state, where)
+        new = self._new_image(prepared.recorded, prepared.extra)
+        if await self._from_cache(new):
+            return
+        async with AsyncExitStack() as stack:
+            order = await run_order(run, prepared, self._state, where, stack)
+            container_id = await shop.executor.create(order)
+            shop.containers.add(container_id)
+            await self._out.text(f" ---> Running in {short_id(container_id)}\n")
+            await self._command(container_id, prepared)
+            base = DirectoryTree(self._state.image.layers)
+            omit = await asyncio.to_thread(mount_points, prepared.mounts, base)
+            layer = await shop.executor.changes(container_id, shop.new_layer(), omit=omit)
+        await self._store(replace(new, container_id=container_id), layer)
+        if shop.request.rm or shop.request.force_rm:
+            await self._remove(container_id)
+        else:
+            shop.containers.discard(container_id)
+
+    async def _command(self, container_id: str, prepared: PreparedRun) -> None:
+        """Run the command to its end. Its container stays when it failed, unless the request says otherwise."""
+        shop = self._shop
+        printer = _Printer(self._out)
+        exit_code = None
+        try:
+            exit_code = await shop.executor.run(container_id, printer.write)
+            await printer.finish()
+        except DavitError:
+            # Never started: as with a failed command, the container is there to be looked at.
+            exit_code = -1
+            raise
+        finally:
+            if exit_code and not shop.request.force_rm:
+                shop.containers.discard(container_id)
+            elif exit_code:
+                await self._remove(container_id)
+        if exit_code:
+            raise CommandFailed(error_command(prepared), exit_code)
+
+    async def _remove(self, container_id: str) -> None:
+        await self._shop.executor.remove(container_id)
+        self._shop.containers.discard(container_id)
+        await self._out.text(f"Removing intermediate container {short_id(container_id)}\n")
+
+    async def _mount_tree(self, origin: str) -> tuple[Tree, str]:
+        if not origin:
+            return self._shop.context, ""
+        image = await self._find_image(origin)
+        return DirectoryTree(image.layers), image.id or "scratch"
+
+
+class _Printer:
+    """A command's output as text; a character cut by a chunk's end waits for its rest."""
+
+    def __init__(self, out: StageOutput) -> None:
+        self._out = out
+        decoder = codecs.getincrementaldecoder("utf-8")
+        self._decoders = {False: decoder("replace"), True: decoder("replace")}
+
+    async def write(self, is_error: bool, data: bytes) -> None:
+        await self._tell(is_error, self._decoders[is_error].decode(data))
+
+    async def finish(self) -> None:
+        for is_error, decoder in self._decoders.items():
+            await self._tell(is_error, decoder.decode(b"", final=True))
+
+    async def _tell(self, is_error: bool, text: str) -> None:
+        if text:
+            await (self._out.error_text(text) if is_error else self._out.text(text))
+
+
+def _shown_options(copy: Copy, chown: str, chmod: str) -> str:
+    """Options that change the outcome, as history and so the cache key have them."""
+    options = f"--chown={chown} " if chown else ""
+    options += f"--chmod={chmod} " if chmod else ""
+    options += "--parents " if copy.parents else ""
+    options += "--link " if copy.link else ""
+    options += f"--unpack={str(copy.unpack).lower()} " if copy.unpack is not None else ""
+    return options + "".join(f"--exclude={pattern} " for pattern in copy.exclude)
