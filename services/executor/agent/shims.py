@@ -50,7 +50,8 @@ class ShimClient:
 
     Attributes:
         path: of its socket, for further connections.
-        on_exit: called once with the record when the process has ended. A connection that ends without it calls nothing:
+        on_exit: called once with the record when the process has ended. A connection that ends without it calls
+        nothing:
             see `closed`.
         on_oom: called with the number of processes killed so far.
         closed: done when the connection has ended.

@@ -79,7 +79,7 @@ class Zygote:
                 ready = b""
             finally:
                 theirs.close()
-            if ready != b"ready":
+            if ready != b"ready" or self._process is None:
                 ours.close()
                 await self._discard()
                 raise Interrupted("the zygote did not start", step="zygote")

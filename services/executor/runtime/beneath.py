@@ -44,7 +44,9 @@ def make_file(root: int, path: str, mode: int = 0o755) -> int:
     """An O_PATH descriptor of `path`, made as an empty file (its parents as directories) when it is missing."""
 
     def create(parent: int, name: str) -> None:
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, mode, dir_fd=parent))
+        os.close(
+            os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, mode, dir_fd=parent)
+        )
 
     return _make(root, path, create, 0, _MAX_LINKS)
 

@@ -58,8 +58,8 @@ COMMANDS: dict[str, tuple[str, str, str | None, str, str]] = {
     "events": ("resources", "events", "EVENTS_OPTIONS", "<container-id>", "display OOM notifications and statistics"),
     "features": ("info", "features", None, "", "show the enabled features"),
     "spec": ("info", "write_spec", "SPEC_OPTIONS", "", "create a new specification file"),
-    "checkpoint": ("info", "refuse_checkpoint", "ANY", "<container-id>", "not supported"),
-    "restore": ("info", "refuse_checkpoint", "ANY", "<container-id>", "not supported"),
+    "checkpoint": ("info", "refuse_checkpoint", None, "<container-id>", "not supported"),
+    "restore": ("info", "refuse_checkpoint", None, "<container-id>", "not supported"),
 }
 
 
@@ -150,7 +150,8 @@ def _dispatch(config: Config, name: str, arguments: list[str]) -> int:
         if arguments[:1] in (["--help"], ["-h"]):
             sys.stdout.write(usage(name, COMMANDS[name][3], COMMANDS[name][4], options))
             return 0
-        values, rest = parse(options, arguments) if COMMANDS[name][2] != "ANY" else ({}, arguments)
+        refused = name in {"checkpoint", "restore"}
+        values, rest = ({}, arguments) if refused else parse(options, arguments)
         return function(config, values, rest)
     except UsageError as error:
         sys.stderr.write(f"davit-runc: {error}\n")

@@ -9,7 +9,7 @@ from services.executor.runtime import kernel
 
 
 def copy(source: int, target: int) -> None:
-    """Copy everything in directory `source` into directory `target`: files, links, nodes, owners, modes, times, xattrs."""
+    """Copy everything in directory `source` into `target`: files, links, nodes, owners, modes, times, xattrs."""
     with kernel.reporting("copy", "tmpcopyup"):
         _copy_entries(source, target)
         _copy_metadata(source, target)

@@ -59,7 +59,7 @@ class Init:
         self.slave: int | None = None
 
     def session(self) -> None:
-        """A session of its own, so that signals to the runtime's terminal do not reach it; no umask, modes are exact."""
+        """A session of its own: signals to the runtime's terminal do not reach it. No umask: modes are exact."""
         os.setsid()
         os.umask(0)
 
@@ -358,7 +358,7 @@ def _await_start(listener: _socket.socket | None, channel: Channel) -> None:
         if channel.receive() is None:
             os._exit(0)
         return
-    accepted, _ = listener._accept()
+    accepted, _ = listener._accept()  # type: ignore[attr-defined]
     previous = channel.socket
     channel.socket = _socket.socket(fileno=accepted)
     os.set_inheritable(accepted, False)

@@ -26,11 +26,11 @@ class _Rules:
 try:
     import _json
 
-    _read = _json.make_scanner(_Rules())
+    _read = _json.make_scanner(_Rules())  # type: ignore[arg-type]
     _quote = _json.encode_basestring_ascii
     _quote_unicode = _json.encode_basestring
 except (ImportError, AttributeError):  # another interpreter
-    _read = None
+    _read = None  # type: ignore[assignment]
 
 
 class InvalidJson(ValueError):
@@ -78,7 +78,7 @@ def dumps(value: Any, *, indent: str = "") -> str:
     return "".join(out)
 
 
-def _write(value: Any, out: list[str], indent: str, line: str) -> None:  # noqa: PLR0912  (one branch per JSON type)
+def _write(value: Any, out: list[str], indent: str, line: str) -> None:
     if isinstance(value, str):
         out.append(_quote(value))
     elif value is True:
@@ -90,7 +90,13 @@ def _write(value: Any, out: list[str], indent: str, line: str) -> None:  # noqa:
     elif isinstance(value, int | float):
         out.append(repr(value))
     elif isinstance(value, dict):
-        _write_all(out, "{}", [(_quote(str(key)) + (": " if indent else ":"), item) for key, item in value.items()], indent, line)
+        _write_all(
+            out,
+            "{}",
+            [(_quote(str(key)) + (": " if indent else ":"), item) for key, item in value.items()],
+            indent,
+            line,
+        )
     elif isinstance(value, list | tuple):
         _write_all(out, "[]", [("", item) for item in value], indent, line)
     else:

@@ -290,8 +290,8 @@ def sched_setattr(attributes: SchedulingAttributes) -> None:
 
 
 def restore_signals() -> None:
-    """Default action for every signal, and none blocked; an interpreter ignores SIGPIPE and SIGXFSZ, a program must not."""
-    import _signal
+    """Default action for every signal, none blocked: an interpreter ignores SIGPIPE and SIGXFSZ, a program must not."""
+    import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
 
     for number in range(1, 65):
         try:

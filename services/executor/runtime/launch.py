@@ -4,9 +4,12 @@ The order of a container:
 
     id, bundle          its id; the directory that relative paths of the spec start from
     spec                config.json
-    rootfs              {"lower": [topmost first], "upper", "work"}: an overlay to mount at root.path; absent: it is ready
-    user                {"user": "name:group" | "uid" | …, "groups": [names]}, or just the string; looked up in the rootfs
-    seccomp_bpf         the compiled filter in base64, instead of linux.seccomp in the spec; seccomp_flags for seccomp(2)
+    rootfs              {"lower": [topmost first], "upper", "work"}: an overlay to mount at root.path; absent: it is
+    ready
+    user                {"user": "name:group" | "uid" | …, "groups": [names]}, or just the string; looked up in the
+    rootfs
+    seccomp_bpf         the compiled filter in base64, instead of linux.seccomp in the spec; seccomp_flags for
+    seccomp(2)
     init, init_path     run the command under an init of ours; which
     tty, console_size   a terminal; [rows, columns]
     open_stdin          standard input is a pipe, not /dev/null; stdin_once: it ends with its first client
@@ -15,7 +18,8 @@ The order of a container:
     socket              where to listen; state_dir: for process.json; exit_file: for the exit record
     attach              [{"fd", "stdin", "stdout", "stderr"}]: connections that are attached from the first byte on
 
-Of an exec, in place of spec, bundle, rootfs and init: exec_id, pid and start_time (of the container's first process), cgroup
+Of an exec, in place of spec, bundle, rootfs and init: exec_id, pid and start_time (of the container's first
+process), cgroup
 (the container's path below the hierarchies' roots), process (OCI's).
 
 Numbers of descriptors are indexes into those that came with the order; "{fd:N}" in a namespace's path stands for one.

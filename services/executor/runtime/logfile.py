@@ -1,6 +1,7 @@
 """The container's log in Docker's "json-file" form, written by the shim itself: no bus, no agent, nothing to lose.
 
-One line of JSON per line of output: {"log": …, "stream": "stdout"|"stderr", "time": RFC 3339 with nanoseconds, UTC}. A line
+One line of JSON per line of output: {"log": …, "stream": "stdout"|"stderr", "time": RFC 3339 with nanoseconds, UTC}.
+A line
 of more than 16 KiB is cut into parts, of which only the last ends in a newline. Source: Docker's json-file driver.
 """
 
@@ -172,7 +173,7 @@ class JsonLog:
 
     @staticmethod
     def _compress(path: str) -> None:
-        """In a grandchild: neither the container's output nor this process's memory waits for it, and nobody reaps it."""
+        """In a grandchild: neither the container's output nor this process's memory waits for it."""
         child = os.fork()
         if child:
             os.waitpid(child, 0)

@@ -28,7 +28,7 @@ def make_read_only(root: int, paths: list[str]) -> None:
 
 
 def hide(root: int, paths: list[str]) -> None:
-    """Cover files with /dev/null and directories with one empty read-only tmpfs. A path that is not there is left out."""
+    """Cover files with /dev/null, directories with one empty read-only tmpfs; leave out what is not there."""
     null: int | None = None
     empty: int | None = None
     for path in paths:
@@ -63,7 +63,10 @@ def _null_device() -> int:
 
 def _empty_directory() -> int:
     return mountcalls.new_filesystem(
-        "tmpfs", [("source", "tmpfs"), ("size", "0"), ("nr_inodes", "1"), ("ro", None)], mountcalls.MOUNT_ATTR_RDONLY, "mask"
+        "tmpfs",
+        [("source", "tmpfs"), ("size", "0"), ("nr_inodes", "1"), ("ro", None)],
+        mountcalls.MOUNT_ATTR_RDONLY,
+        "mask",
     )
 
 

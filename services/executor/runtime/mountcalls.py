@@ -84,7 +84,7 @@ def attach(mount_fd: int, target_fd: int, subject: str) -> None:
 class _MountAttributes(ctypes.Structure):
     """struct mount_attr of linux/mount.h."""
 
-    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
 
 
 def set_attributes(
@@ -115,7 +115,7 @@ def set_attributes(
 
 def _kernel_log(fs_fd: int) -> str:
     """What the kernel says about a failed filesystem context (one message per read), without its level prefix."""
-    messages = []
+    messages: list[str] = []
     while len(messages) < 8:
         try:
             messages.append(os.read(fs_fd, 4096).decode(errors="replace")[2:].strip())

@@ -21,8 +21,18 @@ if TYPE_CHECKING:
 
 #: files of /proc that something may be mounted over: made-up numbers for the container (lxcfs), and no way out
 _MOUNTABLE_IN_PROC = frozenset(
-    "/proc/" + name
-    for name in "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo net/dev sys/kernel/ns_last_pid".split()
+    {
+        "/proc/cpuinfo",
+        "/proc/diskstats",
+        "/proc/loadavg",
+        "/proc/meminfo",
+        "/proc/net/dev",
+        "/proc/slabinfo",
+        "/proc/stat",
+        "/proc/swaps",
+        "/proc/sys/kernel/ns_last_pid",
+        "/proc/uptime",
+    }
 )
 
 

@@ -1,4 +1,5 @@
-"""config.json (and what an order adds to it) as typed plans. Pure: everything wrong is found here, before anything is made.
+"""config.json (and what an order adds to it) as typed plans. Pure: everything wrong is found here, before anything
+is made.
 
 Source: OCI runtime-spec 1.2, config.md "Process".
 """

@@ -1,6 +1,7 @@
 """The parent's side: clone the process that becomes a container (or an exec), and lead the conversation with it.
 
-The parent clones at once and learns from the child what it has to do: reading the spec, making the cgroup and everything
+The parent clones at once and learns from the child what it has to do: reading the spec, making the cgroup and
+everything
 else happens in the child, whose memory goes away with execve. Page faults after a fork are the larger part of a start;
 the parent, which stays, shall have few. Source: clone(2), pid_namespaces(7). The dialogue is drawn in `sync.py`.
 """
@@ -169,7 +170,8 @@ def launch_container(build: Callable[[], ContainerPlan], birth: Birth, streams: 
     Returns at once; `Launch.until_ready` says how it went.
 
     Args:
-        build: called in the child, still with the runtime's privileges and namespaces other than the new ones: makes the
+        build: called in the child, still with the runtime's privileges and namespaces other than the new ones: makes
+        the
             plan, and the cgroup if nobody has yet.
     """
     ours, theirs = Channel.pair()
@@ -199,7 +201,7 @@ def _preload(plan: ContainerPlan) -> None:
     if any(mount.kind in {"cgroup", "cgroup2"} for mount in plan.mounts):
         import services.executor.runtime.cgroupmount
     if any(mount.options.copy_up for mount in plan.mounts):
-        import services.executor.runtime.copytree
+        import services.executor.runtime.copytree  # noqa: F401
 
 
 def _kept(plan: ContainerPlan, namespace_fds: dict[str, int], doors: list[int]) -> set[int]:
@@ -294,7 +296,8 @@ def launch_exec(
 ) -> Launch:
     """Clone a process that joins the namespaces of a running container.
 
-    It enters the pid namespace last, by bearing the process that will execve, when all privileges are gone already: what
+    It enters the pid namespace last, by bearing the process that will execve, when all privileges are gone already:
+    what
     runs in the container can see, and perhaps trace, only something that may do no more than itself.
 
     Args:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 _NAMES = "AS CORE CPU DATA FSIZE MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK".split()  # noqa: SIM905
 #: RLIMIT_* -> number; those that Python does not know are asm-generic/resource.h's
-KINDS = {f"RLIMIT_{name}": getattr(resource, f"RLIMIT_{name}", None) for name in _NAMES} | {"RLIMIT_LOCKS": 10, "RLIMIT_RTTIME": 15}
+KINDS = {f"RLIMIT_{name}": getattr(resource, f"RLIMIT_{name}", None) for name in _NAMES} | {
+    "RLIMIT_LOCKS": 10,
+    "RLIMIT_RTTIME": 15,
+}
 _INFINITY = 2**64 - 1
 
 

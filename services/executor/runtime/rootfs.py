@@ -1,6 +1,7 @@
 """The root filesystem: mounted in the container's own mount namespace, then made its root.
 
-An overlay given by its layers is mounted here, by the container's init, so that no mount is ever visible to the host and
+An overlay given by its layers is mounted here, by the container's init, so that no mount is ever visible to the host
+and
 a crash leaves nothing to clean up. Source: OCI runtime-spec 1.2, config.md "Root"; pivot_root(2).
 """
 

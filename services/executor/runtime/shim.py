@@ -186,7 +186,7 @@ class Shim:
     def _accept(self) -> None:
         assert self.listener is not None
         try:
-            fd, _ = self.listener._accept()
+            fd, _ = self.listener._accept()  # type: ignore[attr-defined]
         except OSError:
             return
         os.set_inheritable(fd, False)
@@ -297,10 +297,8 @@ class Shim:
                 client.send({"id": number, "ok": answer})
 
     def _state(self) -> dict[str, Any]:
-        if self.status is not None:
-            status = "stopped"
-        else:
-            status = "running" if self.started_at_ns else "created"
+        running = "running" if self.started_at_ns else "created"
+        status = running if self.status is None else "stopped"
         return {
             "id": self.order["id"],
             "exec_id": self.order.get("exec_id"),

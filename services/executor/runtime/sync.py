@@ -2,7 +2,8 @@
 
     parent                                  child (init)
       | clone ------------------------------> |
-      |   <-------------------------- stage   |   only with a user, time or joined pid namespace: the id of the real child
+      |   <-------------------------- stage   |   only with a user, time or joined pid namespace: the id of the real
+      child
       | go ---------------------------------> |
       |   <-------------------------- map     |   only with a new user namespace: asks for its id maps
       | mapped -----------------------------> |

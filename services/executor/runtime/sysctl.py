@@ -8,8 +8,20 @@ from services.executor.runtime import kernel
 from services.executor.runtime.errors import InvalidSpec
 
 _IPC = frozenset(
-    "kernel." + name
-    for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced auto_msgmni msg_next_id sem_next_id shm_next_id".split()
+    {
+        "kernel.auto_msgmni",
+        "kernel.msg_next_id",
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.sem_next_id",
+        "kernel.shm_next_id",
+        "kernel.shm_rmid_forced",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+    }
 )
 
 

@@ -8,7 +8,7 @@ shims live on. An order too long for one packet comes in a memfd, the last of it
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
 import _socket
 import gc
 import os

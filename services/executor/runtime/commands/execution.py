@@ -43,7 +43,8 @@ def execute(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
     try:
         return _execute(container, options, arguments[1:])
     except RuntimeFailure as failure:
-        failure.message = f"exec failed: {failure.message}"
+        starting = "unable to start container process: " if failure.step is not None else ""
+        failure.message = f"exec failed: {starting}{failure.message}"
         failure.args = (failure.message,)
         raise
 

@@ -5,7 +5,7 @@ Its standard streams are pipes of its own even then: descriptors of the caller's
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
 import os
 import select
 

@@ -211,14 +211,16 @@ def check_terminal(terminal: bool, detach: bool, console_socket: str) -> None:
 
 def create(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
     """`create <id>`: everything but execve."""
-    creation = _prepare("create", config, options, arguments)
-    check_terminal(creation.plan.process.terminal, True, options["console_socket"])
-    launch = creation.make((0, 1, 2), wait=True)
-    try:
-        hand_over(launch, options)
-    except BaseException:
-        creation.undo()
-        raise
+    container_id = one("create", arguments)
+    with _named("create"):
+        creation = Creation(config, options, container_id)
+        check_terminal(creation.plan.process.terminal, True, options["console_socket"])
+        launch = creation.make((0, 1, 2), wait=True)
+        try:
+            hand_over(launch, options)
+        except BaseException:
+            creation.undo()
+            raise
     return 0
 
 
@@ -234,13 +236,20 @@ def hand_over(launch: process.Launch, options: dict[str, Any]) -> None:
         os.close(pidfd)
 
 
-def _prepare(command: str, config: Any, options: dict[str, Any], arguments: list[str]) -> Creation:
-    try:
-        return Creation(config, options, one(command, arguments))
-    except RuntimeFailure as failure:
-        failure.message = f"davit-runc {command} failed: {failure.message}"
-        failure.args = (failure.message,)
-        raise
+class _named:  # noqa: N801  (a context manager, read as a phrase)
+    """Failures inside say which command failed, as runc's do; engines show the text to their users."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RuntimeFailure):
+            starting = "unable to start container process: " if error.step is not None else ""
+            error.message = f"davit-runc {self.command} failed: {starting}{error.message}"
+            error.args = (error.message,)
 
 
 def one(command: str, arguments: list[str]) -> str:
@@ -252,9 +261,14 @@ def one(command: str, arguments: list[str]) -> str:
 
 def run(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
     """`run <id>`: create, start, and unless detached wait, copy, delete."""
+    container_id = one("run", arguments)
+    with _named("run"):
+        return _run(Creation(config, options, container_id), options)
+
+
+def _run(creation: Creation, options: dict[str, Any]) -> int:
     from services.executor.runtime.commands import foreground
 
-    creation = _prepare("run", config, options, arguments)
     detach, terminal = options["detach"], creation.plan.process.terminal
     check_terminal(terminal, detach, options["console_socket"])
     signals = -1 if detach else foreground.catch_signals()
@@ -339,7 +353,7 @@ def signal_number(text: str) -> int:
         number = int(text)
         if 0 < number <= 64:
             return number
-    import _signal
+    import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
 
     name = text.upper()
     found = getattr(_signal, name if name.startswith("SIG") else "SIG" + name, None)

@@ -1,6 +1,7 @@
 """Command line options as runc takes them. Small, because the module for it would cost half of a container's start.
 
-`-b DIR`, `--bundle DIR`, `--bundle=DIR` and, as Go's flags have it, `-bundle DIR` are the same; options end at the first
+`-b DIR`, `--bundle DIR`, `--bundle=DIR` and, as Go's flags have it, `-bundle DIR` are the same; options end at the
+first
 argument or at `--`.
 """
 

@@ -5,7 +5,7 @@ The layout is our own; what other programs may rely on is the output of `state` 
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
 import _socket
 import errno
 import os
@@ -192,7 +192,7 @@ def all_containers(root: str) -> list[Container]:
 
 
 def listen(directory: str) -> _socket.socket:
-    """The socket through which a created container is started. Bound by a short name: paths are limited to 107 bytes."""
+    """The socket through which a created container is started; bound by a short name, paths have 107 bytes."""
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     _in_directory(directory, lambda: listener.bind(START_SOCKET))
     listener.listen(1)
