@@ -285,6 +285,9 @@ class PrunedCache(BaseModel):
 class BuildImage(BaseModel):
     """A build: the context tar arrives on `stream` (nothing when `remote` is set), JSON lines leave on it.
 
+    Attributes:
+        secrets: Base64 values by id, for ``RUN --mount=type=secret``. Never logged or recorded.
+
     Source: Docker Engine API 1.50, ImageBuild.
     """
 
@@ -317,6 +320,7 @@ class BuildImage(BaseModel):
     isolation: str = ""
     security_opt: list[str] = Field(default_factory=list)
     squash: bool = False
+    secrets: dict[str, str] = Field(default_factory=dict, repr=False)
     auths: dict[str, RegistryAuth] = Field(default_factory=dict, repr=False)
 
 

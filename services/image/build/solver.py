@@ -86,6 +86,10 @@ class Solver:
             raise InvalidArgument("No image was generated. Is your Dockerfile empty?")
         return image
 
+    def output(self, stage: int) -> StageOutput:
+        """What a stage has said."""
+        return self._outputs[stage]
+
     async def _global_arguments(self) -> None:
         shown = 0
         texts = []
@@ -207,9 +211,9 @@ class Solver:
         base = self._base(stage)
         if not base.name:
             raise InvalidArgument(f"base name ({stage.start.base}) should not be blank", line=stage.start.line)
-        check_platform(base.platform)
+        check_platform(base.platform)  # also where it changes nothing: a wrong one is an error
         if base.name == SCRATCH:
-            return BuiltImage("", ContainerConfig())
+            return _scratch(base.platform)
         if base.stage is not None:
             return await self._result_of(base.stage)
         return await self._image(base.name, base.platform, progress=out)
@@ -230,7 +234,7 @@ class Solver:
         if name.lower() == stage.name:
             raise InvalidArgument(f"invalid from flag value {name}: refers to current build stage")
         if name == SCRATCH:
-            return BuiltImage("", ContainerConfig())
+            return _scratch("")
         try:
             return await self._image(name, self._shop.request.platform)
         except DavitError as error:
@@ -255,6 +259,11 @@ class Solver:
                 await progress.line(line)
 
         return await self._shop.images.pull(name, platform=platform, auths=self._shop.request.auths, progress=tell)
+
+
+def _scratch(platform: str) -> BuiltImage:
+    os_name, architecture, variant = check_platform(platform)
+    return BuiltImage("", ContainerConfig(), os=os_name, architecture=architecture, variant=variant)
 
 
 def _first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:

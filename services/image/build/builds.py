@@ -1,0 +1,157 @@
+"""One build from its request to its last line, and what must be true afterwards whatever happened.
+
+::
+
+    accept stream ─► context ─► Dockerfile ─► (an error until here is the request's answer)
+        ─► stages ─► tags ─► "Successfully built"          client gone: everything is undone
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.image.build import intake
+from services.image.build.dockerfile.stages import Dockerfile, parse_dockerfile
+from services.image.build.output import BuildOutput, StageOutput
+from services.image.build.platforms import check_platform
+from services.image.build.ports import BuiltImage, Executor, ImageStore
+from services.image.build.solver import Solver, StageFailed, success_lines
+from services.image.build.steps import CommandFailed, Workshop
+from services.image.build.workdirs import WorkDirectories
+from shared.contracts.images import BuildImage
+from shared.errors import DavitError, InvalidArgument, Unsupported
+from shared.streams import ByteStream, StreamBroken, StreamCancelled
+
+log = logging.getLogger(__name__)
+
+ISOLATIONS = ("", "default")
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """Everything that builds need of this service."""
+
+    images: ImageStore
+    executor: Executor
+    directories: WorkDirectories
+
+    async def serve(self, request: BuildImage, stream: ByteStream) -> None:
+        """Carry out a request whose context comes on the stream and whose lines leave on it.
+
+        A client that goes away ends the build: containers are removed, scratch space too. Steps that were finished
+        stay as cache.
+        """
+        async with stream:
+            work = asyncio.create_task(self._build(request, stream), name="build")
+            gone = asyncio.create_task(stream.gone(), name="build client")
+            try:
+                await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not work.done():
+                    log.info("build cancelled: its client is gone")
+            finally:
+                gone.cancel()
+                work.cancel()
+                outcome = (await asyncio.gather(work, gone, return_exceptions=True))[0]
+            if isinstance(outcome, DavitError) and not isinstance(outcome, StreamBroken | StreamCancelled):
+                raise outcome
+            if isinstance(outcome, Exception) and not isinstance(outcome, DavitError):
+                raise outcome
+
+    async def _build(self, request: BuildImage, stream: ByteStream) -> None:
+        check_request(request)
+        names = [self.images.familiar_name(name) for name in request.tags]
+        secrets = decode_secrets(request.secrets)
+        out = BuildOutput(stream.write, quiet=request.quiet)
+        with ExitStack() as stack:
+            scratch = stack.enter_context(self.directories.scratch())
+            secrets_dir = stack.enter_context(self.directories.secrets())
+            context, dockerfile = await prepare(request, stream, scratch)
+            shop = Workshop(
+                request,
+                self.images,
+                self.executor,
+                context.tree,
+                scratch,
+                secrets_dir,
+                self.directories.caches,
+                secrets,
+            )
+            solver = Solver(dockerfile, shop, out)
+            try:
+                image = await solver.build()
+                await self._name(image, names)
+            except StageFailed as failure:
+                await fail(out, failure.cause, solver.output(failure.stage))
+                return
+            except DavitError as error:
+                if not out.started:
+                    raise
+                await fail(out, error, None)
+                return
+            finally:
+                await self._remove_containers(shop)
+        await finish(out, request, image, names)
+
+    async def _name(self, image: BuiltImage, names: list[str]) -> None:
+        for name in names:
+            await self.images.tag(image.id, name)
+
+    async def _remove_containers(self, shop: Workshop) -> None:
+        """Containers of a build that ends early. Goes on past failures; what stays is found by its absent build."""
+        for container_id in list(shop.containers):
+            try:
+                await asyncio.shield(self.executor.remove(container_id))
+            except DavitError as error:
+                log.warning("container %s of a build could not be removed: %s", container_id, error)
+
+
+def check_request(request: BuildImage) -> None:
+    """Raises InvalidArgument or Unsupported, naming the field."""
+    if request.squash:
+        raise Unsupported("squash is only supported with experimental mode", field="squash")
+    if request.isolation not in ISOLATIONS:
+        raise InvalidArgument(f'Unsupported isolation: "{request.isolation}"', field="isolation")
+    check_platform(request.platform)
+
+
+def decode_secrets(encoded: Mapping[str, str]) -> dict[str, bytes]:
+    """Raises InvalidArgument for a value that is not base64; the text never has the value."""
+    try:
+        return {name: base64.b64decode(value, validate=True) for name, value in encoded.items()}
+    except (binascii.Error, ValueError):
+        raise InvalidArgument("a build secret is not base64", field="secrets") from None
+
+
+async def prepare(request: BuildImage, stream: ByteStream, scratch: Path) -> tuple[intake.Context, Dockerfile]:
+    """The context and the Dockerfile down to the target. Raises DavitError."""
+    if request.remote:
+        context = await intake.fetch(request.remote, request.dockerfile, scratch)
+    else:
+        context = await intake.receive(_chunks(stream), request.dockerfile, scratch)
+    dockerfile = parse_dockerfile(context.dockerfile, name=request.dockerfile)
+    return context, dockerfile.until(request.target).with_labels(request.labels)
+
+
+async def _chunks(stream: ByteStream) -> AsyncIterator[bytes]:
+    while chunk := await stream.read():
+        yield chunk
+
+
+async def fail(out: BuildOutput, error: DavitError, stage: StageOutput | None) -> None:
+    code = error.exit_code if isinstance(error, CommandFailed) else None
+    await out.fail(str(error), code, stage)
+
+
+async def finish(out: BuildOutput, request: BuildImage, image: BuiltImage, names: list[str]) -> None:
+    if request.quiet:
+        await out.loud({"stream": f"{image.id}\n"})
+        return
+    for line in success_lines(image, names):
+        await out.text(line)

@@ -1,0 +1,175 @@
+"""The build context: received or fetched, and read as a tree, with its Dockerfile.
+
+Source: Docker Engine API 1.50, ImageBuild (``remote``, ``dockerfile``); docker build, "Build context".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from services.image.build.context.directories import DirectoryTree
+from services.image.build.context.remote import clone, download, is_git, is_url, parse_git
+from services.image.build.context.tartree import TarTree
+from services.image.build.context.tree import Entry, MemoryTree, Tree, resolve, walk
+from services.image.build.ignore import IgnoreRules, read_ignore_file
+from shared.errors import InvalidArgument
+from shared.layers.compression import HEAD_BYTES, CompressionError, decompressed, detect
+
+DEFAULT_DOCKERFILE = "Dockerfile"
+IGNORE_FILE = ".dockerignore"
+MAX_DOCKERFILE_BYTES = 16 << 20
+_TEXT_TYPES = ("text/plain", "text/x-dockerfile")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Attributes: dockerfile: its text."""
+
+    tree: Tree
+    dockerfile: str
+
+
+async def receive(chunks: AsyncIterator[bytes], dockerfile: str, scratch: Path) -> Context:
+    """A context that arrives as a tar in any compression.
+
+    Raises:
+        InvalidArgument: It is no tar, a truncated one, or has no such Dockerfile.
+    """
+    spool = (scratch / "context").open("w+b")
+    async for chunk in chunks:
+        spool.write(chunk)
+    return await asyncio.to_thread(_from_spool, spool, dockerfile, scratch)
+
+
+async def fetch(remote: str, dockerfile: str, scratch: Path) -> Context:
+    """A context from a repository, or from a URL that holds a tar or a single Dockerfile."""
+    target = scratch / "remote-context"
+    if is_git(remote):
+        directory = await clone(parse_git(remote), target)
+        return await asyncio.to_thread(_from_directory, directory, dockerfile)
+    if not is_url(remote):
+        raise InvalidArgument(f"remote URL ({remote}) could not be recognized", field="remote")
+    fetched = await download(remote, target)
+    spool = target.open("r+b")
+    head = spool.read(HEAD_BYTES)
+    if fetched.content_type.partition(";")[0].strip() in _TEXT_TYPES and not detect(head):
+        spool.seek(0)
+        with spool:
+            text = spool.read(MAX_DOCKERFILE_BYTES)
+        return Context(MemoryTree({DEFAULT_DOCKERFILE: text}), _decoded(text))
+    return await asyncio.to_thread(_from_spool, spool, dockerfile, scratch, ignore=True)
+
+
+def _from_spool(spool: BinaryIO, dockerfile: str, scratch: Path, *, ignore: bool = False) -> Context:
+    spool.flush()
+    spool.seek(0)
+    compression = detect(spool.read(HEAD_BYTES))
+    if compression:
+        spool.seek(0)
+        plain = (scratch / "context.tar").open("w+b")
+        try:
+            with spool:
+                for piece in decompressed(lambda: spool.read(1 << 20), compression):
+                    plain.write(piece)
+        except CompressionError as error:
+            plain.close()
+            raise InvalidArgument(f"Error processing tar file({compression}): {error}") from error
+        plain.flush()
+        spool = plain
+    tree = TarTree(spool)
+    text = _read_dockerfile(tree, dockerfile)
+    if ignore:
+        _apply_ignore_file(tree)
+    else:
+        _remove_ignored_helpers(tree, dockerfile)
+    return Context(tree, text)
+
+
+def _from_directory(directory: Path, dockerfile: str) -> Context:
+    tree = DirectoryTree([directory])
+    text = _read_dockerfile(tree, dockerfile)
+    rules = _ignore_rules(tree)
+    if rules is None:
+        return Context(tree, text)
+    return Context(FilteredTree(tree, rules), text)
+
+
+def _read_dockerfile(tree: Tree, name: str) -> str:
+    path = posixpath.normpath(name or DEFAULT_DOCKERFILE)
+    if path == ".." or path.startswith("../"):
+        raise InvalidArgument(f"forbidden path outside the build context: {name} ()", field="dockerfile")
+    try:
+        real, entry = resolve(tree, path)
+        if entry is None and path == DEFAULT_DOCKERFILE:
+            real, entry = resolve(tree, path.lower())
+    except OSError as error:
+        raise InvalidArgument(f"Cannot locate specified Dockerfile: {name}: {error}", field="dockerfile") from error
+    if entry is None or entry.kind != "file":
+        raise InvalidArgument(f"Cannot locate specified Dockerfile: {name}", field="dockerfile")
+    if entry.size == 0:
+        raise InvalidArgument(f"the Dockerfile ({name}) cannot be empty", field="dockerfile")
+    with closing(tree.open(real)) as content:
+        return _decoded(content.read(MAX_DOCKERFILE_BYTES))
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _ignore_rules(tree: Tree) -> IgnoreRules | None:
+    entry = tree.lookup(IGNORE_FILE)
+    if entry is None or entry.kind != "file":
+        return None
+    with closing(tree.open(IGNORE_FILE)) as content:
+        patterns = read_ignore_file(_decoded(content.read(MAX_DOCKERFILE_BYTES)))
+    return IgnoreRules(patterns) if patterns else None
+
+
+def _remove_ignored_helpers(tree: TarTree, dockerfile: str) -> None:
+    """A client has left out what is ignored, but always sends these two; they go if the rules name them."""
+    rules = _ignore_rules(tree)
+    if rules is None:
+        return
+    for name in (dockerfile, IGNORE_FILE):
+        if rules.excludes(posixpath.normpath(name)) and tree.lookup(name) is not None:
+            tree.remove(name)
+
+
+def _apply_ignore_file(tree: TarTree) -> None:
+    rules = _ignore_rules(tree)
+    if rules is None:
+        return
+    paths = tree.paths()
+    kept = {path for path in paths if not rules.excludes(path)}
+    needed = {parent for path in kept for parent in _parents(path)}
+    for path in reversed(paths):
+        if path not in kept and path not in needed:
+            tree.remove(path)
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:end]) for end in range(1, len(parts))]
+
+
+class FilteredTree:
+    """A tree without what the rules leave out. A directory stays when something below it does."""
+
+    def __init__(self, tree: Tree, rules: IgnoreRules) -> None:
+        self._tree = tree
+        kept = {path for path, _ in walk(tree, "") if not rules.excludes(path)}
+        self._kept = kept | {parent for path in kept for parent in _parents(path)} | {""}
+        self.open = tree.open
+        self.digest = tree.digest
+
+    def lookup(self, path: str) -> Entry | None:
+        return self._tree.lookup(path) if path in self._kept else None
+
+    def names(self, path: str) -> list[str]:
+        return [name for name in self._tree.names(path) if posixpath.join(path, name) in self._kept]
