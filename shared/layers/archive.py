@@ -1,0 +1,219 @@
+"""Writing trees, and the changes of an overlay's upper directory, as tars.
+
+Runs in a confined child only (`shared.layers.child`): the tree is this process's root, so symbolic links that a
+container planted lead nowhere else.
+
+Source: moby pkg/archive (what an export contains); OCI image-spec, layer.md, "Whiteouts".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from shared.layers import tarheader
+from shared.layers.extract import OPAQUE_NAME, OPAQUE_XATTR, OVERLAY_XATTRS, WHITEOUT_PREFIX, is_whiteout
+from shared.layers.tarheader import Entry, TarError
+
+PIECE_BYTES = 1 << 20
+END_OF_ARCHIVE = bytes(2 * tarheader.BLOCK)
+
+_KINDS = {
+    stat.S_IFREG: tarheader.REGULAR,
+    stat.S_IFDIR: tarheader.DIRECTORY,
+    stat.S_IFLNK: tarheader.SYMLINK,
+    stat.S_IFCHR: tarheader.CHAR_DEVICE,
+    stat.S_IFBLK: tarheader.BLOCK_DEVICE,
+    stat.S_IFIFO: tarheader.FIFO,
+}
+# What overlayfs keeps when a directory was renamed or only metadata was copied up: such an upper is not a layer.
+_REDIRECTS = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
+# Security modules' labels belong to the machine.
+_LOCAL_XATTRS = (
+    *OVERLAY_XATTRS,
+    "security.selinux",
+    "security.ima",
+    "security.evm",
+    "security.apparmor",
+    "system.nfs4",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to pack.
+
+    Attributes:
+        path: The file or directory, in the root. Links above it are followed, it itself is not.
+        name: Its name in the archive; empty to leave the directory itself out and begin with what it contains.
+        layer: The root is an overlay's upper directory; write whiteouts as layers spell them.
+        exclude: Paths in the root to leave out, without a leading slash, with all below them.
+        one_file_system: Leave out what is mounted below.
+    """
+
+    path: str = "/"
+    name: str = ""
+    layer: bool = False
+    exclude: frozenset[str] = field(default_factory=frozenset)
+    one_file_system: bool = False
+
+
+class Archiver:
+    """Writes one tar.
+
+    Args:
+        write: Takes the archive's bytes, piece by piece.
+    """
+
+    def __init__(self, write: Callable[[bytes], object], options: Options) -> None:
+        self._write = write
+        self._options = options
+        self._linked: dict[tuple[int, int], str] = {}
+        self._device = 0
+        self.entries = 0
+        self.size_bytes = 0
+
+    def run(self) -> None:
+        """Raises: OSError when the tree cannot be read, TarError when it is no layer."""
+        parent, _, base = self._options.path.rstrip("/").rpartition("/")
+        os.chdir(parent or "/")
+        top = base or "."
+        status = os.lstat(top)
+        self._device = status.st_dev
+        name = self._options.name
+        if name:
+            self._add(top, name, status)
+        if stat.S_ISDIR(status.st_mode):
+            os.chdir(top)
+            self._tree("", name, "")
+        self._write(END_OF_ARCHIVE)
+
+    def _tree(self, where: str, name: str, inside: str) -> None:
+        """Everything below a directory: `where` from here, `name` in the archive, `inside` the root."""
+        try:
+            listing = sorted(os.scandir(where or "."), key=lambda item: item.name)
+        except FileNotFoundError:
+            return  # removed meanwhile
+        for item in listing:
+            path = f"{inside}/{item.name}" if inside else item.name
+            if path in self._options.exclude:
+                continue
+            try:
+                status = item.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if self._options.one_file_system and status.st_dev != self._device:
+                continue
+            named = f"{name}/{item.name}" if name else item.name
+            here = f"{where}/{item.name}" if where else item.name
+            self._add(here, named, status)
+            if stat.S_ISDIR(status.st_mode):
+                self._tree(here, named, path)
+
+    def _add(self, path: str, name: str, status: os.stat_result) -> None:
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+        if kind is None:
+            return  # sockets have no meaning elsewhere
+        if self._options.layer and is_whiteout(status):
+            directory, _, base = name.rpartition("/")
+            whiteout = WHITEOUT_PREFIX + base
+            self._header(Entry(f"{directory}/{whiteout}" if directory else whiteout, mode=0o600))
+            return
+        entry = Entry(name, kind, stat.S_IMODE(status.st_mode))
+        entry.uid, entry.gid = status.st_uid, status.st_gid
+        entry.mtime_ns = status.st_mtime_ns
+        xattrs = _xattrs(path)
+        entry.xattrs = {key: value for key, value in xattrs.items() if not key.startswith(_LOCAL_XATTRS)} or None
+        if self._options.layer:
+            _check_redirect(name, xattrs)
+        if kind == tarheader.DIRECTORY:
+            entry.name += "/"
+            self._header(entry)
+            if self._options.layer and xattrs.get(OPAQUE_XATTR) == b"y":
+                self._header(Entry(f"{name}/{OPAQUE_NAME}", mode=0o600))
+        elif kind == tarheader.SYMLINK:
+            entry.link = os.readlink(path)
+            entry.mode = 0o777
+            self._header(entry)
+        else:
+            entry.major, entry.minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+            self._maybe_linked(path, entry, status)
+
+    def _maybe_linked(self, path: str, entry: Entry, status: os.stat_result) -> None:
+        if status.st_nlink > 1:
+            first = self._linked.setdefault((status.st_dev, status.st_ino), entry.name)
+            if first != entry.name:
+                entry.kind, entry.link = tarheader.HARD_LINK, first
+                self._header(entry)
+                return
+        if entry.kind == tarheader.REGULAR:
+            self._file(path, entry)
+        else:
+            self._header(entry)
+
+    def _file(self, path: str, entry: Entry) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return  # removed meanwhile
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return  # replaced meanwhile
+            size = status.st_size
+            entry.size = size
+            header = tarheader.encode(entry)
+            self.entries += 1
+            self.size_bytes += size
+            if size <= PIECE_BYTES:
+                data = _exactly(os.read(descriptor, size), size)
+                self._write(b"".join((header, data, tarheader.padding(size))))
+                return
+            self._write(header)
+            for piece in _pieces(descriptor, size):
+                self._write(piece)
+            self._write(tarheader.padding(size))
+        finally:
+            os.close(descriptor)
+
+    def _header(self, entry: Entry) -> None:
+        self.entries += 1
+        self._write(tarheader.encode(entry))
+
+
+def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
+    """As many bytes as the header promised: a file that grows is cut, one that shrinks ends in zeros."""
+    while size:
+        piece = os.read(descriptor, min(PIECE_BYTES, size)) or bytes(min(PIECE_BYTES, size))
+        size -= len(piece)
+        yield piece
+
+
+def _exactly(data: bytes, size: int) -> bytes:
+    return data if len(data) == size else data[:size].ljust(size, b"\0")
+
+
+def _xattrs(path: str) -> dict[str, bytes]:
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENOENT, errno.EPERM):
+            return {}
+        raise
+    found = {}
+    for name in names:
+        try:
+            found[name] = os.getxattr(path, name, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.ENOENT, errno.ENOTSUP, errno.EPERM):
+                raise
+    return found
+
+
+def _check_redirect(name: str, xattrs: dict[str, bytes]) -> None:
+    for xattr in _REDIRECTS:
+        if xattr in xattrs:
+            raise TarError(f"{name!r} has {xattr}: the overlay must be mounted with redirect_dir=off,metacopy=off")

@@ -1,0 +1,153 @@
+"""The confined child that reads and writes archives: ``python -I -c … shared.layers.child``.
+
+::
+
+    parent                                child
+      │ order: JSON, argument 1             │ opens its input, imports what it needs, then
+      │ fd 0: a tar (or nothing)            │ chroot to fd 3, drops capabilities
+      ├────────────────────────────────────►│ unpacks fd 0, or packs to fd 1
+      │ fd 4: outcome, JSON ◄───────────────┤ {"ok": {...}} or {"error": {"kind", "message"}}
+
+A parent that dies closes the pipe, and the child ends with "unexpected EOF" or EPIPE. The standard library and the
+decompressors only: its start is on the path of every layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import shutil  # noqa: F401  # used by extract after the chroot, when nothing can be imported any more
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from shared.layers import archive, compression, confine, extract
+from shared.layers.tarheader import TarError
+from shared.layers.tarstream import TarStream
+
+ROOT_FD = 3
+OUTCOME_FD = 4
+READ_BYTES = 1 << 20
+_QUEUED_PIECES = 8
+
+
+class _Plain:
+    """The decompressed input, prepared by a thread while the main thread makes files of what came before."""
+
+    def __init__(self, digest: bool) -> None:
+        head = _first(0)
+        self.compression = compression.detect(head)
+        compression.prepare(self.compression)
+        self._head = head
+        self._digest = hashlib.sha256() if digest else None
+        self._pieces: queue.Queue[bytes | Exception] = queue.Queue(_QUEUED_PIECES)
+        self._over = False
+        self.size_bytes = 0
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def read(self) -> bytes:
+        if self._over:
+            return b""
+        piece = self._pieces.get()
+        if isinstance(piece, Exception):
+            raise piece
+        self._over = not piece
+        return piece
+
+    def diff_id(self) -> str:
+        return f"sha256:{self._digest.hexdigest()}" if self._digest else ""
+
+    def _run(self) -> None:
+        try:
+            for piece in compression.decompressed(self._read_raw, self.compression):
+                self.size_bytes += len(piece)
+                self._pieces.put(piece)
+                if self._digest:
+                    self._digest.update(piece)
+            self._pieces.put(b"")
+        except Exception as error:  # handed to the main thread, which reports it
+            self._pieces.put(error)
+
+    def _read_raw(self) -> bytes:
+        head, self._head = self._head, b""
+        return head or os.read(0, READ_BYTES)
+
+
+def _first(descriptor: int) -> bytes:
+    """Enough bytes to tell the compression."""
+    head = b""
+    while len(head) < compression.HEAD_BYTES:
+        piece = os.read(descriptor, READ_BYTES)
+        if not piece:
+            break
+        head += piece
+    return head
+
+
+def _unpack(order: dict[str, Any]) -> dict[str, Any]:
+    plain = _Plain(order["digest"])
+    owner = order.get("owner")
+    options = extract.Options(
+        layer=order["layer"],
+        keep_kinds=order["keep_kinds"],
+        owner=(owner[0], owner[1]) if owner else None,
+        max_entries=order["max_entries"],
+        max_bytes=order["max_bytes"],
+    )
+    confine.confine(ROOT_FD)
+    os.chdir(order["directory"])
+    plain.start()
+    tar = TarStream(plain.read)
+    extractor = extract.Extractor(tar, options)
+    extractor.run()
+    tar.drain()
+    return {
+        "diff_id": plain.diff_id(),
+        "compression": plain.compression,
+        "tar_bytes": plain.size_bytes,
+        "size_bytes": extractor.size_bytes,
+        "entries": extractor.entries,
+    }
+
+
+def _pack(order: dict[str, Any]) -> dict[str, Any]:
+    options = archive.Options(
+        path=order["path"],
+        name=order["name"],
+        layer=order["layer"],
+        exclude=frozenset(order["exclude"]),
+        one_file_system=order["one_file_system"],
+    )
+    confine.confine(ROOT_FD)
+    with open(1, "wb", buffering=READ_BYTES, closefd=False) as output:
+        archiver = archive.Archiver(output.write, options)
+        archiver.run()
+    return {"size_bytes": archiver.size_bytes, "entries": archiver.entries}
+
+
+_JOBS = {"unpack": _unpack, "pack": _pack}
+
+
+def main() -> None:
+    order = json.loads(sys.argv[1])
+    try:
+        outcome = {"ok": _JOBS[order["job"]](order)}
+    except (TarError, compression.CompressionError) as error:
+        outcome = {"error": {"kind": "archive", "message": str(error)}}
+    except OSError as error:
+        outcome = {"error": {"kind": "system", "message": str(error), "errno": error.errno}}
+    except Exception as error:  # the process's edge: told to the parent, which reports it
+        outcome = {"error": {"kind": "internal", "message": f"{type(error).__name__}: {error}"}}
+    for chunk in _whole(json.dumps(outcome).encode("utf-8", "surrogatepass")):
+        os.write(OUTCOME_FD, chunk)
+    os._exit(0)
+
+
+def _whole(data: bytes) -> Iterator[bytes]:
+    """One write: an outcome is far smaller than a pipe's buffer; names in errors are cut elsewhere."""
+    yield data[:60000]
