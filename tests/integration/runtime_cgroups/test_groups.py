@@ -20,9 +20,16 @@ pytestmark = pytest.mark.root
 MEGA = 1024 * 1024
 
 
+def nested(backend: Any, group: Any, name: str) -> Any:
+    """A group inside, as a container makes it: no controllers are switched on, so that both can have processes."""
+    for directory in set(group.paths.values()):
+        os.mkdir(f"{directory}/{name}")
+    return backend.open(f"{group.path}/{name}")
+
+
 def test_a_group_has_its_processes_and_those_below(backend: Any, create: Any, child: Any) -> None:
     group = create()
-    below = backend.create(group.path + "/below", {})
+    below = nested(backend, group, "below")
     one, two = child(group=group), child(group=below)
     assert group.pids() == sorted([one.pid, two.pid])
     assert group.pids(recursive=False) == [one.pid]
@@ -98,7 +105,7 @@ def test_another_signal_goes_to_all(create: Any, child: Any) -> None:
 
 def test_remove_waits_for_the_dying(create: Any, child: Any, backend: Any) -> None:
     group = create()
-    backend.create(group.path + "/a/b", {})
+    nested(backend, nested(backend, group, "a"), "b")
     process = child(f"x = bytearray({64 * MEGA}); print('go', flush=True); import time; time.sleep(60)", group)
     assert process.line() == "go"
     group.kill()

@@ -16,14 +16,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 # What the test runner consists of; all of it is plain Python.
-PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging")
+PACKAGES = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py")
 TIMEOUT_S = 1500
 
 RUN = """\
 #!/bin/sh
 cd /payload
 export PYTHONPATH=/payload/tree:/payload/packages PYTHONDONTWRITEBYTECODE=1
-exec python3 -m pytest -q -p no:cacheprovider -c /dev/null --rootdir /payload/tree --import-mode=importlib \
+exec python3 -m pytest -q --color=no -p no:cacheprovider -c /dev/null --rootdir /payload/tree --import-mode=importlib \
     -W ignore tests_here 2>&1
 """
 
