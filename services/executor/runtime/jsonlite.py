@@ -87,8 +87,10 @@ def _write(value: Any, out: list[str], indent: str, line: str) -> None:
         out.append("false")
     elif value is None:
         out.append("null")
-    elif isinstance(value, int | float):
-        out.append(repr(value))
+    elif isinstance(value, int):
+        out.append(int.__repr__(value))  # not an enum's own
+    elif isinstance(value, float):
+        out.append(float.__repr__(value))
     elif isinstance(value, dict):
         _write_all(
             out,
