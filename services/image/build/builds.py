@@ -15,7 +15,6 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from services.image.build import intake
 from services.image.build.dockerfile.stages import Dockerfile, parse_dockerfile
@@ -24,7 +23,7 @@ from services.image.build.platforms import check_platform
 from services.image.build.ports import BuiltImage, Executor, ImageStore
 from services.image.build.solver import Solver, StageFailed, success_lines
 from services.image.build.steps import CommandFailed, Workshop
-from services.image.build.workdirs import WorkDirectories
+from services.image.build.workdirs import Scratch, WorkDirectories
 from shared.contracts.images import BuildImage
 from shared.errors import DavitError, InvalidArgument, Unsupported
 from shared.streams import ByteStream, StreamBroken, StreamCancelled
@@ -129,7 +128,7 @@ def decode_secrets(encoded: Mapping[str, str]) -> dict[str, bytes]:
         raise InvalidArgument("a build secret is not base64", field="secrets") from None
 
 
-async def prepare(request: BuildImage, stream: ByteStream, scratch: Path) -> tuple[intake.Context, Dockerfile]:
+async def prepare(request: BuildImage, stream: ByteStream, scratch: Scratch) -> tuple[intake.Context, Dockerfile]:
     """The context and the Dockerfile down to the target. Raises DavitError."""
     if request.remote:
         context = await intake.fetch(request.remote, request.dockerfile, scratch)

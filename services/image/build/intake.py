@@ -10,6 +10,7 @@ import posixpath
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ from services.image.build.context.remote import clone, download, is_git, is_url,
 from services.image.build.context.tartree import TarTree
 from services.image.build.context.tree import Entry, MemoryTree, Tree, resolve, walk
 from services.image.build.ignore import IgnoreRules, read_ignore_file
+from services.image.build.workdirs import Scratch
 from shared.errors import InvalidArgument
 from shared.layers.compression import HEAD_BYTES, CompressionError, decompressed, detect
 
@@ -35,50 +37,47 @@ class Context:
     dockerfile: str
 
 
-async def receive(chunks: AsyncIterator[bytes], dockerfile: str, scratch: Path) -> Context:
+async def receive(chunks: AsyncIterator[bytes], dockerfile: str, scratch: Scratch) -> Context:
     """A context that arrives as a tar in any compression.
 
     Raises:
         InvalidArgument: It is no tar, a truncated one, or has no such Dockerfile.
     """
-    spool = (scratch / "context").open("w+b")
+    spool = scratch.spool("context")
     async for chunk in chunks:
         spool.write(chunk)
     return await asyncio.to_thread(_from_spool, spool, dockerfile, scratch)
 
 
-async def fetch(remote: str, dockerfile: str, scratch: Path) -> Context:
+async def fetch(remote: str, dockerfile: str, scratch: Scratch) -> Context:
     """A context from a repository, or from a URL that holds a tar or a single Dockerfile."""
-    target = scratch / "remote-context"
+    target = scratch.place("remote")
     if is_git(remote):
         directory = await clone(parse_git(remote), target)
         return await asyncio.to_thread(_from_directory, directory, dockerfile)
     if not is_url(remote):
         raise InvalidArgument(f"remote URL ({remote}) could not be recognized", field="remote")
     fetched = await download(remote, target)
-    spool = target.open("r+b")
+    spool = scratch.files.enter_context(target.open("r+b"))
     head = spool.read(HEAD_BYTES)
     if fetched.content_type.partition(";")[0].strip() in _TEXT_TYPES and not detect(head):
         spool.seek(0)
-        with spool:
-            text = spool.read(MAX_DOCKERFILE_BYTES)
+        text = spool.read(MAX_DOCKERFILE_BYTES)
         return Context(MemoryTree({DEFAULT_DOCKERFILE: text}), _decoded(text))
     return await asyncio.to_thread(_from_spool, spool, dockerfile, scratch, ignore=True)
 
 
-def _from_spool(spool: BinaryIO, dockerfile: str, scratch: Path, *, ignore: bool = False) -> Context:
+def _from_spool(spool: BinaryIO, dockerfile: str, scratch: Scratch, *, ignore: bool = False) -> Context:
     spool.flush()
     spool.seek(0)
     compression = detect(spool.read(HEAD_BYTES))
     if compression:
         spool.seek(0)
-        plain = (scratch / "context.tar").open("w+b")
+        plain = scratch.spool("context")
         try:
-            with spool:
-                for piece in decompressed(lambda: spool.read(1 << 20), compression):
-                    plain.write(piece)
+            for piece in decompressed(partial(spool.read, 1 << 20), compression):
+                plain.write(piece)
         except CompressionError as error:
-            plain.close()
             raise InvalidArgument(f"Error processing tar file({compression}): {error}") from error
         plain.flush()
         spool = plain

@@ -12,7 +12,6 @@ import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 from services.image.build.context.directories import DirectoryTree
@@ -25,7 +24,7 @@ from services.image.build.dockerfile.lines import as_heredoc
 from services.image.build.mounts import RunMount, parse_mount
 from services.image.build.ports import RunOrder
 from services.image.build.state import StageState
-from services.image.build.workdirs import CacheDirectories
+from services.image.build.workdirs import CacheDirectories, Scratch
 from shared.contracts.docker import (
     BindOptions,
     ContainerConfig,
@@ -78,8 +77,8 @@ class RunPlace:
     request: BuildImage
     caches: CacheDirectories
     find_tree: FindTree
-    scratch: Path
-    secrets_dir: Path
+    scratch: Scratch
+    secrets_dir: Scratch
     secrets: Mapping[str, bytes]
 
 
@@ -225,9 +224,6 @@ def _missing(base: Tree, path: str) -> bool:
         return False
 
 
-_numbers = count()
-
-
 class _Mounts:
     """Makes what mounts need on this machine."""
 
@@ -253,7 +249,7 @@ class _Mounts:
             if direct is not None:
                 return direct
         # Changes to a writable bind mount are thrown away, so it gets a copy too.
-        target = self._place.scratch / f"mount-{next(_numbers)}"
+        target = self._place.scratch.place("mount")
         materialise(tree, path, entry, target)
         return target
 
@@ -273,7 +269,7 @@ class _Mounts:
             if mount.required:
                 raise NotFound(f"secret {mount.identifier}: not found")
             return None
-        path = self._place.secrets_dir / f"secret-{next(_numbers)}"
+        path = self._place.secrets_dir.place("secret")
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o400)
         with open(descriptor, "wb") as out:
             out.write(value)
@@ -302,7 +298,7 @@ def _fill(target: Path, tree: Tree, source: str) -> None:
 
 
 def _script_mount(place: RunPlace, script: tuple[str, str]) -> Mount:
-    path = place.scratch / f"script-{next(_numbers)}"
+    path = place.scratch.place("script")
     path.write_text(script[1])
     path.chmod(0o755)
     return _bind(path, f"{SCRIPT_DIRECTORY}/{script[0]}", read_only=True)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 
 from services.image.build.context.directories import DirectoryTree
@@ -17,11 +16,11 @@ from services.image.build.copying import Selected, select
 from services.image.build.dockerfile.expand import expand_text
 from services.image.build.dockerfile.instructions import Copy
 from services.image.build.dockerfile.lines import Heredoc
+from services.image.build.workdirs import Scratch
 from shared.errors import DavitError, InvalidArgument
 from shared.layers.compression import CompressionError, decompressed, detect
 
 TAR_MAGIC_AT, TAR_MAGIC = 257, b"ustar"
-_numbers = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Gathering:
 
     tree: Tree
     from_context: bool
-    scratch: Path
+    scratch: Scratch
     expand: Callable[[str], str]
     variables: dict[str, str]
     escape: str = "\\"
@@ -81,7 +80,7 @@ def _heredoc(doc: Heredoc, place: Gathering) -> Selected:
 async def _remote(copy: Copy, source: str, place: Gathering) -> Selected:
     if copy.keyword == "COPY":
         raise InvalidArgument("COPY failed: source can't be a URL for COPY")
-    target = place.scratch / f"remote-{next(_numbers)}"
+    target = place.scratch.place("remote")
     try:
         if is_git(source):
             if copy.checksum:
@@ -121,7 +120,7 @@ class _SingleFile(DirectoryTree):
         return super().open(self._name)
 
 
-def _with_archive(item: Selected, scratch: Path) -> Selected:
+def _with_archive(item: Selected, scratch: Scratch) -> Selected:
     """The selection with the archive's content, if it is an archive."""
     if item.entry.kind != "file" or item.entry.size < 512 // 8:
         return item
@@ -130,7 +129,7 @@ def _with_archive(item: Selected, scratch: Path) -> Selected:
     compression = detect(head)
     if not compression and head[TAR_MAGIC_AT : TAR_MAGIC_AT + 5] != TAR_MAGIC:
         return item
-    spool = (scratch / f"archive-{next(_numbers)}").open("w+b")
+    spool = scratch.spool("archive")
     try:
         with closing(item.tree.open(item.path)) as content:
             for piece in decompressed(lambda: content.read(1 << 20), compression):
@@ -138,5 +137,4 @@ def _with_archive(item: Selected, scratch: Path) -> Selected:
         spool.flush()
         return replace(item, archive=TarTree(spool))
     except (CompressionError, InvalidArgument):
-        spool.close()
         return item  # compressed, but no archive: Docker copies such a file as it is

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 from services.image.build import metadata
@@ -41,7 +40,7 @@ from services.image.build.runs import (
 )
 from services.image.build.sources import Gathering, gather
 from services.image.build.state import StageState
-from services.image.build.workdirs import CacheDirectories
+from services.image.build.workdirs import CacheDirectories, Scratch
 from shared.contracts.images import BuildImage
 from shared.errors import DavitError, InvalidArgument
 
@@ -72,15 +71,14 @@ class Workshop:
     images: ImageStore
     executor: Executor
     context: Tree
-    scratch: Path
-    secrets_dir: Path
+    scratch: Scratch
+    secrets_dir: Scratch
     caches: CacheDirectories
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     containers: set[str] = field(default_factory=set)
-    layer_numbers: count[int] = field(default_factory=count)
 
     def new_layer(self) -> Path:
-        return self.scratch / f"layer-{next(self.layer_numbers)}"
+        return self.scratch.place("layer")
 
 
 class StageBuilder:

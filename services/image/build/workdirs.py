@@ -17,11 +17,30 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from typing import BinaryIO
 
 LOCK = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """One build's directory; the files opened through it are closed when it goes."""
+
+    path: Path
+    files: ExitStack
+    numbers: count[int] = field(default_factory=count)
+
+    def place(self, what: str) -> Path:
+        """A path that nothing has yet."""
+        return self.path / f"{what}-{next(self.numbers)}"
+
+    def spool(self, what: str) -> BinaryIO:
+        """A new file to write and read again."""
+        return self.files.enter_context(self.place(what).open("w+b"))
 
 
 class WorkDirectories:
@@ -40,16 +59,16 @@ class WorkDirectories:
                 _remove_if_abandoned(child)
 
     @contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def scratch(self) -> Iterator[Scratch]:
         """A directory of one build, gone afterwards."""
-        with _locked_directory(self._temporary) as path:
-            yield path
+        with _locked_directory(self._temporary) as path, ExitStack() as files:
+            yield Scratch(path, files)
 
     @contextmanager
-    def secrets(self) -> Iterator[Path]:
+    def secrets(self) -> Iterator[Scratch]:
         """A directory for one build's secrets, gone afterwards."""
-        with _locked_directory(self._secrets) as path:
-            yield path
+        with _locked_directory(self._secrets) as path, ExitStack() as files:
+            yield Scratch(path, files)
 
 
 @contextmanager
