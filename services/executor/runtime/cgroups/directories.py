@@ -134,8 +134,13 @@ def _children(directory: str) -> list[str]:
 def prune(directory: str) -> None:
     """Remove it and its subdirectories as far as they are empty of processes; leave the rest alone."""
     for each in reversed(list(walk(directory))):
-        try:
-            os.rmdir(each)
-        except OSError as error:
-            if error.errno not in {errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT}:
-                raise KernelFailure("rmdir", each, error.errno or 0, step="cgroups") from error
+        remove_if_empty(each)
+
+
+def remove_if_empty(directory: str) -> None:
+    """Remove it unless it has processes or subdirectories."""
+    try:
+        os.rmdir(directory)
+    except OSError as error:
+        if error.errno not in {errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT}:
+            raise KernelFailure("rmdir", directory, error.errno or 0, step="cgroups") from error

@@ -130,3 +130,6 @@ class CgroupBackend(Protocol):
 
     def prune(self, path: str) -> None:
         """Remove the groups at and below `path` that have no processes: an engine's empty parent, when it goes."""
+
+    def tidy(self) -> None:
+        """Remove our own parent, `paths.DEFAULT_PARENT`, unless there is something in it. Creation makes it again."""

@@ -104,6 +104,9 @@ class SystemdBackend:
     def prune(self, path: str) -> None:
         self.inner.prune(path)
 
+    def tidy(self) -> None:
+        self.inner.tidy()
+
 
 class Placeholder:
     """A process that keeps a new scope alive until the container's first one is in: systemd wants one from the start.

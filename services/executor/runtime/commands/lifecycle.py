@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from services.executor.runtime.cgroups.interface import Cgroup
+    from services.executor.runtime.cgroups.interface import Cgroup, CgroupBackend
     from services.executor.runtime.plan import ContainerPlan
 
 CREATE_OPTIONS = (
@@ -57,7 +57,6 @@ class Creation:
     """A container being made; undone as a whole unless `commit` is reached."""
 
     def __init__(self, config: Any, options: dict[str, Any], container_id: str) -> None:
-        from services.executor.runtime import cgroups
         from services.executor.runtime.plan import ContainerPlan
 
         self.config = config
@@ -70,22 +69,21 @@ class Creation:
         self.plan.pivot = not options["no_pivot"]
         self.plan.new_keyring = not options["no_new_keyring"]
         self.plan.preserve_fds = options["preserve_fds"] + _activated_fds(self.plan)
-        self.backend = cgroups.detect()
-        self.cgroup_path = self._cgroup_path()
+        self.backend, self.cgroup_path = self._place()
         self.cgroup: Cgroup | None = None
         self.launch: process.Launch | None = None
         self.container: store.Container | None = None
 
-    def _cgroup_path(self) -> str:
+    def _place(self) -> tuple[CgroupBackend, str]:
+        """Who makes the container's control group, and where."""
         from services.executor.runtime import cgroups
 
-        if self.config.systemd_cgroup:
-            from services.executor.runtime.errors import NotSupported
+        asked, container_id = self.plan.linux.get("cgroupsPath"), self.plan.container_id
+        if not self.config.systemd_cgroup:
+            return cgroups.detect(), cgroups.cgroup_path(asked, container_id)
+        from services.executor.runtime.cgroups import systemd
 
-            if not os.path.isdir("/run/systemd/system"):
-                raise NotSupported("linux.cgroupsPath", "systemd is not running on this machine (--systemd-cgroup)")
-            raise NotSupported("linux.cgroupsPath", "--systemd-cgroup is not supported by this build")
-        return cgroups.cgroup_path(self.plan.linux.get("cgroupsPath"), self.plan.container_id)
+        return systemd.SystemdBackend(cgroups.detect()), systemd.unit_path(asked, container_id)
 
     def make(self, streams: tuple[int, int, int], *, wait: bool) -> process.Launch:
         """Up to the point where the process waits (or is about to execve)."""

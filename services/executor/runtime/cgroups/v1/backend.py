@@ -7,6 +7,7 @@ import os
 import time
 
 from services.executor.runtime.cgroups import checks, directories, files, rdma
+from services.executor.runtime.cgroups.paths import DEFAULT_PARENT
 from services.executor.runtime.cgroups.v1 import (
     blkio,
     cpu,
@@ -206,6 +207,10 @@ class V1Backend:
     def prune(self, path: str) -> None:
         for root in self.unique_roots:
             directories.prune(root + path)
+
+    def tidy(self) -> None:
+        for root in self.unique_roots:
+            directories.remove_if_empty(root + DEFAULT_PARENT)
 
 
 if TYPE_CHECKING:

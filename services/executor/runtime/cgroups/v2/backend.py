@@ -6,6 +6,7 @@ import os
 import time
 
 from services.executor.runtime.cgroups import checks, directories, files, rdma
+from services.executor.runtime.cgroups.paths import DEFAULT_PARENT
 from services.executor.runtime.cgroups.v2 import (
     cpu,
     cpuset,
@@ -166,6 +167,9 @@ class V2Backend:
 
     def prune(self, path: str) -> None:
         directories.prune(self.root + path)
+
+    def tidy(self) -> None:
+        directories.remove_if_empty(self.root + DEFAULT_PARENT)
 
 
 if TYPE_CHECKING:
