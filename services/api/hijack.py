@@ -56,7 +56,7 @@ class RawConnection:
         self._protocol = protocol
         self._buffer = bytearray()
         self._eof = False
-        self._lost = False
+        self._lost = asyncio.Event()
         self._readable = asyncio.Event()
 
     def feed(self, data: bytes) -> None:
@@ -70,13 +70,14 @@ class RawConnection:
         self._readable.set()
 
     def connection_lost(self) -> None:
-        self._eof = self._lost = True
+        self._eof = True
+        self._lost.set()
         self._readable.set()
 
     @property
     def lost(self) -> bool:
         """Whether the connection is gone in both directions."""
-        return self._lost
+        return self._lost.is_set()
 
     async def read(self) -> bytes:
         """What the client sent, as soon as there is any; b"" once it has ended its direction."""
@@ -85,13 +86,13 @@ class RawConnection:
             await self._readable.wait()
         data = bytes(self._buffer)
         self._buffer.clear()
-        if not self._lost:
+        if not self.lost:
             self._protocol.flow.resume_reading()
         return data
 
     async def write(self, data: bytes) -> None:
         """Send to the client, waiting while it is slow. Raises ConnectionResetError when it is gone."""
-        if self._lost or self._protocol.transport.is_closing():
+        if self.lost or self._protocol.transport.is_closing():
             raise ConnectionResetError("the client is gone")
         self._protocol.transport.write(data)
         if self._protocol.flow.write_paused:
@@ -102,16 +103,20 @@ class RawConnection:
 
         After a half-close nothing is read any more, so a later full close shows only in poll(2), as POLLHUP.
         """
+        while not self.lost:
+            try:
+                await asyncio.wait_for(self._lost.wait(), GONE_CHECK_S)
+            except TimeoutError:
+                if self._eof and self._hung_up():
+                    return
+
+    def _hung_up(self) -> bool:
+        descriptor = self._protocol.transport.get_extra_info("socket").fileno()
+        if descriptor < 0:
+            return True
         poll = select.poll()
-        while not self._lost:
-            if self._eof:
-                descriptor = self._protocol.transport.get_extra_info("socket").fileno()
-                if descriptor < 0:
-                    return
-                poll.register(descriptor, 0)
-                if poll.poll(0):
-                    return
-            await asyncio.sleep(GONE_CHECK_S)
+        poll.register(descriptor, 0)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """End both directions, after what was written has left."""

@@ -10,6 +10,8 @@ import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
+from starlette.requests import ClientDisconnect
+
 from services.api import versions
 from services.api.errors import body_of, status_of
 from services.api.hijack import EXTENSION_PEER
@@ -63,6 +65,7 @@ class Edge:
                 scope["path"] = path
                 scope["davit.version"] = versions.accept(text)
                 scope["davit.headers"] = common
+                log.debug("%s %s", scope["method"], path)
                 await self._app(scope, receive, send_with_headers)
             except DavitError as error:
                 if isinstance(error, Internal):
@@ -70,7 +73,7 @@ class Edge:
                 if started:
                     raise  # the server cuts the connection, so that the client sees a torn answer, not a short one
                 await answer(send_with_headers, status_of(error), error.message)
-            except ConnectionResetError:
+            except (ConnectionResetError, ClientDisconnect):
                 log.debug("%s %s: the client went away", scope["method"], scope["path"])
             except Exception as error:
                 if started:

@@ -35,7 +35,7 @@ SOCKET_MODE = 0o660
 BACKLOG = 1024
 # Longer than clients keep idle connections, so that a reused one is not closed under a request.
 KEEP_ALIVE_S = 120
-SHUTDOWN_GRACE_S = 2.0
+SHUTDOWN_GRACE_S = 1.0
 DEFAULT_PORT = 2375
 DEFAULT_TLS_PORT = 2376
 

@@ -21,6 +21,7 @@ from shared.errors import DavitError, NotModified
 
 if TYPE_CHECKING:
     from services.api.call import Call
+    from services.api.detach import DetachKeys
     from shared.streams import ByteStream
 
 log = logging.getLogger(__name__)
@@ -181,12 +182,15 @@ async def upload_request(call: Call, request: Callable[[ByteStream], Awaitable[A
         await end_stream(stream, finished=finished)
 
 
-async def pump(connection: RawConnection, stream: ByteStream, *, stdin: bool = True) -> None:
+async def pump(
+    connection: RawConnection, stream: ByteStream, *, stdin: bool = True, detach: DetachKeys | None = None
+) -> None:
     """Join a raw connection and a stream until the stream's other end has finished or the client is gone.
 
-    The client's half-close becomes the stream's; the end of the stream closes the connection.
+    The client's half-close becomes the stream's; the end of the stream closes the connection. The detach keys, when
+    there are any, end the connection and leave the process alone.
     """
-    inward = asyncio.create_task(_client_to_stream(connection, stream, stdin))
+    inward = asyncio.create_task(_client_to_stream(connection, stream, stdin, detach))
     outward = asyncio.create_task(_stream_to_client(stream, connection))
     gone = asyncio.create_task(connection.wait_lost())
     try:
@@ -203,12 +207,19 @@ async def pump(connection: RawConnection, stream: ByteStream, *, stdin: bool = T
         connection.close()
 
 
-async def _client_to_stream(connection: RawConnection, stream: ByteStream, stdin: bool) -> None:
+async def _client_to_stream(
+    connection: RawConnection, stream: ByteStream, stdin: bool, detach: DetachKeys | None
+) -> None:
     if not stdin:
         await stream.close_write()
     while data := await connection.read():
-        if stdin:
+        if detach is not None:
+            data = detach.feed(data)
+        if stdin and data:
             await stream.write(data)
+        if detach is not None and detach.seen:
+            connection.close()
+            return
     if stdin and not connection.lost:
         await stream.close_write()
 

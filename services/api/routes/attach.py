@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from services.api import websocket
 from services.api.call import Call, Routes
+from services.api.detach import DEFAULT_KEYS, DetachKeys
 from services.api.streaming import download_response, end_stream, pump
 from shared.contracts import containers as contracts
 from shared.contracts.containers import Attach, AttachInfo, Logs
@@ -41,6 +42,7 @@ def attach_request(call: Call, stream: ByteStream) -> Attach:
 
 
 async def attach(call: Call) -> Response | None:
+    keys = DetachKeys(call.params.text("detachKeys") or DEFAULT_KEYS)
     stream = await call.deps.offer()
     try:
         request = attach_request(call, stream)
@@ -49,7 +51,8 @@ async def attach(call: Call) -> Response | None:
     except BaseException:
         await end_stream(stream, finished=False)
         raise
-    await pump(connection, stream, stdin=request.stdin and request.stream_output)
+    stdin = request.stdin and request.stream_output
+    await pump(connection, stream, stdin=stdin, detach=keys if info.tty and stdin else None)
     return None
 
 

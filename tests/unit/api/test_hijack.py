@@ -80,7 +80,7 @@ async def test_old_clients_get_200_and_keep_their_early_bytes(edge):
 
 
 async def test_large_transfers_pass_whole_both_ways(edge):
-    Peer(edge, tty=True)
+    Peer(edge)
     data = bytes(range(256)) * 16384
     reader, writer = await edge.client.open()
     writer.write(edge.client.head("POST", ATTACH, UPGRADE))
