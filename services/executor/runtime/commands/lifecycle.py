@@ -156,6 +156,7 @@ class Creation:
         if self.cgroup is not None:
             self.cgroup.kill()
             self.cgroup.remove()
+            self.backend.tidy()
         for name in os.listdir(directory):
             os.unlink(os.path.join(directory, name))
         os.rmdir(directory)
@@ -400,9 +401,12 @@ def _kill_and_wait(container: store.Container) -> None:
 
 
 def _destroy(container: store.Container) -> None:
+    from services.executor.runtime import cgroups
+
     cgroup = container.cgroup()
     cgroup.kill()
     cgroup.remove()
+    cgroups.detect().tidy()
     described = container.hook_state() | {"status": "stopped"}
     container.remove()
     hooks.run("poststop", container.spec.get("hooks") or {}, described)
