@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from services.executor.agent.shims import ShimClient
+from services.executor.agent.shims import ShimClient, ShimGone
 from services.executor.runtime import mountcalls
 from services.executor.runtime.errors import Interrupted, RuntimeFailure, from_wire
 from services.executor.runtime.zygote import LARGEST_ORDER, pack_order, pack_packet
@@ -125,9 +125,27 @@ class Zygote:
             fds: sent along; they stay open here, and are the caller's to close.
 
         Raises:
-            Interrupted: the zygote or the shim died over it; nothing runs, give it again.
+            Interrupted: the zygote died over it twice, or its shim was killed; nothing runs, it may be given again.
             RuntimeFailure: it could not be done, and why.
         """
+        try:
+            return await self._launch(order, fds)
+        except ShimGone:
+            # Whoever held the other end is gone, so nothing runs. If it was the zygote, killed with the order in its
+            # hands, another may have it.
+            if not await self._died():
+                raise
+            return await self._launch(order, fds)
+
+    async def _died(self) -> bool:
+        process = self._process
+        if process is None:
+            return True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 0.2)
+        return process.returncode is not None
+
+    async def _launch(self, order: dict[str, Any], fds: Sequence[int]) -> LaunchResult:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             await self._send({**order, "control_fd": len(fds)}, [*fds, theirs.fileno()])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -116,10 +117,11 @@ def _write_all(out: list[str], ends: str, items: list[tuple[str, Any]], indent: 
     out.append(ends[1])
 
 
-def quote(text: str) -> str:
-    """A JSON string that keeps what is not ASCII as it is."""
-    if _read is None:
-        import json
+def _quote_slowly(text: str) -> str:
+    import json
 
-        return json.dumps(text, ensure_ascii=False)
-    return str(_quote_unicode(text))
+    return json.dumps(text, ensure_ascii=False)
+
+
+#: a JSON string that keeps what is not ASCII as it is
+quote: Callable[[str], str] = _quote_slowly if _read is None else _quote_unicode

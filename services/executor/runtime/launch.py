@@ -216,9 +216,10 @@ def birth_hints(order: dict[str, Any]) -> dict[str, Any]:
     """
     names = Namespaces(order["spec"])
     path = (order["spec"].get("linux") or {}).get("cgroupsPath")
+    staged = process.needs_stage(order["spec"], names)
     return {
-        "flags": names.clone_flags(staged=names.needs_stage),
-        "staged": names.needs_stage,
+        "flags": names.clone_flags(staged=staged),
+        "staged": staged,
         "cgroup": cgroups.cgroup_path(path, order["id"]),
         "private_pids": "pid" in names.new,
     }

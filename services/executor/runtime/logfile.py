@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LINE_BYTES = 16 * 1024
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
+_ESCAPED = ("<", ">", "&", "\u2028", "\u2029")
+
 
 def _one_mark_per_byte(error: UnicodeError) -> tuple[str, int]:
     """Each byte that is no UTF-8 becomes one U+FFFD, as Go's encoder has it."""
@@ -115,19 +117,23 @@ class JsonLog:
         self._size = os.fstat(self._fd).st_size
 
     def write(self, stream: str, pieces: list[bytes]) -> None:
-        """Append pieces of one stream. One write(2) for all, unless a rotation falls in between."""
-        batch: list[bytes] = []
-        size = self._size
-        for piece in pieces:
-            line = self._line(stream, piece)
-            if 0 < self.max_size < size + len(line) and size:
-                self._append(b"".join(batch))
-                batch = []
+        """Append pieces of one stream, read together and therefore with one time.
+
+        One write(2) for all, unless a rotation falls in between.
+        """
+        end = f',"stream":"{stream}"{self.suffix},"time":"{self._now()}"}}\n'
+        quote = jsonlite.quote
+        text = "".join(['{"log":' + quote(piece.decode("utf-8", "davit.mark")) + end for piece in pieces])
+        if any(mark in text for mark in _ESCAPED):
+            text = text.translate(_ESCAPES)
+        data = text.encode()
+        if self.max_size <= 0 or self._size + len(data) <= self.max_size:
+            self._append(data)
+            return
+        for line in data.splitlines(keepends=True):
+            if self._size and self._size + len(line) > self.max_size:
                 self._rotate()
-                size = self._size
-            batch.append(line)
-            size += len(line)
-        self._append(b"".join(batch))
+            self._append(line)
 
     def _append(self, data: bytes) -> None:
         view = memoryview(data)
@@ -135,10 +141,6 @@ class JsonLog:
             written = os.write(self._fd, view)
             self._size += written
             view = view[written:]
-
-    def _line(self, stream: str, piece: bytes) -> bytes:
-        text = jsonlite.quote(piece.decode("utf-8", "davit.mark")).translate(_ESCAPES)
-        return f'{{"log":{text},"stream":"{stream}"{self.suffix},"time":"{self._now()}"}}\n'.encode()
 
     def _now(self) -> str:
         second, nanos = divmod(time.time_ns(), 1_000_000_000)

@@ -39,6 +39,18 @@ class Birth:
         self.cgroup_fd = cgroup_fd
 
 
+def needs_stage(spec: dict[str, Any], names: namespaces.Namespaces) -> bool:
+    """Whether a process in between has to prepare something.
+
+    Besides what namespaces need, an id-mapped mount: its mapping is written through /proc, which knows processes of a new
+    pid namespace by other numbers.
+    """
+    return names.needs_stage or any(
+        mount.get("uidMappings") or {"idmap", "ridmap"} & set(mount.get("options") or [])
+        for mount in spec.get("mounts") or []
+    )
+
+
 class Launch:
     """A process on its way to execve.
 

@@ -39,11 +39,10 @@ def rootfs() -> Iterator[Path]:
     for applet in subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split():
         if applet != "busybox":
             (directory / "bin" / applet).symlink_to("busybox")
-    (directory / "etc/passwd").write_text(
-        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/home:/bin/sh\n"
-    )
+    (directory / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:web:/home:/bin/sh\n")
     (directory / "etc/group").write_text("root:x:0:\nweb:x:34:\nextra:x:50:web\nlog:x:4:\n")
     (directory / "tmp").chmod(0o1777)
+    directory.chmod(0o755)
     yield directory
     shutil.rmtree(directory)
 
@@ -148,9 +147,8 @@ class Runc:
 
     def __call__(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the command line."""
-        return subprocess.run(
-            [*self.command(), *arguments], capture_output=True, text=True, timeout=60, **{"stdin": subprocess.DEVNULL, **options}
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.run([*self.command(), *arguments], text=True, timeout=60, check=False, **(streams | options))
 
     def command(self) -> list[str]:
         """The program with its root."""
@@ -162,7 +160,9 @@ class Runc:
         self.ids.append(f"dr{os.getpid()}-{next(_numbers)}")
         return self.ids[-1]
 
-    def run(self, *args: str, spec: dict[str, Any] | None = None, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *args: str, spec: dict[str, Any] | None = None, options: tuple[str, ...] = ()
+    ) -> subprocess.CompletedProcess[str]:
         """`run` in the foreground."""
         bundle = self.bundle(spec or spec_of(*args))
         return self("run", "--bundle", str(bundle), *options, self.new_id())
@@ -172,7 +172,9 @@ class Runc:
         bundle = self.bundle(spec or spec_of(*args))
         name = self.new_id()
         # the container inherits these streams: pipes would be waited for
-        done = self("run", "--detach", "--bundle", str(bundle), name, capture_output=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        done = self(
+            "run", "--detach", "--bundle", str(bundle), name, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         assert done.returncode == 0
         return name
 

@@ -24,7 +24,10 @@ async def test_exit_code_log_and_record(lab: Lab) -> None:
     record = await result.client.wait()
     assert (record.exit_code, record.signal, record.oom_killed) == (7, 0, False)
     assert record.started_at_ns <= record.finished_at_ns
-    assert sorted((entry["stream"], entry["log"]) for entry in logged(order)) == [("stderr", "err\n"), ("stdout", "out\n")]
+    assert sorted((entry["stream"], entry["log"]) for entry in logged(order)) == [
+        ("stderr", "err\n"),
+        ("stdout", "out\n"),
+    ]
     kept = exitrecord.read(order["exit_file"])
     assert kept is not None
     assert kept.to_dict() == record.to_dict()
@@ -97,7 +100,9 @@ async def test_failure_names_the_field(lab: Lab) -> None:
 
 
 async def test_create_then_attach_then_start(lab: Lab) -> None:
-    order = lab.order("sh", "-c", "read line; echo got $line; echo two >&2", start=False, open_stdin=True, stdin_once=True)
+    order = lab.order(
+        "sh", "-c", "read line; echo got $line; echo two >&2", start=False, open_stdin=True, stdin_once=True
+    )
     result = await lab.launch(order=order)
     assert (await result.client.state()).status == "created"
     reader, writer = await result.client.attach(stdin=True)
@@ -123,7 +128,9 @@ def _frames(data: bytes) -> list[tuple[int, bytes]]:
 
 
 async def test_terminal(lab: Lab) -> None:
-    order = lab.order("sh", "-c", "tty; stty size; read x; stty size", tty=True, open_stdin=True, console_size=[30, 100], start=False)
+    order = lab.order(
+        "sh", "-c", "tty; stty size; read x; stty size", tty=True, open_stdin=True, console_size=[30, 100], start=False
+    )
     result = await lab.launch(order=order)
     reader, writer = await result.client.attach(stdin=True)
     await result.client.start()

@@ -109,10 +109,10 @@ class Creation:
             plan.start_listener = store.listen(directory)
         self.cgroup = self.backend.create(self.cgroup_path, plan.linux.get("resources") or {})
         plan.cgroup_paths = self.cgroup.paths
-        names = plan.namespaces
+        staged = process.needs_stage(plan.spec, plan.namespaces)
         birth = process.Birth(
-            names.clone_flags(staged=names.needs_stage),
-            staged=names.needs_stage,
+            plan.namespaces.clone_flags(staged=staged),
+            staged=staged,
             cgroup_fd=self.cgroup.directory_fd(),
         )
         launch = self.launch = process.launch_container(lambda: plan, birth, streams)
