@@ -14,10 +14,10 @@ from services.executor.agent.handlers import Handlers
 from services.executor.agent.health import HealthChecks
 from services.executor.agent.inventory import InventoryLoop
 from services.executor.agent.launch import Launcher
-from services.executor.agent.mountns import enter_private_mount_namespace
 from services.executor.agent.network import NodeNetwork
 from services.executor.agent.records import NodeRecords
 from services.executor.agent.reports import Reporter
+from services.executor.agent.rootfs import RootFilesystems
 from services.executor.agent.volumes import NodeVolumes
 from services.executor.agent.zygote import Zygote
 from services.executor.runtime.cgroups import detect
@@ -35,12 +35,9 @@ async def start(ctx: ServiceContext) -> None:
     records = NodeRecords(data_root, run_dir)
     records.load()
 
-    # The zygote stays in the host's mount namespace, so that shared propagation reaches the host; only then does the
-    # agent, which mounts stopped containers' file systems for a moment now and then, leave it.
     zygote = Zygote(run_dir)
     await zygote.start()
     ctx.on_close(zygote.close)
-    enter_private_mount_namespace()
 
     network = NodeNetwork(ctx.bus, config, ctx.node, data_root / "network")
     volumes = NodeVolumes(data_root)
@@ -57,7 +54,7 @@ async def start(ctx: ServiceContext) -> None:
     health = HealthChecks(ctx.node, execs, reporter, ctx.spawn)
     containers.on_started.append(health.started)
     containers.on_exited.append(health.exited)
-    archives = Archives(ctx.bus, data_root, records, ctx.spawn)
+    archives = Archives(ctx.bus, records, RootFilesystems(data_root, records, volumes.source), ctx.spawn)
 
     await network.start()
     ctx.on_close(network.close)
