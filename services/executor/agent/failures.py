@@ -33,7 +33,7 @@ NOT_STARTED = 128
 
 
 def translate(failure: RuntimeFailure) -> errors.DavitError:
-    """The same failure in the engine's tree; `exit_code` in its detail where the container's own command is at fault."""
+    """The failure in the engine's tree; `exit_code` in its detail where the container's command is to blame."""
     cls = next((ours for theirs, ours in _CLASSES if isinstance(failure, theirs)), errors.Internal)
     detail = {key: value for key, value in (("field", failure.field), ("step", failure.step)) if value}
     if isinstance(failure, CommandFailure):

@@ -397,7 +397,7 @@ def _mounts(source: SpecInput) -> list[OciMount]:
             for path in ("/dev/shm", "/dev/mqueue")
             if Path(path).is_dir()
         ]
-    tmpfs = [
+    tmpfs: list[OciMount] = [
         {
             "destination": target,
             "type": "tmpfs",
