@@ -252,3 +252,5 @@ NODE_REMOVE = Contract("davit.node.{node}.network.remove", ApplyNetwork, Empty, 
 # Broadcast (plain publish, JSON of Attachment) so that every agent's DNS follows at once; NODE_WANTED is the truth.
 RECORD_ADDED = "davit.dns.added"
 RECORD_REMOVED = "davit.dns.removed"
+# Broadcast (JSON of ApplyNetwork) after a network was removed, so that every node takes its bridge away.
+NETWORK_REMOVED = "davit.network.removed"

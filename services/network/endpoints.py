@@ -1,0 +1,197 @@
+"""Deciding a container's endpoints: addresses, MAC, names, default gateway, ports. Pure.
+
+Source: Docker Engine API 1.50, EndpointSettings; error texts of the reference engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from services.network import ipam, ports
+from services.network.ipam import Pool
+from services.network.ports import Taken
+from services.network.sql import KnownNetwork, Occupancy
+from shared.contracts.docker import EndpointSettings, PortMap
+from shared.contracts.networks import Attachment, PublishedPort
+from shared.errors import InvalidArgument, NotFound
+
+SHORT_ID = 12
+MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Whose endpoints. first_interface: number of the first eth."""
+
+    container_id: str
+    name: str
+    hostname: str
+    first_interface: int = 0
+
+
+@dataclass(slots=True)
+class Wanted:
+    """One endpoint to make."""
+
+    place: Occupancy
+    settings: EndpointSettings
+    links: dict[str, str] = field(default_factory=dict)
+
+
+def new_endpoint(asker: Asker, wanted: Wanted, interface: int, endpoint_id: str) -> Attachment:
+    """An endpoint with its addresses chosen; ports and gateway are decided over all of a container's endpoints.
+
+    Raises:
+        InvalidArgument, Forbidden: In Docker's words.
+    """
+    network, settings = wanted.place.network, wanted.settings
+    record = network.record
+    _check(network, settings)
+    if record.driver in ("host", "null"):
+        return Attachment(
+            endpoint_id=endpoint_id,
+            container_id=asker.container_id,
+            container_name=asker.name,
+            network=network.node_view,
+            interface="",
+            default_gateway=False,
+        )
+    wish = settings.ipam_config
+    four = _address(wanted.place, network.four, wish.ipv4_address if wish else "")
+    six = _address(wanted.place, network.six, wish.ipv6_address if wish else "")
+    address = four.partition("/")[0]
+    return Attachment(
+        endpoint_id=endpoint_id,
+        container_id=asker.container_id,
+        container_name=asker.name,
+        network=network.node_view,
+        interface=f"eth{interface}",
+        mac_address=_normal_mac(settings.mac_address) or ipam.mac_address(address, endpoint_id),
+        address=four,
+        address6=six,
+        default_gateway=False,
+        dns_names=dns_names(asker, settings) if record.has_names else [],
+        links=wanted.links,
+        driver_opts=settings.driver_opts,
+    )
+
+
+def _check(network: KnownNetwork, settings: EndpointSettings) -> None:
+    wish = settings.ipam_config
+    fixed = bool(wish and (wish.ipv4_address or wish.ipv6_address))
+    record = network.record
+    if wish and wish.link_local_ips:
+        raise InvalidArgument("link-local addresses are not supported", field="IPAMConfig.LinkLocalIPs")
+    if record.predefined and fixed:
+        raise InvalidArgument(
+            "user specified IP address is supported on user defined networks only", field="IPAMConfig"
+        )
+    if record.predefined and settings.aliases:
+        raise InvalidArgument(
+            "network-scoped alias is supported only for containers in user defined networks", field="Aliases"
+        )
+    if record.config_only:
+        raise InvalidArgument(f"network {record.name} is a configuration network and has no endpoints")
+    if settings.mac_address and not MAC.fullmatch(settings.mac_address):
+        raise InvalidArgument(f"invalid MAC address: {settings.mac_address}", field="MacAddress")
+
+
+def _normal_mac(text: str) -> str:
+    return text.replace("-", ":").lower()
+
+
+def _address(place: Occupancy, pool: Pool | None, wish: str) -> str:
+    """An address with prefix length, empty for a family that the network does not have."""
+    used = (
+        {pool.offset(address) for text in place.addresses if (address := ipam.member(text, pool)) is not None}
+        if pool
+        else set()
+    )
+    if wish:
+        record = place.network.record
+        address = ipam.check_wish(pool, wish, used, configured=record.user_pools)
+        return pool.cidr(address) if pool else ""
+    if pool is None:
+        return ""
+    address = ipam.allocate(pool, used, f"{place.network.record.name} ({place.network.record.id})")
+    # The next endpoint of the same request must not get it too.
+    place.addresses.add(str(address))
+    return pool.cidr(address)
+
+
+def dns_names(asker: Asker, settings: EndpointSettings) -> list[str]:
+    """Docker's DNSNames: container name, aliases, short id, hostname; each once."""
+    names = [asker.name, *settings.aliases, asker.container_id[:SHORT_ID], asker.hostname]
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def choose_gateway(attachments: Sequence[tuple[Attachment, int]]) -> Attachment | None:
+    """The endpoint with the default route: highest priority, then the network name that sorts first."""
+    candidates = [
+        (-priority, attachment.network.name, attachment)
+        for attachment, priority in attachments
+        if not attachment.network.internal and (attachment.network.gateway or attachment.network.gateway6)
+    ]
+    return min(candidates, key=lambda candidate: candidate[:2])[2] if candidates else None
+
+
+def publish(
+    attachment: Attachment,
+    asked: PortMap,
+    exposed: Iterable[str],
+    *,
+    publish_all: bool,
+    taken: Taken,
+    first_ephemeral: int,
+) -> list[PublishedPort]:
+    """The host ports of an endpoint. Raises Conflict in Docker's words."""
+    default = attachment.network.host_binding_ip
+    default = "" if default == ports.ANY[4] else default
+    wishes = ports.wishes(asked, exposed, default, publish_all=publish_all)
+    endpoint = f"{attachment.container_name} ({attachment.endpoint_id})"
+    return ports.allocate(wishes, taken, endpoint=endpoint, first_ephemeral=first_ephemeral)
+
+
+def resolve_links(place: Occupancy, links: Iterable[str], find: Callable[[str], Attachment | None]) -> dict[str, str]:
+    """``container:alias`` texts -> alias -> what it stands for.
+
+    On user-defined networks that is the container's name, resolved when asked for; on the default bridge its address.
+
+    Raises:
+        NotFound: On the default bridge, the container is not on it.
+    """
+    found: dict[str, str] = {}
+    for text in links:
+        target, _, alias = text.lstrip("/").partition(":")
+        alias = alias.rpartition("/")[2] or target
+        if place.network.record.has_names:
+            found[alias] = target
+            continue
+        other = find(target)
+        if other is None:
+            raise NotFound(f"Cannot link to a non running container: /{target}", field="Links")
+        found[alias] = other.address.partition("/")[0]
+    return found
+
+
+def settings_view(attachment: Attachment, asked: EndpointSettings) -> EndpointSettings:
+    """What `docker inspect` shows of an endpoint."""
+    address, _, prefix = attachment.address.partition("/")
+    address6, _, prefix6 = attachment.address6.partition("/")
+    network = attachment.network
+    return asked.model_copy(
+        update={
+            "network_id": network.id,
+            "endpoint_id": attachment.endpoint_id,
+            "mac_address": attachment.mac_address,
+            "ip_address": address,
+            "ip_prefix_len": int(prefix or 0),
+            "gateway": network.gateway.partition("/")[0] if address and not network.internal else "",
+            "global_ipv6_address": address6,
+            "global_ipv6_prefix_len": int(prefix6 or 0),
+            "ipv6_gateway": network.gateway6.partition("/")[0] if address6 and not network.internal else "",
+            "dns_names": attachment.dns_names,
+        }
+    )

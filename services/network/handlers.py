@@ -1,0 +1,210 @@
+"""What the network service answers. Decisions are in `domain`, `endpoints` and `ports`; rows in `sql`."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Sequence
+
+from services.network import domain, filters
+from services.network.domain import Defaults, NetworkRecord
+from services.network.sql import EndpointRecord, KnownNetwork, NetworkStore, Source
+from shared.bus import EMPTY, Bus, Empty
+from shared.clock import Clock
+from shared.contracts import networks as contract
+from shared.contracts.networks import (
+    ApplyNetwork,
+    CreatedNetwork,
+    CreateNetwork,
+    EndpointView,
+    ListNetworks,
+    Network,
+    NetworkRef,
+    Networks,
+    PrunedNetworks,
+    PruneNetworks,
+)
+from shared.database import Database
+from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound
+from shared.events import DomainEvent
+
+log = logging.getLogger(__name__)
+
+
+class NetworkHandlers:
+    """One method per contract."""
+
+    def __init__(self, database: Database, bus: Bus, clock: Clock, store: NetworkStore, defaults: Defaults) -> None:
+        self._database = database
+        self._bus = bus
+        self._clock = clock
+        self._defaults = defaults
+        self._store = store
+
+    async def serve(self) -> None:
+        await self._bus.serve(contract.CREATE, self.create)
+        await self._bus.serve(contract.INSPECT, self.inspect)
+        await self._bus.serve(contract.LIST, self.list_all)
+        await self._bus.serve(contract.REMOVE, self.remove)
+        await self._bus.serve(contract.PRUNE, self.prune)
+
+    async def ensure_predefined(self) -> None:
+        """Create bridge, host and none where they are missing."""
+        async with self._database.transaction() as tx:
+            present = {known.record.name for known in await self._store.networks(tx)}
+            if set(domain.PREDEFINED) <= present:
+                return
+            ids = {name: secrets.token_hex(32) for name in domain.PREDEFINED}
+            for record in domain.predefined_networks(ids, self._now(), self._defaults):
+                if record.name not in present:
+                    await self._store.add_network(tx, record)
+                    tx.emit(_event("create", record))
+
+    def _now(self) -> str:
+        return self._clock.now().isoformat()
+
+    # Networks
+
+    async def create(self, request: CreateNetwork) -> CreatedNetwork:
+        async with self._database.transaction() as tx:
+            known = await self._store.networks(tx)
+            if any(one.record.name == request.name for one in known):
+                raise Conflict(f"network with name {request.name} already exists", field="Name")
+            request = _from_configuration(request, known)
+            record = domain.new_network(
+                request,
+                network_id=secrets.token_hex(32),
+                created_at=self._now(),
+                taken=[pool.subnet for one in known for pool in (one.four, one.six) if pool],
+                defaults=self._defaults,
+                bridges=[one.record.bridge for one in known],
+            )
+            await self._store.add_network(tx, record)
+            tx.emit(_event("create", record))
+        log.info("network %s (%s) created", record.name, record.id[:12])
+        return CreatedNetwork(id=record.id)
+
+    async def inspect(self, request: NetworkRef) -> Network:
+        async with self._database.read() as connection:
+            known = find(await self._store.networks(connection), request.ref)
+            return await self._view(connection, known, endpoints=True)
+
+    async def list_all(self, request: ListNetworks) -> Networks:
+        filters.check(request.filters, filters.LIST_FILTERS)
+        async with self._database.read() as connection:
+            known = await self._store.networks(connection)
+            used = await self._store.used_networks(connection) if "dangling" in request.filters else set()
+            chosen = [
+                one for one in known if filters.matches(one.record, request.filters, in_use=one.record.id in used)
+            ]
+            views = [await self._view(connection, one, endpoints=request.endpoints) for one in chosen]
+        return Networks(networks=views)
+
+    async def _view(self, source: Source, known: KnownNetwork, *, endpoints: bool) -> Network:
+        view = known.record.view()
+        if endpoints:
+            view.endpoints = [_endpoint_view(record) for record in await self._store.of_network(source, known)]
+        return view
+
+    async def remove(self, request: NetworkRef) -> Empty:
+        async with self._database.transaction() as tx:
+            known = find(await self._store.networks(tx), request.ref)
+            refusal = domain.remove_refusal(known.record)
+            if refusal is not None:
+                raise refusal
+            if await self._store.of_network(tx, known):
+                raise Forbidden(
+                    f"error while removing network: network {known.record.name} id {known.record.id} "
+                    "has active endpoints"
+                )
+            await self._store.remove_network(tx, known.record.id)
+            tx.emit(_event("destroy", known.record))
+        await self._withdraw([known])
+        return EMPTY
+
+    async def prune(self, request: PruneNetworks) -> PrunedNetworks:
+        filters.check(request.filters, filters.PRUNE_FILTERS)
+        removed: list[KnownNetwork] = []
+        async with self._database.transaction() as tx:
+            used = await self._store.used_networks(tx)
+            for known in await self._store.networks(tx):
+                record = known.record
+                if record.predefined or record.id in used:
+                    continue
+                if filters.prunable(record, request.filters, self._clock.now()):
+                    await self._store.remove_network(tx, record.id)
+                    tx.emit(_event("destroy", record))
+                    removed.append(known)
+            if removed:
+                tx.emit(DomainEvent(type="network", action="prune", actor_id="", attributes={"reclaimed": "0"}))
+        await self._withdraw(removed)
+        return PrunedNetworks(names=[known.record.name for known in removed])
+
+    async def _withdraw(self, removed: Sequence[KnownNetwork]) -> None:
+        """Tell every agent; one that does not hear it asks for everything wanted when it is back."""
+        for known in removed:
+            body = ApplyNetwork(network=known.node_view).model_dump_json().encode()
+            await hint(self._bus, contract.NETWORK_REMOVED, body)
+
+
+async def hint(bus: Bus, subject: str, body: bytes) -> None:
+    """Tell agents. They ask for the truth themselves from time to time, so a lost hint only delays."""
+    try:
+        await bus.publish(subject, body)
+    except DavitError as error:
+        log.warning("agents were not told (%s): %s", subject, error)
+
+
+def find(known: Sequence[KnownNetwork], ref: str) -> KnownNetwork:
+    """By name, id, or a prefix of the id that only one has. Raises NotFound, InvalidArgument."""
+    for one in known:
+        if one.record.name == ref:
+            return one
+    for one in known:
+        if one.record.id == ref:
+            return one
+    by_prefix = [one for one in known if one.record.id.startswith(ref)]
+    if len(by_prefix) > 1:
+        raise InvalidArgument(f"network {ref} is ambiguous ({len(by_prefix)} matches found based on ID prefix)")
+    if not by_prefix:
+        raise NotFound(f"network {ref} not found")
+    return by_prefix[0]
+
+
+def _from_configuration(request: CreateNetwork, known: Sequence[KnownNetwork]) -> CreateNetwork:
+    """A request that takes its configuration from a configuration network. Raises NotFound, InvalidArgument."""
+    if not request.config_from:
+        return request
+    source = next((one.record for one in known if one.record.name == request.config_from), None)
+    if source is None or not source.config_only:
+        raise NotFound(f'configuration network "{request.config_from}" does not exist', field="ConfigFrom")
+    if request.ipam and request.ipam.config:
+        raise Forbidden(
+            "user supplied configurations are not supported if the network depends on a configuration network"
+        )
+    return request.model_copy(
+        update={
+            "ipam": contract.Ipam(config=source.pools) if source.user_pools else None,
+            "options": source.options | request.options,
+            "labels": source.labels | request.labels,
+            "enable_ipv6": source.enable_ipv6,
+        }
+    )
+
+
+def _endpoint_view(record: EndpointRecord) -> EndpointView:
+    body = record.attachment
+    return EndpointView(
+        container_id=body["container_id"],
+        name=body.get("container_name", ""),
+        endpoint_id=body["endpoint_id"],
+        mac_address=body.get("mac_address", ""),
+        ipv4_address=body.get("address", ""),
+        ipv6_address=body.get("address6", ""),
+    )
+
+
+def _event(action: str, record: NetworkRecord) -> DomainEvent:
+    return DomainEvent(
+        type="network", action=action, actor_id=record.id, attributes={"name": record.name, "type": record.driver}
+    )

@@ -1,0 +1,262 @@
+"""The network service's tables, and what it asks of them.
+
+Networks never change once created, so their rows are kept by id in memory; whether one still exists is always asked
+of the table. Endpoints are read together with the networks they join: a join is one query and one insert, plus two
+for published ports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.network.domain import NetworkRecord
+from services.network.ipam import Pool
+from services.network.ports import Taken
+from shared.contracts.docker import EndpointSettings
+from shared.contracts.networks import Attachment, NodeNetwork
+from shared.database import Transaction
+
+metadata = sa.MetaData()
+
+networks = sa.Table(
+    "networks",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("document", sa.Text, nullable=False),
+)
+
+endpoints = sa.Table(
+    "endpoints",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("network_id", sa.String(64), nullable=False),
+    sa.Column("container_id", sa.String(64), nullable=False),
+    sa.Column("node", sa.String(255), nullable=False),
+    sa.Column("address", sa.String(64), nullable=True),
+    sa.Column("address6", sa.String(64), nullable=True),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.UniqueConstraint("network_id", "container_id", name="uq_endpoints_network_container"),
+    sa.UniqueConstraint("network_id", "address", name="uq_endpoints_network_address"),
+    sa.UniqueConstraint("network_id", "address6", name="uq_endpoints_network_address6"),
+    sa.Index("ix_endpoints_container_id", "container_id"),
+)
+
+ports = sa.Table(
+    "ports",
+    metadata,
+    sa.Column("node", sa.String(255), primary_key=True),
+    sa.Column("protocol", sa.String(8), primary_key=True),
+    sa.Column("host_ip", sa.String(64), primary_key=True),
+    sa.Column("host_port", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("endpoint_id", sa.String(64), nullable=False),
+    sa.Index("ix_ports_endpoint_id", "endpoint_id"),
+)
+
+
+@dataclass(frozen=True)
+class KnownNetwork:
+    """A network with what is worked out from its record once."""
+
+    record: NetworkRecord
+
+    @cached_property
+    def four(self) -> Pool | None:
+        return self.record.pool(4)
+
+    @cached_property
+    def six(self) -> Pool | None:
+        return self.record.pool(6)
+
+    @cached_property
+    def node_view(self) -> NodeNetwork:
+        return self.record.node_view()
+
+    @cached_property
+    def document(self) -> str:
+        return self.record.model_dump_json()
+
+
+class EndpointRecord(BaseModel):
+    """An endpoint as it is stored. The attachment's network is left out and put back on reading."""
+
+    attachment: dict[str, Any]
+    settings: EndpointSettings = Field(default_factory=EndpointSettings)
+    priority: int = 0
+
+    @classmethod
+    def of(cls, attachment: Attachment, settings: EndpointSettings) -> EndpointRecord:
+        body = attachment.model_dump(mode="json", exclude={"network"}, exclude_defaults=True)
+        return cls(attachment=body, settings=settings, priority=settings.gw_priority)
+
+    def on(self, network: KnownNetwork) -> Attachment:
+        return Attachment(network=network.node_view, **self.attachment)
+
+
+@dataclass(slots=True)
+class Occupancy:
+    """A network with what is in use on it, and this container's endpoint, if it has one."""
+
+    network: KnownNetwork
+    addresses: set[str] = field(default_factory=set)
+    own: EndpointRecord | None = None
+
+
+_own_document = sa.case(
+    (endpoints.c.container_id == sa.bindparam("container_id"), endpoints.c.document), else_=None
+).label("own")
+_occupancy = (
+    sa.select(networks.c.id, networks.c.name, endpoints.c.address, endpoints.c.address6, _own_document)
+    .select_from(networks.outerjoin(endpoints, endpoints.c.network_id == networks.c.id))
+    .where(
+        networks.c.name.in_(sa.bindparam("names", expanding=True))
+        | networks.c.id.in_(sa.bindparam("names", expanding=True))
+    )
+)
+_documents = sa.select(networks.c.id, networks.c.document).where(networks.c.id.in_(sa.bindparam("ids", expanding=True)))
+_every_network = sa.select(networks.c.id)
+_by_container = sa.select(endpoints.c.network_id, endpoints.c.document).where(
+    endpoints.c.container_id == sa.bindparam("container_id")
+)
+_by_network = sa.select(endpoints.c.document).where(endpoints.c.network_id == sa.bindparam("network_id"))
+_every_endpoint = sa.select(endpoints.c.network_id, endpoints.c.document)
+_used_networks = sa.select(endpoints.c.network_id).distinct()
+_node_ports = sa.select(ports.c.protocol, ports.c.host_ip, ports.c.host_port).where(
+    ports.c.node == sa.bindparam("node")
+)
+_insert_network = sa.insert(networks)
+_insert_endpoint = sa.insert(endpoints)
+_insert_ports = sa.insert(ports)
+_delete_network = sa.delete(networks).where(networks.c.id == sa.bindparam("network_id"))
+_delete_endpoints = sa.delete(endpoints).where(endpoints.c.id.in_(sa.bindparam("ids", expanding=True)))
+_delete_ports = sa.delete(ports).where(ports.c.endpoint_id.in_(sa.bindparam("ids", expanding=True)))
+_update_document = (
+    sa.update(endpoints)
+    .where(endpoints.c.id == sa.bindparam("endpoint_id"))
+    .values(document=sa.bindparam("new_document"))
+)
+
+Source = AsyncConnection | Transaction
+
+
+class NetworkStore:
+    """Queries on the tables; each runs in the transaction or on the connection it is given."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, KnownNetwork] = {}
+
+    def known(self, network_id: str) -> KnownNetwork:
+        """A network that was read in this transaction."""
+        return self._known[network_id]
+
+    async def networks(self, source: Source) -> list[KnownNetwork]:
+        ids = [row.id for row in await source.execute(_every_network)]
+        known = await self._load(source, ids)
+        for gone in set(self._known) - set(ids):
+            del self._known[gone]
+        return [known[network_id] for network_id in ids]
+
+    async def occupancy(self, tx: Transaction, container_id: str, names: Sequence[str]) -> list[Occupancy]:
+        """The networks of these names or ids that exist, with what is in use on them."""
+        rows = (await tx.execute(_occupancy, {"container_id": container_id, "names": list(names)})).all()
+        known = await self._load(tx, {row.id for row in rows})
+        found: dict[str, Occupancy] = {}
+        for row in rows:
+            entry = found.setdefault(row.id, Occupancy(known[row.id]))
+            entry.addresses.update(filter(None, (row.address, row.address6)))
+            if row.own:
+                entry.own = EndpointRecord.model_validate_json(row.own)
+        return list(found.values())
+
+    async def of_container(self, source: Source, container_id: str) -> list[tuple[KnownNetwork, EndpointRecord]]:
+        rows = (await source.execute(_by_container, {"container_id": container_id})).all()
+        return await self._with_networks(source, rows)
+
+    async def every_endpoint(self, source: Source) -> list[tuple[KnownNetwork, EndpointRecord]]:
+        return await self._with_networks(source, (await source.execute(_every_endpoint)).all())
+
+    async def of_network(self, source: Source, network: KnownNetwork) -> list[EndpointRecord]:
+        rows = await source.execute(_by_network, {"network_id": network.record.id})
+        return [EndpointRecord.model_validate_json(row.document) for row in rows]
+
+    async def used_networks(self, source: Source) -> set[str]:
+        return {row.network_id for row in await source.execute(_used_networks)}
+
+    async def node_ports(self, tx: Transaction, node: str) -> Taken:
+        rows = await tx.execute(_node_ports, {"node": node})
+        return {(row.protocol, row.host_ip, row.host_port) for row in rows}
+
+    async def add_network(self, tx: Transaction, record: NetworkRecord) -> KnownNetwork:
+        """Raises Conflict when the name is taken."""
+        known = KnownNetwork(record)
+        await tx.execute(_insert_network, {"id": record.id, "name": record.name, "document": known.document})
+        return known
+
+    async def remove_network(self, tx: Transaction, network_id: str) -> None:
+        await tx.execute(_delete_network, {"network_id": network_id})
+        self._known.pop(network_id, None)
+
+    async def add_endpoints(
+        self, tx: Transaction, node: str, added: Iterable[tuple[Attachment, EndpointRecord]]
+    ) -> None:
+        rows, port_rows = [], []
+        for attachment, record in added:
+            rows.append(
+                {
+                    "id": attachment.endpoint_id,
+                    "network_id": attachment.network.id,
+                    "container_id": attachment.container_id,
+                    "node": node,
+                    "address": attachment.address.partition("/")[0] or None,
+                    "address6": attachment.address6.partition("/")[0] or None,
+                    "document": record.model_dump_json(exclude_defaults=True, by_alias=True),
+                }
+            )
+            port_rows += [
+                {
+                    "node": node,
+                    "protocol": port.protocol,
+                    "host_ip": port.host_ip,
+                    "host_port": port.host_port,
+                    "endpoint_id": attachment.endpoint_id,
+                }
+                for port in attachment.ports
+            ]
+        if rows:
+            await tx.execute(_insert_endpoint, rows)
+        if port_rows:
+            await tx.execute(_insert_ports, port_rows)
+
+    async def update_endpoint(self, tx: Transaction, record: EndpointRecord) -> None:
+        await tx.execute(
+            _update_document,
+            {
+                "endpoint_id": record.attachment["endpoint_id"],
+                "new_document": record.model_dump_json(exclude_defaults=True, by_alias=True),
+            },
+        )
+
+    async def remove_endpoints(self, tx: Transaction, removed: Sequence[EndpointRecord]) -> None:
+        ids = [record.attachment["endpoint_id"] for record in removed]
+        await tx.execute(_delete_endpoints, {"ids": ids})
+        if any(record.attachment.get("ports") for record in removed):
+            await tx.execute(_delete_ports, {"ids": ids})
+
+    async def _with_networks(self, source: Source, rows: Sequence[Any]) -> list[tuple[KnownNetwork, EndpointRecord]]:
+        known = await self._load(source, {row.network_id for row in rows})
+        return [(known[row.network_id], EndpointRecord.model_validate_json(row.document)) for row in rows]
+
+    async def _load(self, source: Source, ids: Iterable[str]) -> dict[str, KnownNetwork]:
+        wanted = list(ids)
+        missing = [network_id for network_id in wanted if network_id not in self._known]
+        if missing:
+            for row in await source.execute(_documents, {"ids": missing}):
+                self._known[row.id] = KnownNetwork(NetworkRecord.model_validate_json(row.document))
+        return {network_id: self._known[network_id] for network_id in wanted}
