@@ -1,0 +1,1 @@
+"""What the image service keeps on disk: content by digest, and unpacked layers."""

@@ -1,0 +1,169 @@
+"""Unpacked layers, for overlayfs to mount.
+
+::
+
+    <data>/layers/<chain id>/fs          the layer's files
+    <data>/layers/<chain id>/unsynced    the boot in which it was unpacked, until its files are surely on the disk
+    <data>/layers/.staged-<random>/      being unpacked by somebody who holds the lock on `lock` in it
+
+Waiting for the disk would take as long as unpacking, and is not needed: the layer's blob is durable, so a layer that
+a power cut may have damaged (one marked by another boot) is unpacked again. After kill -9 the page cache is intact.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from services.image.manifests import is_digest
+from services.image.store.disk import sync_file_system
+from shared.errors import InvalidArgument, Unavailable
+from shared.layers.worker import Unpacked, Unpacker
+
+STAGED_PREFIX = ".staged-"
+REMOVED_PREFIX = ".removed-"
+_FIRST_FREE_FD = 10
+
+
+class StagedLayer:
+    """A layer being unpacked: write its tar, then `finish`; the store then commits or discards it."""
+
+    def __init__(self, directory: Path, source: int | None, lock: int) -> None:
+        self.directory = directory
+        self._lock = lock
+        self._unpacker = Unpacker(directory / "fs", source=source, keep_open=(lock,))
+
+    def write(self, data: bytes | memoryview) -> bool:
+        """Pass on the next bytes; False when unpacking has failed, and `finish` says why."""
+        return self._unpacker.write(data)
+
+    def finish(self) -> Unpacked:
+        """Raises as `shared.layers.worker.Child.result`."""
+        return self._unpacker.unpacked()
+
+    def close(self) -> None:
+        self._unpacker.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def discard(self) -> None:
+        """Remove what was unpacked, unless it was committed."""
+        self.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class LayerStore:
+    """The directory of layers. All methods block; safe from several threads and processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def prepare(self) -> None:
+        """Make the directory, and remove what died writers left behind."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        os.chmod(self.root, 0o711)
+        for name in os.listdir(self.root):
+            if name.startswith(REMOVED_PREFIX) or (name.startswith(STAGED_PREFIX) and self._is_abandoned(name)):
+                shutil.rmtree(self.root / name, ignore_errors=True)
+
+    def _is_abandoned(self, name: str) -> bool:
+        try:
+            with open(self.root / name / "lock", "rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except FileNotFoundError:
+            return True
+        return True
+
+    def path(self, chain_id: str) -> Path:
+        """The layer's directory. Raises InvalidArgument for what is no chain id."""
+        if not is_digest(chain_id):
+            raise InvalidArgument(f"unsupported chain id {chain_id[:100]!r}")
+        return self.root / chain_id[7:]
+
+    def files(self, chain_id: str) -> Path:
+        return self.path(chain_id) / "fs"
+
+    def has(self, chain_id: str) -> bool:
+        return self.files(chain_id).is_dir()
+
+    def stage(self, source: int | None = None) -> StagedLayer:
+        """Begin to unpack a layer.
+
+        Args:
+            source: A descriptor to read its tar from; None to `write` it.
+        """
+        directory = self.root / (STAGED_PREFIX + secrets.token_hex(12))
+        try:
+            directory.mkdir(mode=0o711)
+            lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            high = fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
+            os.close(lock)
+            (directory / "fs").mkdir(mode=0o755)
+        except OSError as error:
+            raise Unavailable(f"a layer cannot be unpacked: {error}") from error
+        return StagedLayer(directory, source, high)
+
+    def commit(self, staged: StagedLayer, chain_id: str) -> None:
+        """Make an unpacked layer available under its chain id. When another process was faster, its copy stays."""
+        staged.close()
+        (staged.directory / "unsynced").write_text(boot_id())
+        (staged.directory / "lock").unlink()
+        try:
+            os.rename(staged.directory, self.path(chain_id))
+        except OSError as error:
+            if not self.has(chain_id):
+                staged.discard()
+                raise Unavailable(f"the layer {chain_id} cannot be stored: {error.strerror}") from error
+            staged.discard()
+
+    def take_away(self, chain_id: str) -> Path | None:
+        """Make a layer unavailable at once; the caller then removes the directory that is returned."""
+        gone = self.root / (REMOVED_PREFIX + secrets.token_hex(12))
+        try:
+            os.rename(self.path(chain_id), gone)
+        except FileNotFoundError:
+            return None
+        return gone
+
+    def chain_ids(self) -> Iterator[str]:
+        """Every layer in the store."""
+        for name in os.listdir(self.root):
+            if is_digest(f"sha256:{name}"):
+                yield f"sha256:{name}"
+
+    def settle(self) -> None:
+        """Wait until the files of every layer are on the disk, and take their marks away."""
+        marks = [self.path(chain_id) / "unsynced" for chain_id in self.chain_ids()]
+        marks = [mark for mark in marks if mark.exists()]
+        if not marks:
+            return
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sync_file_system(descriptor)
+        finally:
+            os.close(descriptor)
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+
+    def doubtful(self) -> list[str]:
+        """Layers that a power cut may have damaged: unpacked during another boot and not yet on the disk then."""
+        found = []
+        for chain_id in self.chain_ids():
+            with suppress(FileNotFoundError):
+                if (self.path(chain_id) / "unsynced").read_text() != boot_id():
+                    found.append(chain_id)
+        return found
+
+
+def boot_id() -> str:
+    """Different after every start of the machine. Source: random(4)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
