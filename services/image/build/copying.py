@@ -169,14 +169,11 @@ def absolute_destination(destination: str, working_dir: str) -> str:
     return path.rstrip("/") + "/" if is_directory or path == "/" else path
 
 
-def place(
-    plan: LayerPlan, selected: list[Selected], destination: str, placement: Placement, *, follow_links: bool = True
-) -> None:
+def place(plan: LayerPlan, selected: list[Selected], destination: str, placement: Placement) -> None:
     """Put the sources into a layer.
 
     Args:
         destination: From `absolute_destination`.
-        follow_links: Whether links in the destination lead on (``--link`` makes a layer that fits any base).
 
     Raises:
         InvalidArgument: Something in the destination is in the way.
@@ -186,19 +183,17 @@ def place(
         if item.pivot:
             kept = posixpath.dirname(item.pivot) if item.entry.kind != "dir" else item.pivot
             target = destination.rstrip("/") + "/" + (kept + "/" if kept else "")
-            _keep_parents(plan, item, destination, kept, placement, follow_links)
+            _keep_parents(plan, item, destination, kept, placement)
         try:
-            _place_one(plan, item, target, placement, follow_links)
+            _place_one(plan, item, target, placement)
         except (NotADirectoryError, TooManyLinks) as error:
             prefix = "failed to copy directory: " if item.entry.kind == "dir" else ""
             raise InvalidArgument(f"failed to copy files: {prefix}{error}") from error
 
 
-def _keep_parents(
-    plan: LayerPlan, item: Selected, destination: str, kept: str, placement: Placement, follow_links: bool
-) -> None:
+def _keep_parents(plan: LayerPlan, item: Selected, destination: str, kept: str, placement: Placement) -> None:
     """With ``--parents``, parents keep the attributes they have where they come from."""
-    base = _real(plan, destination, follow_links)
+    base = resolve(plan, destination)[0]
     skipped = item.path.split("/")[: len(item.path.split("/")) - len(item.pivot.split("/"))]
     parts = kept.split("/") if kept else []
     for end in range(1, len(parts) + 1):
@@ -209,10 +204,6 @@ def _keep_parents(
             plan.put(target, _changed(entry, placement))
 
 
-def _real(plan: LayerPlan, path: str, follow_links: bool) -> str:
-    return resolve(plan, path)[0] if follow_links else path.strip("/")
-
-
 def _make_parents(plan: LayerPlan, path: str, placement: Placement) -> None:
     parent = posixpath.dirname(path)
     if parent:
@@ -220,12 +211,12 @@ def _make_parents(plan: LayerPlan, path: str, placement: Placement) -> None:
         plan.make_directories(parent, uid=uid, gid=gid)
 
 
-def _place_one(plan: LayerPlan, item: Selected, destination: str, placement: Placement, follow_links: bool) -> None:
-    target = _real(plan, destination, follow_links)
+def _place_one(plan: LayerPlan, item: Selected, destination: str, placement: Placement) -> None:
+    target = resolve(plan, destination)[0]
     uid, gid = placement.owner or (0, 0)
     if item.archive is not None:
         plan.make_directories(target, uid=uid, gid=gid)
-        _extract(plan, item.archive, target, placement, follow_links)
+        _extract(plan, item.archive, target, placement)
         return
     if item.entry.kind == "dir":
         plan.make_directories(target, uid=uid, gid=gid)
@@ -262,13 +253,13 @@ def _ancestors(path: str) -> list[str]:
     return ["/".join(parts[:end]) for end in range(1, len(parts))]
 
 
-def _extract(plan: LayerPlan, archive: Tree, target: str, placement: Placement, follow_links: bool) -> None:
+def _extract(plan: LayerPlan, archive: Tree, target: str, placement: Placement) -> None:
     """An archive's entries keep their owners, unless the instruction names one."""
     for relative, entry in walk(archive, ""):
         path = posixpath.join(target, relative)
         parent, name = posixpath.split(path)
         # Like tar: a link to a directory on the way is followed, inside the root.
-        real_parent = resolve(plan, parent)[0] if follow_links and parent else parent
+        real_parent = resolve(plan, parent)[0]
         path = posixpath.join(real_parent, name)
         there = plan.lookup(path)
         if entry.kind == "dir" and there is not None and there.kind == "symlink":

@@ -20,7 +20,7 @@ from pathlib import Path
 from services.image.build import metadata
 from services.image.build.caching import CacheProbe, cache_key
 from services.image.build.context.directories import DirectoryTree
-from services.image.build.context.tree import Tree, resolve
+from services.image.build.context.tree import MemoryTree, Tree, resolve
 from services.image.build.copying import Placement, absolute_destination, check_destination, checksum, place
 from services.image.build.dockerfile.errors import SyntaxProblem
 from services.image.build.dockerfile.instructions import Copy, Instruction, Run, Text
@@ -204,8 +204,9 @@ class StageBuilder:
             def write() -> WrittenLayer | None:
                 owner = find_owner(chown, base) if chown else None if keeps_owner else (0, 0)
                 placement = Placement(owner, Mode(chmod) if chmod else None, exclude)
-                plan = LayerPlan(base)
-                place(plan, selected, destination, placement, follow_links=not copy.link)
+                # With --link the layer is made as if on nothing, so that it fits any base.
+                plan = LayerPlan(MemoryTree({}) if copy.link else base)
+                place(plan, selected, destination, placement)
                 return plan.write(self._shop.new_layer()) if plan else None
 
             return await asyncio.to_thread(write)

@@ -66,8 +66,11 @@ class TarTree:
         self._check_end()
 
     def _check_end(self) -> None:
-        """A tar that stops in the middle of a file is an upload that was cut."""
+        """A tar that stops in the middle of a file or header is an upload that was cut; tarfile calls that an end."""
         size = self._spool.seek(0, os.SEEK_END)
+        end = os.pread(self._spool.fileno(), tarfile.BLOCKSIZE, self._tar.offset)
+        if len(end) not in (0, tarfile.BLOCKSIZE) or any(end):
+            raise InvalidArgument("Error processing tar file: unexpected EOF")
         for place in self._places.values():
             if not place.issparse() and place.offset_data + place.size > size:
                 raise InvalidArgument("Error processing tar file: unexpected EOF")
