@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode
@@ -72,17 +72,8 @@ def _ps(client: EngineClient, parsed: argparse.Namespace) -> int:
         names = ",".join(name.lstrip("/") for name in container["Names"])
         command = json.dumps(container["Command"][:20])
         ports = ", ".join(_port(port) for port in container["Ports"])
-        rows.append(
-            (
-                container["Id"][:12],
-                container["Image"],
-                command,
-                _ago(container["Created"]),
-                container["Status"],
-                ports,
-                names,
-            )
-        )
+        identity = (container["Id"][:12], container["Image"], command)
+        rows.append((*identity, _ago(container["Created"]), container["Status"], ports, names))
     _print_table(rows)
     return 0
 
@@ -231,7 +222,7 @@ def _print_all(lines: Iterator[str]) -> None:
         print(line)
 
 
-def _print_table(rows: list[tuple[str, ...]]) -> None:
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -140,7 +140,7 @@ def permissions(user: str, node: str) -> dict[str, dict[str, list[str]]]:
 
 
 def main() -> int:
-    """Become the server."""
+    """Become the server; returns only when that fails."""
     parser = argparse.ArgumentParser(prog="python -m cli.nats", description="Run the bundled NATS server.")
     parser.add_argument("--config", required=True, help="the server's configuration file")
     config = parser.parse_args().config
@@ -149,7 +149,11 @@ def main() -> int:
     except Unavailable as error:
         print(f"davit: {error}", file=sys.stderr)
         return 1
-    os.execve(binary, ["nats-server", "-c", config], {**os.environ, **ENVIRONMENT})
+    try:
+        os.execve(binary, ["nats-server", "-c", config], {**os.environ, **ENVIRONMENT})
+    except OSError as error:
+        print(f"davit: {binary}: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ Source: NATS client protocol, request-reply and queue groups.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,7 @@ from pydantic import BaseModel, ValidationError
 
 from shared.context import RequestContext, current_context, use_context
 from shared.errors import DavitError, DeadlineExceeded, Internal, InvalidArgument, Unavailable, from_wire
+from shared.logs import hide_secrets
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -113,6 +115,7 @@ class Bus:
             user: Also names the inbox, since a user may only listen to its own.
         """
         callbacks: list[Callable[[], Awaitable[None]]] = []
+        last_error: list[Exception] = []
 
         async def reconnected() -> None:
             log.info("bus connection is back")
@@ -123,15 +126,16 @@ class Bus:
             log.warning("bus connection lost")
 
         async def failed(error: Exception) -> None:
+            last_error[:] = [error]
             log.debug("bus client: %s", error)
 
         options: dict[str, Any] = {}
         if user is not None:
             options = {"user": user, "password": password, "inbox_prefix": inbox_prefix(user)}
         client = nats.aio.client.Client()
-        deadline = time.monotonic() + connect_timeout_s
-        while True:
-            try:
+        try:
+            # The client itself tries for ever; the first connection is limited in time.
+            async with asyncio.timeout(connect_timeout_s):
                 await client.connect(
                     url,
                     name=name,
@@ -147,15 +151,14 @@ class Bus:
                     error_cb=failed,
                     **options,
                 )
-            except (OSError, nats.errors.Error, TimeoutError) as error:
-                if time.monotonic() > deadline:
-                    raise Unavailable(f"the message bus at {url} does not answer: {error}") from error
-                await asyncio.sleep(RETRY_PAUSE_S)
-                client = nats.aio.client.Client()
-                continue
-            bus = cls(client, name)
-            bus._reconnected = callbacks
-            return bus
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await client.close()
+            reason = last_error[-1] if last_error else error
+            raise Unavailable(f"the message bus at {hide_secrets(url)} does not answer: {reason}") from error
+        bus = cls(client, name)
+        bus._reconnected = callbacks
+        return bus
 
     @property
     def nats(self) -> Client:
