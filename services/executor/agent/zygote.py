@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from services.executor.agent.shims import ShimClient, ShimGone
-from services.executor.runtime import mountcalls
 from services.executor.runtime.errors import Interrupted, RuntimeFailure, from_wire
+from services.executor.runtime.selfexe import protected_interpreter
 from services.executor.runtime.zygote import LARGEST_ORDER, pack_order, pack_packet
 
 READY_S = 15.0
@@ -220,19 +220,3 @@ async def _writable(sock: socket.socket) -> None:
         await event.wait()
     finally:
         loop.remove_writer(sock.fileno())
-
-
-def protected_interpreter() -> int:
-    """A descriptor of this interpreter's file on a read-only mount of its own, to execute the zygote from.
-
-    What a container's init runs is what /proc/self/exe names until execve; through this mount nobody can open it for
-    writing, whoever they are (CVE-2019-5736).
-    """
-    path = os.path.realpath(sys.executable)
-    tree = mountcalls.clone_tree_at(path, recursive=False)
-    try:
-        mountcalls.set_attributes(tree, path, add=mountcalls.MOUNT_ATTR_RDONLY | mountcalls.MOUNT_ATTR_NOSUID)
-    except BaseException:
-        os.close(tree)
-        raise
-    return tree

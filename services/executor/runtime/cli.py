@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from services.executor.runtime import jsonlite
+from services.executor.runtime import jsonlite, selfexe
 from services.executor.runtime.commands.options import Option, UsageError, parse, usage
 from services.executor.runtime.errors import RuntimeFailure
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 VERSION = "0.1.0"
 SPEC_VERSION = "1.2.0"
 _EXEC_FAILED = 255
+#: commands whose children run in containers
+_MAKING = frozenset({"create", "run", "exec"})
 
 GLOBAL_OPTIONS = (
     Option("debug", "flag", "enable debug logging"),
@@ -129,6 +131,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     try:
         values, rest = parse(GLOBAL_OPTIONS, arguments)
+        if rest and rest[0] in _MAKING:
+            selfexe.protect(arguments)
         if values["version"]:
             sys.stdout.write(f"davit-runc version {VERSION}\nspec: {SPEC_VERSION}\n")
             return 0
