@@ -1,0 +1,98 @@
+"""Commands of RUN, carried out by the executor service: one container each, over the bus.
+
+::
+
+    create ─► attach (stream) ─► start ─► output until the process ends ─► wait ─► upper directory ─► remove
+
+The changes are read from the container's upper directory, which is on this machine wherever images are built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.image.build.layer import WrittenLayer
+from services.image.build.ports import Output, RunOrder
+from services.image.build.upper import write_upper
+from shared.bus import Bus
+from shared.contracts import containers
+from shared.errors import Conflict, DavitError, Internal, NotFound, Unavailable
+from shared.streams import ByteStream, offer
+
+STDERR = 2
+_HEADER = struct.Struct(">BxxxI")
+
+
+@dataclass(frozen=True, slots=True)
+class BusExecutor:
+    """An `Executor` that asks the executor service."""
+
+    bus: Bus
+
+    async def create(self, order: RunOrder) -> str:
+        request = containers.CreateContainer(config=order.config, host_config=order.host_config)
+        return (await self.bus.request(containers.CREATE, request)).id
+
+    async def run(self, container_id: str, output: Output) -> int:
+        stream = await offer(self.bus)
+        async with stream:
+            attach = containers.Attach(ref=container_id, stream=stream.ref, stdout=True, stderr=True)
+            await self.bus.request(containers.ATTACH, attach)
+            await stream.close_write()
+            reading = asyncio.create_task(_demultiplex(stream, output), name=f"output of {container_id[:12]}")
+            try:
+                await self.bus.request(containers.START, containers.StartContainer(ref=container_id))
+                await reading
+            finally:
+                reading.cancel()
+                with contextlib.suppress(asyncio.CancelledError, DavitError):
+                    await reading
+        return await self._exit_code(container_id)
+
+    async def _exit_code(self, container_id: str) -> int:
+        ticket = ""
+        while True:
+            request = containers.WaitContainer(ref=container_id, ticket=ticket)
+            result = await self.bus.request(containers.WAIT, request)
+            if not result.pending:
+                return result.status_code
+            ticket = result.ticket
+
+    async def changes(self, container_id: str, target: Path, *, omit: frozenset[str]) -> WrittenLayer | None:
+        container = await self.bus.request(containers.INSPECT, containers.InspectContainer(ref=container_id))
+        upper = Path(container.upper_dir)
+        if not upper.is_dir():
+            raise Unavailable(f"the files of container {container_id[:12]} are not on this machine")
+        return await asyncio.to_thread(write_upper, upper, target, omit=omit)
+
+    async def remove(self, container_id: str) -> None:
+        request = containers.RemoveContainer(ref=container_id, force=True, volumes=True)
+        try:
+            await self.bus.request(containers.REMOVE, request)
+        except NotFound:
+            return
+        except Conflict as error:
+            if "removal" not in str(error):  # somebody else is removing it already
+                raise
+
+
+async def _demultiplex(stream: ByteStream, output: Output) -> None:
+    """Hand on the frames of an attached process that has no terminal. Source: Docker Engine API, ContainerAttach."""
+    buffer = bytearray()
+    async for chunk in stream:
+        buffer += chunk
+        at = 0
+        while len(buffer) - at >= _HEADER.size:
+            kind, size = _HEADER.unpack_from(buffer, at)
+            end = at + _HEADER.size + size
+            if end > len(buffer):
+                break
+            await output(kind == STDERR, bytes(buffer[at + _HEADER.size : end]))
+            at = end
+        del buffer[:at]
+    if buffer:
+        raise Internal("the output of a command ended in the middle of a frame")
