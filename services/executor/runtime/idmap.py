@@ -6,10 +6,10 @@ config.md#mounts.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
 import errno
 import itertools
 import os
-import signal
 
 from services.executor.runtime import kernel
 from services.executor.runtime.errors import InvalidSpec, KernelFailure, RuntimeFailure
@@ -121,7 +121,7 @@ def user_namespace(uid_lines: Sequence[str], gid_lines: Sequence[str]) -> int:
             with kernel.reporting("open", f"/proc/{pid}/ns/user"):
                 return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         finally:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, _signal.SIGKILL)
             os.waitpid(pid, 0)
     finally:
         os.close(reader)

@@ -11,7 +11,16 @@ import sys
 
 from services.executor.runtime import mountcalls
 
-_BOOT = "import sys; sys.path.insert(0, {root!r}); from services.executor.runtime.cli import main; sys.exit(main())"
+# no collections, and no tidying up at the end: both are for processes that stay
+_BOOT = """import gc, os, sys
+gc.disable()
+sys.path.insert(0, {root!r})
+from services.executor.runtime.cli import main
+code = main()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code)
+"""
 
 
 def protected_interpreter() -> int:

@@ -65,10 +65,22 @@ def warm_up() -> None:
 
     register_codec_error()
     launch.backend()
-    "".encode("utf-8", "surrogateescape")
+    rehearse()
     gc.collect()
     gc.disable()
     gc.freeze()
+
+
+def rehearse() -> None:
+    """Go through what every shim does, often enough for the interpreter to settle.
+
+    It adapts code to what it sees by rewriting it, at the first dozen calls. Done after the fork that would cost each
+    shim and each init a copy of the pages the code is in.
+    """
+    from services.executor.runtime import launch, rehearsal
+
+    for _ in range(rehearsal.TIMES):
+        rehearsal.once(launch.backend())
 
 
 def serve(socket: _socket.socket) -> None:

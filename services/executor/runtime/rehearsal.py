@@ -1,0 +1,69 @@
+"""One pretended launch without effects: reading an order, making its plan and streams, talking, logging."""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from services.executor.runtime import frames, jsonlite, launch, validate, zygote
+from services.executor.runtime.commands.info import example
+from services.executor.runtime.exitrecord import ExitRecord
+from services.executor.runtime.shimio import Client
+from services.executor.runtime.sync import Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from services.executor.runtime.cgroups.interface import CgroupBackend
+
+#: the interpreter starts to adapt a function at its eighth call
+TIMES = 12
+
+
+def once(groups: CgroupBackend) -> None:
+    """Everything of a launch that is calculation or concerns descriptors alone."""
+    spec = example()
+    log = {"driver": "json-file", "path": "/dev/null"}
+    order = {"id": "rehearsal", "bundle": "/", "spec": spec, "rootfs": {"lower": ["/"]}, "log": log, "open_stdin": True}
+    own, details = zygote.unpack_packet(zygote.pack_packet(*zygote.pack_order(order)), [])
+    plan = launch.container_plan({**jsonlite.loads(details), **own}, [])
+    for check in validate.CHECKS:
+        check(plan)
+    groups.validate(plan.linux.get("resources") or {})
+    plan.process.environment()
+    groups.open(own["birth"]["cgroup"])
+    _streams(own)
+    _talk()
+    ExitRecord.of_status(0).to_dict()
+
+
+def _streams(order: dict[str, object]) -> None:
+    streams = launch.Streams(order)
+    theirs = streams.theirs
+    os.write(theirs[1], b"out\n")
+    os.write(theirs[2], b"err\n")
+    streams.close_theirs()
+    for output in streams.outputs:
+        while output.pump([]):
+            pass
+        os.close(output.fd)
+    if streams.input is not None:
+        streams.input.write(b"in")
+        streams.input.close()
+    if streams.log is not None:
+        streams.log.close()
+
+
+def _talk() -> None:
+    ours, theirs = Channel.pair()
+    ours.send("ready", wait=False)
+    theirs.receive()
+    ours.close()
+    theirs.close()
+    one, other = _socket.socketpair()
+    client = Client(one)
+    client.send({"id": 1, "ok": {}})
+    unpacker = frames.Unpacker()
+    unpacker.feed(other.recv(4096))
+    unpacker.next()
+    one.close()
+    other.close()
