@@ -36,14 +36,14 @@ _COMMON = (
 )
 _SQLITE = ("shared.sqlite", "sqlalchemy.dialects.sqlite.pysqlite")
 _POSTGRES = ("asyncpg", "sqlalchemy.dialects.postgresql.asyncpg")
-# The API's, and the image service's registry door.
-_HTTP = ("fastapi", "uvicorn", "uvicorn.protocols.http.httptools_impl", "uvicorn.lifespan.on", "httptools")
+# The HTTP edge, all of it.
+_HTTP = ("services.api.bootstrap",)
 
 
 def warm_up(config: EngineConfig, services: list[str]) -> None:
     """Import, then move all objects out of the collector's sight so that a collection does not touch their pages."""
     names = [*_COMMON, *(_POSTGRES if config.database_url else _SQLITE)]
-    if {"api", "image"} & set(services):
+    if "api" in services:
         names += _HTTP
     for name in names:
         importlib.import_module(name)

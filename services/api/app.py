@@ -10,8 +10,24 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Match, Route
 
+from services.api.call import Call
 from services.api.errors import PageNotFound
 from services.api.middleware import Edge
+from services.api.routes import (
+    absent,
+    archive,
+    attach,
+    build,
+    containers,
+    events,
+    execs,
+    images,
+    networks,
+    stats,
+    system,
+    volumes,
+    wait,
+)
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,53 +35,23 @@ if TYPE_CHECKING:
     from services.api.call import Deps, Handler, Routes
 
 
-def all_routes() -> Routes:
-    from services.api.routes import (
-        absent,
-        archive,
-        attach,
-        build,
-        containers,
-        events,
-        execs,
-        images,
-        networks,
-        stats,
-        system,
-        volumes,
-        wait,
-    )
+_OF_CONTAINERS = (containers, wait, attach, execs, archive, stats)
+_MODULES = (*_OF_CONTAINERS, images, build, volumes, networks, system, events, absent)
 
-    modules = (
-        containers,
-        wait,
-        attach,
-        execs,
-        archive,
-        stats,
-        images,
-        build,
-        volumes,
-        networks,
-        system,
-        events,
-        absent,
-    )
-    return tuple(route for module in modules for route in module.ROUTES)
+
+def all_routes() -> Routes:
+    return tuple(route for module in _MODULES for route in module.ROUTES)
 
 
 class Endpoint:
     """A handler as an ASGI application."""
 
     def __init__(self, handler: Handler, deps: Deps) -> None:
-        from services.api.call import Call
-
-        self._call = Call
         self._handler = handler
         self._deps = deps
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._handler(self._call(scope, receive, send, self._deps))
+        response = await self._handler(Call(scope, receive, send, self._deps))
         if response is not None:
             await response(scope, receive, send)
 
