@@ -129,7 +129,7 @@ def checksum(selected: list[Selected], *, ownership: bool, exclude: IgnoreRules 
 
 def _checksum_one(item: Selected, *, ownership: bool, exclude: IgnoreRules | None) -> str:
     digest = hashlib.sha256()
-    _feed(digest, item.pivot, item.entry, item.tree, item.path, ownership=ownership)
+    _feed(digest, item.pivot or item.name, item.entry, item.tree, item.path, ownership=ownership)
     if item.entry.kind != "dir":
         return "file:" + digest.hexdigest()
     for relative, entry in walk(item.tree, item.path):
@@ -216,7 +216,7 @@ def _place_one(plan: LayerPlan, item: Selected, destination: str, placement: Pla
     uid, gid = placement.owner or (0, 0)
     if item.archive is not None:
         plan.make_directories(target, uid=uid, gid=gid)
-        _extract(plan, item.archive, target, placement)
+        _extract(plan, item.archive, target)
         return
     if item.entry.kind == "dir":
         plan.make_directories(target, uid=uid, gid=gid)
@@ -253,8 +253,8 @@ def _ancestors(path: str) -> list[str]:
     return ["/".join(parts[:end]) for end in range(1, len(parts))]
 
 
-def _extract(plan: LayerPlan, archive: Tree, target: str, placement: Placement) -> None:
-    """An archive's entries keep their owners, unless the instruction names one."""
+def _extract(plan: LayerPlan, archive: Tree, target: str) -> None:
+    """An archive's entries keep their owners and modes: ``--chown`` is about the directory that they go to."""
     for relative, entry in walk(archive, ""):
         path = posixpath.join(target, relative)
         parent, name = posixpath.split(path)
@@ -266,7 +266,7 @@ def _extract(plan: LayerPlan, archive: Tree, target: str, placement: Placement) 
             leads_to = resolve(plan, path)[1]
             if leads_to is not None and leads_to.kind == "dir":
                 continue
-        _put(plan, path, archive, relative, _changed(entry, placement))
+        _put(plan, path, archive, relative, entry)
 
 
 def _put(plan: LayerPlan, path: str, tree: Tree, source: str, entry: Entry) -> None:

@@ -167,7 +167,10 @@ def test_checksum_knows_content_modes_and_names_only() -> None:
     assert one != total(MemoryTree({"d/x": b"2"}))
     assert one != total(MemoryTree({"d/y": b"1"}))
     assert one != total(MemoryTree({"d/x": b"1"}).with_mode("d/x", 0o600))
-    assert checksum(select(CONTEXT, "a.txt", keyword="COPY"), ownership=False).startswith("file:")
+    file = checksum(select(CONTEXT, "d/x", keyword="COPY"), ownership=False)
+    assert file.startswith("file:")
+    # The same content under another name is another step: with a directory as the destination it has another result.
+    assert file != checksum(select(CONTEXT, "flink", keyword="COPY"), ownership=False)
     assert checksum(select(CONTEXT, "?.txt", keyword="COPY"), ownership=False).startswith("multi:")
 
 
