@@ -5,72 +5,89 @@ leave nothing but containers and files, and the next `davit up` begins anew.
 
 ::
 
-    davit up ── guardian ── supervisor ── services, nats-server
-                   ▲            │ the guardian died: the supervisor forks another, which watches its pidfd
-                   └────────────┘
+    davit up ── exec ─► guardian ── spawn ─► supervisor ── fork ─► services, nats-server
+                           ▲                    │ the guardian died: the supervisor spawns another one,
+                           └────────────────────┘ which waits for its pidfd (it is not its parent)
+
+This file is run as a script by an interpreter without site packages, and imports little: it is to cost no memory.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import select
 import signal
+import sys
 import time
-import traceback
-from collections.abc import Callable
-from pathlib import Path
-
-from cli.process import set_title
-from cli.state import EngineState
-
-log = logging.getLogger("davit.guardian")
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 STEADY_AFTER_S = 10.0
-
-# Runs a supervisor in this process: takes the guardian's pid and how to fork another; returns the exit code.
-RunSupervisor = Callable[[int, Callable[[], int]], int]
 
 
 class Guardian:
     """Keeps one supervisor running.
 
     Args:
-        run_supervisor: What a forked supervisor does. It gets whether it is the first of this engine.
+        run_dir: Where the supervisor's state file is; one that ends in order takes it away.
+        command: The supervisor's program and arguments; the guardian's pid, and for the first the descriptor to
+            announce the outcome on, are added.
     """
 
-    def __init__(self, run_dir: Path, run_supervisor: RunSupervisor) -> None:
-        self._run_dir = run_dir
-        self._run_supervisor = run_supervisor
+    def __init__(self, run_dir: str, command: list[str], announce: int | None = None) -> None:
+        self._state_file = os.path.join(run_dir, "engine.json")  # pathlib would double the imports
+        self._command = command
+        self._announce = announce
         self._supervisor = 0
-        self._is_child = True
         self._stopping = False
 
-    def run(self) -> int:
-        """Guard until the engine has ended in order; its exit code."""
-        self._take_signals()
-        code = self._watch_new(first=True)
-        return self._keep_running() if code is None else code
+    def run(self, watched: int | None) -> int:
+        """Guard until the engine has ended in order; its exit code.
 
-    def _keep_running(self) -> int:
+        Args:
+            watched: The supervisor that runs already, when it spawned this guardian.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._told_to_stop)
+        signal.signal(signal.SIGHUP, lambda *_: self._forward(signal.SIGHUP))
+        code = self._watch(watched) if watched else self._spawn_and_wait(first=True)
         pause_s = FIRST_PAUSE_S
-        while not self._stopping:
-            log.warning("the supervisor ended; starting it again in %.1f s", pause_s)
+        while code is None and not self._stopping:
             time.sleep(pause_s)
+            if self._stopping:
+                break
             started = time.monotonic()
-            code = self._watch_new(first=False)
-            if code is not None:
-                return code
+            code = self._spawn_and_wait(first=False)
             steady = time.monotonic() - started > STEADY_AFTER_S
             pause_s = FIRST_PAUSE_S if steady else min(pause_s * 2, LONGEST_PAUSE_S)
-        return 0
+        return code or 0
 
-    def _watch_new(self, *, first: bool) -> int | None:
-        """Start a supervisor and wait for its end: the engine's exit code, or None when it is to be started again."""
-        self._supervisor, self._is_child = self._fork(), True
+    def _watch(self, supervisor: int) -> int | None:
+        """Wait for a supervisor that is not a child: 0 when it ended in order, None when it did not."""
+        self._supervisor = supervisor
+        try:
+            descriptor = os.pidfd_open(supervisor)
+        except ProcessLookupError:
+            return self._ended_in_order()
+        select.select([descriptor], [], [])
+        os.close(descriptor)
+        return self._ended_in_order()
+
+    def _ended_in_order(self) -> int | None:
+        return None if os.path.exists(self._state_file) else 0
+
+    def _spawn_and_wait(self, *, first: bool) -> int | None:
+        """Start a supervisor and wait for it: the engine's exit code, or None when it is to be started again."""
+        command = [*self._command, "--guardian", str(os.getpid())]
+        if first:
+            command.append("--first")
+        if self._announce is not None:
+            command += ["--announce", str(self._announce)]
+        # A session of its own: Ctrl-C at the terminal is for the guardian, which ends the engine in order.
+        self._supervisor = os.posix_spawn(command[0], command, os.environ, setsid=True)
+        if self._announce is not None:
+            os.close(self._announce)
+            self._announce = None
         if self._stopping:
             self._forward(signal.SIGTERM)
         _, status = os.waitpid(self._supervisor, 0)
@@ -80,63 +97,26 @@ class Guardian:
         # One that once ran well and now cannot start (its port was taken meanwhile, say) is worth another try.
         return code if first or code == 0 or self._stopping else None
 
-    def watch_other(self, supervisor: int) -> int:
-        """Guard a supervisor that is not this process's child; the exit code."""
-        self._take_signals()
-        self._supervisor, self._is_child = supervisor, False
-        with contextlib.suppress(ProcessLookupError):
-            descriptor = os.pidfd_open(supervisor)
-            select.select([descriptor], [], [])
-            os.close(descriptor)
-        if self._stopping or EngineState.read(self._run_dir) is None:
-            return 0  # it ended in order: its state file went with it
-        return self._keep_running()
-
-    def _fork(self) -> int:
-        guardian = os.getpid()
-        pid = os.fork()
-        if pid:
-            return pid
-        code = 1
-        try:
-            os.setsid()  # Ctrl-C at the terminal is for the guardian, which ends the engine in order
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
-            set_title("davit: supervisor")
-            code = self._run_supervisor(guardian, self._fork_another)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-
-    def _fork_another(self) -> int:
-        """Fork a guardian for the calling supervisor; its pid."""
-        supervisor = os.getpid()
-        pid = os.fork()
-        if pid:
-            return pid
-        code = 1
-        try:
-            os.setsid()
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            set_title("davit: guardian")
-            code = Guardian(self._run_dir, self._run_supervisor).watch_other(supervisor)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-
-    def _take_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._told_to_stop)
-        signal.signal(signal.SIGHUP, lambda *_: self._forward(signal.SIGHUP))
-
     def _told_to_stop(self, *_: object) -> None:
         self._stopping = True
         self._forward(signal.SIGTERM)
 
     def _forward(self, number: int) -> None:
         if self._supervisor:
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.kill(self._supervisor, number)
+            except ProcessLookupError:
+                return
+
+
+def main(arguments: list[str]) -> int:
+    """``guardian.py RUN_DIR ANNOUNCE WATCHED COMMAND…``; ``-`` for no descriptor to announce on, and none to watch."""
+    run_dir, announce, watched, *command = arguments
+    with open("/proc/self/comm", "w") as comm:
+        comm.write("davit: guardian")
+    guardian = Guardian(run_dir, command, None if announce == "-" else int(announce))
+    return guardian.run(None if watched == "-" else int(watched))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -73,25 +73,28 @@ class Supervisor:
     """One engine's supervisor.
 
     Args:
-        environment: Variables that give services the settings of the command line.
         announce: Tells whoever started the engine: ``ready``, or ``error <code> <reason>``; called once.
         guardian: The process that restarts this one; watched, and replaced by `new_guardian` when it dies.
         private: Descriptors that services must not inherit.
+        first: Whether the engine is just being started; one that is put back after a crash leaves its state on file
+            when it cannot start, since the guardian tries again.
     """
 
     def __init__(
         self,
         config: EngineConfig,
         services: list[str],
-        environment: dict[str, str],
         announce: Callable[[str], None],
+        *,
         guardian: int,
         new_guardian: Callable[[], int],
         private: Sequence[int] = (),
+        first: bool = True,
     ) -> None:
         self._config = config
         self._services = services
-        self._environment = environment
+        self._environment: dict[str, str] = {}
+        self._first = first
         self._announce = announce
         self._guardian = guardian
         self._new_guardian = new_guardian
@@ -137,7 +140,12 @@ class Supervisor:
     def _give_up(self, reason: str, code: int) -> int:
         log.error("the engine cannot start: %s", reason)
         self._stop_all()
-        state.remove_state(self._config.run_dir)
+        if self._first:
+            state.remove_state(self._config.run_dir)
+        else:
+            self._state.phase = "waiting"
+            self._state.processes = {"guardian": self._state.processes["guardian"]}
+            self._save()
         self._announce(f"error {code} {reason}")
         return code
 
@@ -380,6 +388,8 @@ class Supervisor:
 
     def _replace_guardian(self) -> None:
         log.warning("the guardian ended; a new one takes its place")
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._guardian, os.WNOHANG)
         self._guardian = self._new_guardian()
         self._watch_guardian()
         self._save()

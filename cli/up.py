@@ -7,21 +7,18 @@ import http.client
 import os
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cli import checks
-from cli.guardian import Guardian
-from cli.process import detach, set_title
+from cli.process import detach
 from cli.state import EngineLock, EngineState
-from shared import logs
+from cli.supervise import Spec, guardian_command
 from shared.config import EngineConfig
 from shared.errors import Conflict, InvalidArgument
 from shared.health import SERVICES
 
 EXIT_FAILURE = 1
-EXIT_USAGE = 2
 LARGEST_LOG_BYTES = 16 << 20
 # Flag -> the setting it gives.
 _SETTINGS = {
@@ -70,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def up(arguments: argparse.Namespace) -> int:
-    """Run the engine; 0 after an orderly end, or (detached) once it answers."""
+    """Start the engine: with --detach, 0 once it answers; else this process becomes its guardian."""
     file = Path(arguments.config_file).absolute() if arguments.config_file else None
     flags = settings_of(arguments)
     config = EngineConfig.load(file=file, flags=flags)
@@ -83,8 +80,10 @@ def up(arguments: argparse.Namespace) -> int:
     environment = config.environment(flags)
     if file is not None:
         environment["DAVIT_CONFIG_FILE"] = str(file)
-    engine = _Engine(config, services, environment, locks)
-    return engine.run_detached() if arguments.detach else engine.run()
+    for lock in locks:
+        os.set_inheritable(lock.descriptor, True)
+    Spec(services, environment, [lock.descriptor for lock in locks]).write(config.run_dir)
+    return _up_detached(config, services) if arguments.detach else _become_guardian(config, None)
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -131,81 +130,43 @@ def _lock(config: EngineConfig) -> list[EngineLock]:
     return locks
 
 
-class _Engine:
-    def __init__(
-        self, config: EngineConfig, services: list[str], environment: dict[str, str], locks: list[EngineLock]
-    ) -> None:
-        self._config = config
-        self._services = services
-        self._environment = environment
-        self._locks = locks
-
-    def run(self) -> int:
-        """In the foreground: the announcement goes to the terminal."""
-        return self._guard(self._say)
-
-    def run_detached(self) -> int:
-        """In the background: wait for the announcement, then leave the engine to itself."""
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        log = self._log_file()
-        pid = os.fork()
-        if pid == 0:
-            code = EXIT_FAILURE
-            try:
-                os.close(reader)
-                detach(log)
-                code = self._guard(lambda text: _tell(writer, text), private=(writer,))
-            finally:
-                os._exit(code)
-        os.close(writer)
-        with os.fdopen(reader) as pipe:
-            answer = pipe.readline().strip()
-        return self._answered(answer, log)
-
-    def _log_file(self) -> Path:
-        log = self._config.data_root / "engine.log"
-        if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
-            log.rename(log.with_name("engine.log.1"))
-        return log
-
-    def _answered(self, answer: str, log: Path) -> int:
-        word, _, reason = answer.partition(" ")
-        if word == "ready":
-            if "api" in self._services:
-                _ping(self._config)
-            self._say("ready")
-            return 0
-        code, _, reason = reason.partition(" ")
-        print(f"davit: {reason or 'the engine ended while it was starting'} (log: {log})", file=sys.stderr)
-        return int(code) if code.isdigit() else EXIT_FAILURE
-
-    def _say(self, text: str) -> None:
-        if text == "ready":
-            hosts = " ".join(self._config.api_hosts) if "api" in self._services else ", ".join(self._services)
-            print(f"davit is ready: {hosts}", file=sys.stderr)
-            return
-        print(f"davit: {text.split(' ', 2)[2]}", file=sys.stderr)
-
-    def _guard(self, announce: Callable[[str], None], private: tuple[int, ...] = ()) -> int:
-        logs.configure("supervisor", level=self._config.python_log_level, json=self._config.log_format == "json")
-        set_title("davit: guardian")
-        held = (*private, *(lock.descriptor for lock in self._locks))
-
-        def run_supervisor(guardian: int, new_guardian: Callable[[], int]) -> int:
-            from cli.supervisor import Supervisor
-
-            environment = dict(self._environment)
-            return Supervisor(self._config, self._services, environment, announce, guardian, new_guardian, held).run()
-
-        return Guardian(self._config.run_dir, run_supervisor).run()
+def _become_guardian(config: EngineConfig, announce: int | None) -> NoReturn:
+    command = guardian_command(config.run_dir, announce=announce)
+    os.execv(command[0], command)
 
 
-def _tell(writer: int, text: str) -> None:
-    """Write to whoever started the engine, if they still wait."""
-    try:
-        os.write(writer, text.encode() + b"\n")
-    except BrokenPipeError:
-        return
+def _up_detached(config: EngineConfig, services: list[str]) -> int:
+    """Leave the engine in the background once it has announced itself; what it announced decides the exit code."""
+    reader, writer = os.pipe()
+    log = _log_file(config)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            os.set_inheritable(writer, True)
+            detach(log)
+            _become_guardian(config, writer)
+        finally:
+            os._exit(EXIT_FAILURE)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        answer = pipe.readline().strip()
+    if answer == "ready":
+        if "api" in services:
+            _ping(config)
+        where = " ".join(config.api_hosts) if "api" in services else ", ".join(services)
+        print(f"davit is ready: {where}")
+        return 0
+    code, _, reason = answer.removeprefix("error ").partition(" ")
+    print(f"davit: {reason or 'the engine ended while it was starting'} (log: {log})", file=sys.stderr)
+    return int(code) if code.isdigit() else EXIT_FAILURE
+
+
+def _log_file(config: EngineConfig) -> Path:
+    log = config.data_root / "engine.log"
+    if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
+        log.rename(log.with_name("engine.log.1"))
+    return log
 
 
 def _ping(config: EngineConfig) -> None:
