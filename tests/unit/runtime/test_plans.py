@@ -1,0 +1,116 @@
+"""config.json read into plans: what it means, and what is refused with the field's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.executor.runtime import devices, kernel, mounts, rlimits, sysctl, zygote
+from services.executor.runtime import mountcalls as m
+from services.executor.runtime.commands.info import example
+from services.executor.runtime.errors import InvalidSpec
+from services.executor.runtime.mountoptions import MountOptions
+from services.executor.runtime.namespaces import Namespaces
+from services.executor.runtime.plan import ContainerPlan, ProcessPlan
+from services.executor.runtime.rootfs import Overlay
+
+
+def test_mount_options() -> None:
+    options = MountOptions(["rbind", "ro", "nosuid", "suid", "rshared", "rnoexec", "size=1k", "mode=700", "noatime"])
+    assert options.is_bind
+    assert options.flags == m.MS_BIND | m.MS_REC | m.MS_RDONLY | m.MS_NOATIME
+    assert options.cleared == m.MS_NOSUID
+    assert options.propagation == [(m.MS_SHARED, True)]
+    assert options.recursive == (m.MOUNT_ATTR_NOEXEC, 0)
+    assert options.data == "size=1k,mode=700"
+    added, removed = options.attributes()
+    assert added == m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOATIME
+    assert removed == m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_ATIME_MASK
+
+
+def test_the_last_option_decides() -> None:
+    options = MountOptions(["ro", "rw", "rro", "rrw"])
+    assert options.flags == 0
+    assert options.recursive == (0, m.MOUNT_ATTR_RDONLY)
+
+
+def test_relative_bind_sources_start_at_the_bundle() -> None:
+    (mount,) = mounts.plan({"mounts": [{"destination": "x/../y", "type": "bind", "source": "data"}]}, "/bundle")
+    assert (mount.destination, mount.source, mount.kind) == ("/y", "/bundle/data", "bind")
+
+
+def test_namespaces() -> None:
+    names = Namespaces(
+        {"linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network", "path": "/x"}]}}
+    )
+    assert names.clone_flags(staged=False) == kernel.CLONE_NEWPID | kernel.CLONE_NEWNS
+    assert names.paths == {"network": "/x"}
+    assert not names.needs_stage
+
+
+@pytest.mark.parametrize(
+    ("linux", "field"),
+    [
+        ({"namespaces": [{"type": "pid"}, {"type": "pid"}]}, "linux.namespaces[1].type"),
+        ({"namespaces": [{"type": "moon"}]}, "linux.namespaces[0].type"),
+        ({"namespaces": [{"type": "pid", "path": "x"}]}, "linux.namespaces[0].path"),
+        ({"namespaces": [{"type": "user"}]}, "linux.uidMappings"),
+        ({"timeOffsets": {"monotonic": {"secs": 1}}}, "linux.timeOffsets"),
+    ],
+)
+def test_namespaces_refused(linux: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        Namespaces({"linux": linux})
+    assert caught.value.field == field
+
+
+def test_devices_add_the_default_ones() -> None:
+    planned = devices.plan({"linux": {"devices": [{"path": "/dev/null", "type": "c", "major": 9, "minor": 9}]}})
+    by_path = {device.path: device for device in planned}
+    assert by_path["/dev/null"].number != by_path["/dev/zero"].number
+    assert len(planned) == 6
+
+
+def test_rlimits() -> None:
+    entries = [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 2**64 - 1}]
+    assert rlimits.plan({"rlimits": entries}) == [("RLIMIT_NOFILE", 7, 5, -1)]
+    with pytest.raises(InvalidSpec, match="soft"):
+        rlimits.plan({"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 6, "hard": 5}]})
+
+
+def test_sysctl_of_the_host_are_refused() -> None:
+    sysctl.validate(
+        {"net.ipv4.ip_forward": "1", "kernel/shmmax": "1", "net/ipv4/conf/eth0.1/rp_filter": "1"}, {"network", "ipc"}
+    )
+    for name, new in (("kernel.panic", {"ipc"}), ("net.ipv4.ip_forward", set()), ("fs.mqueue.msg_max", {"network"})):
+        with pytest.raises(InvalidSpec):
+            sysctl.validate({name: "1"}, new)
+
+
+def test_overlay_needs_its_parts() -> None:
+    with pytest.raises(InvalidSpec):
+        Overlay({"lower": ["/a"], "upper": "/u"})
+
+
+def test_process_needs_arguments_and_an_absolute_directory() -> None:
+    with pytest.raises(InvalidSpec, match=r"process\.args"):
+        ProcessPlan({"cwd": "/"})
+    with pytest.raises(InvalidSpec, match=r"process\.cwd"):
+        ProcessPlan({"args": ["x"], "cwd": "x"})
+    assert ProcessPlan({"args": ["x"], "cwd": "/", "env": ["A=1", "B", "A=2=3"]}).environment() == {"A": "2=3"}
+
+
+def test_an_order_travels_in_two_parts() -> None:
+    order = {"id": "a", "bundle": "/b", "spec": example(), "socket": "/s", "control_fd": 0}
+    own, details = zygote.unpack_packet(zygote.pack_packet(*zygote.pack_order(order)), [])
+    assert set(own) == {"id", "socket", "control_fd", "birth"}
+    assert own["birth"]["cgroup"] == "/davit/a"
+    assert b'"spec"' in details
+
+
+def test_state_for_hooks() -> None:
+    plan = ContainerPlan("a", example() | {"annotations": {"k": "v"}}, "/b")
+    state = plan.state("creating", 5)
+    assert (state["id"], state["status"], state["pid"], state["bundle"]) == ("a", "creating", 5, "/b")
+    assert state["annotations"] == {"k": "v"}
