@@ -219,13 +219,17 @@ def predefined_networks(ids: dict[str, str], created_at: str, defaults: Defaults
     ]
 
 
-def _checked(request: CreateNetwork) -> str:
-    """The driver of a request that may be carried out."""
-    name, driver = request.name, request.driver or "bridge"
+def check_name(name: str) -> None:
+    """Raises InvalidArgument, Forbidden, in Docker's words."""
     if not name.strip():
         raise InvalidArgument(f"invalid name: {name}", field="Name")
     if name in (*PREDEFINED, "default", "container"):
         raise Forbidden(f"operation is not permitted on predefined {name} network ", field="Name")
+
+
+def _checked(request: CreateNetwork) -> str:
+    """The driver of a request that may be carried out."""
+    driver = request.driver or "bridge"
     if request.ingress:
         raise Forbidden("Ingress network can only be global scope network", field="Ingress")
     if request.scope == "swarm":

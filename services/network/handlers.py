@@ -66,6 +66,7 @@ class NetworkHandlers:
     # Networks
 
     async def create(self, request: CreateNetwork) -> CreatedNetwork:
+        domain.check_name(request.name)
         async with self._database.transaction() as tx:
             known = await self._store.networks(tx)
             if any(one.record.name == request.name for one in known):

@@ -1,6 +1,6 @@
 """What a local volume is, and which requests for one make sense. Pure.
 
-Source: Docker Engine API 1.50, Volume; the local driver's options as mount(8) takes them; texts of the reference engine.
+Source: Docker Engine API 1.50, Volume; the local driver's options as mount(8) takes them; the reference engine's texts.
 """
 
 from __future__ import annotations

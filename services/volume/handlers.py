@@ -34,12 +34,13 @@ from shared.contracts.volumes import (
     WantedVolume,
 )
 from shared.database import Database, Transaction
-from shared.errors import Conflict, DavitError, NotFound, Unavailable
+from shared.errors import Conflict, DavitError, DeadlineExceeded, NotFound, Unavailable
 from shared.events import DomainEvent
 
 log = logging.getLogger(__name__)
 
 SIZES_DEADLINE_S = 30.0
+ENSURE_DEADLINE_S = 3.0
 
 
 class VolumeHandlers:
@@ -109,9 +110,12 @@ class VolumeHandlers:
         """Make the directory now. A node that is away makes it when a container first mounts the volume."""
         try:
             await self._bus.request(
-                contract.NODE_ENSURE, NodeVolume(name=record.name, options=record.options), node=record.node
+                contract.NODE_ENSURE,
+                NodeVolume(name=record.name, options=record.options),
+                node=record.node,
+                deadline_s=ENSURE_DEADLINE_S,
             )
-        except Unavailable as error:
+        except (Unavailable, DeadlineExceeded) as error:
             log.warning("volume %s has no directory yet: %s", record.name, error)
 
     async def inspect(self, request: VolumeRef) -> Volume:
@@ -252,6 +256,9 @@ class VolumeHandlers:
                 if held.get(position) != record.name:
                     fresh[position] = record.name
             await self._add(tx, added)
+            if any(position in held for position in fresh):  # not the same request again: these holds replace those
+                await self._store.release(tx, request.container_id)
+                fresh = {position: record.name for position, record in enumerate(chosen)}
             await self._store.hold(tx, request.container_id, fresh)
             for name in dict.fromkeys(fresh.values()):
                 record = next(one for one in chosen if one.name == name)

@@ -40,6 +40,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _RECORD_ADDED = Contract(contract.RECORD_ADDED, Attachment, Empty)
+_NETWORK_REMOVED = Contract(contract.NETWORK_REMOVED, ApplyNetwork, Empty)
 _RECORD_REMOVED = Contract(contract.RECORD_REMOVED, Attachment, Empty)
 
 
@@ -88,6 +89,7 @@ class NodeNetwork:
             queue = f"agent.{self._node}"
             await self._bus.serve(_RECORD_ADDED, self._record_added, queue=queue)
             await self._bus.serve(_RECORD_REMOVED, self._record_removed, queue=queue)
+            await self._bus.serve(_NETWORK_REMOVED, self.remove, queue=queue)
             self._own(self._keep_refreshing(), "network records")
         self._own(self._keep_checking(), "network check")
 
