@@ -53,9 +53,8 @@ def own_standard_streams(uid: int) -> None:
 
 def change_user(process: ProcessPlan, identity: Identity) -> None:
     """Bounding set, then groups, gid, uid. What is permitted survives the change until `drop`."""
-    if process.capabilities is not None:
-        capabilities.drop_bounding(process.capabilities)
-        kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
+    capabilities.drop_bounding(process.capabilities)
+    kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
     if _may_set_groups():
         with kernel.reporting("setgroups", str(identity.groups)):
             os.setgroups(identity.groups)
@@ -66,10 +65,9 @@ def change_user(process: ProcessPlan, identity: Identity) -> None:
 
 
 def drop(process: ProcessPlan) -> None:
-    """Reduce the sets to what the spec says; without any, the kernel's rule for the change of user has applied."""
-    if process.capabilities is not None:
-        capabilities.apply(process.capabilities)
-        kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)
+    """Reduce the sets to what the spec says."""
+    capabilities.apply(process.capabilities)
+    kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)
 
 
 def _may_set_groups() -> bool:

@@ -44,6 +44,20 @@ def run(kind: str, hooks: dict[str, list[dict[str, Any]]], state: dict[str, Any]
         _run_one(f"error running {kind} hook #{i}", hook, jsonlite.dumps(state).encode())
 
 
+def run_all(kind: str, hooks: dict[str, list[dict[str, Any]]], state: dict[str, Any]) -> list[HookFailure]:
+    """Run all hooks of one kind, in order, whether or not they fail; answers the failures, to be logged.
+
+    Source: runtime.md "Lifecycle", of poststop.
+    """
+    failures: list[HookFailure] = []
+    for i, hook in enumerate(hooks.get(kind) or []):
+        try:
+            _run_one(f"error running {kind} hook #{i}", hook, jsonlite.dumps(state).encode())
+        except HookFailure as failure:
+            failures.append(failure)
+    return failures
+
+
 def _run_one(what: str, hook: dict[str, Any], state: bytes) -> None:
     stdin_read, stdin_write = os.pipe2(os.O_CLOEXEC)
     out_read, out_write = os.pipe2(os.O_CLOEXEC)

@@ -24,7 +24,7 @@ class ProcessPlan:
     Attributes:
         user: "name", "uid:gid", … to look up in the rootfs; None when uid and gid are all there is.
         group_add: further groups by name or number, looked up as well.
-        capabilities: the five sets, or None to keep what the runtime has.
+        capabilities: the five sets; one that is absent is empty, so no capabilities at all when the spec has none.
         umask: None leaves the runtime's default of 0o022.
         wait: it stops before execve until it is told to go on; else it runs at once.
         die_with_parent: it is killed when its parent is: there is nobody else to take its output or its end.
@@ -81,7 +81,7 @@ class ProcessPlan:
         self.umask: int | None = identity.get("umask")
         self.user = user or None
         self.group_add = list(group_add or [])
-        self.capabilities: dict[str, list[str]] | None = process.get("capabilities")
+        self.capabilities: dict[str, list[str]] = process.get("capabilities") or {}
         self.no_new_privileges = bool(process.get("noNewPrivileges"))
         self.oom_score_adj: int | None = process.get("oomScoreAdj")
         self.rlimits = rlimits.plan(process)

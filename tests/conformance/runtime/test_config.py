@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,7 +188,7 @@ class TestProcess:
         assert oci.output(bundle, "cat /proc/self/oom_score_adj") == "500"
 
     def test_an_absent_oom_score_is_left_alone(self, oci: Runtime, bundle: Bundle) -> None:
-        own = open("/proc/self/oom_score_adj").read().strip()
+        own = Path("/proc/self/oom_score_adj").read_text().strip()
         assert oci.output(bundle, "cat /proc/self/oom_score_adj") == own
 
     def test_every_capability_set(self, oci: Runtime, bundle: Bundle) -> None:
@@ -282,6 +283,9 @@ class TestHooks:
                 {"path": "/bin/sh", "args": ["sh", "-c", script, number], "env": ["PATH=/bin:/usr/bin"]}
                 for number in ("1", "2")
             ]
+        if not oci.is_ours:
+            # runc 1.1 runs these when it creates, long before the program.
+            hooks["poststart"] = []
         bundle.spec["hooks"] = hooks
         bundle.spec["annotations"] = {"a": "b"}
         bundle.shell("echo program >> /log/order")
@@ -292,16 +296,17 @@ class TestHooks:
         oci.reaches(container, "stopped")
         oci.call("delete", container)
         order = (log / "order").read_text().split()
+        after = ["poststart1", "poststart2"] if oci.is_ours else []
         assert order[:8] == [*before, "startContainer1", "startContainer2"]
-        assert sorted(order[8:11]) == ["poststart1", "poststart2", "program"]
-        assert order[11:] == ["poststop1", "poststop2"]
-        statuses = {kind: json.loads((log / f"{kind}1").read_text()) for kind in KINDS}
+        assert sorted(order[8:-2]) == [*after, "program"]
+        assert order[-2:] == ["poststop1", "poststop2"]
+        statuses = {kind: json.loads((log / f"{kind}1").read_text()) for kind in KINDS if hooks[kind]}
         for kind, state in statuses.items():
             assert state["id"] == container, kind
             assert state["bundle"] == str(bundle.directory), kind
             assert state["annotations"] == {"a": "b"}, kind
         assert statuses["createRuntime"]["status"] in {"creating", "created"}
-        assert statuses["poststart"]["status"] == "running"
+        assert not after or statuses["poststart"]["status"] == "running"
         assert statuses["poststop"]["status"] == "stopped"
 
     @pytest.mark.parametrize("kind", ["prestart", "createRuntime", "createContainer"])
@@ -324,7 +329,8 @@ class TestHooks:
         oci.stop(container)
         assert oci.call("delete", container).code == 0
         assert oci.call("state", container).code != 0
-        assert mark.exists()
+        # runc 1.1 leaves out those that follow the failed one
+        assert mark.exists() or not oci.is_ours
 
     def test_a_hook_that_takes_too_long_must_be_ended(self, oci: Runtime, bundle: Bundle) -> None:
         bundle.spec["hooks"] = {"createRuntime": [hook("/bin/sleep", "20", timeout=1)]}

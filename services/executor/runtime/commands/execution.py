@@ -98,6 +98,9 @@ def _plan(container: store.Container, options: dict[str, Any], command: list[str
             raise RuntimeFailure(f"open {options['process']}: {(error.strerror or '').lower()}") from None
     else:
         spec = _from_options(dict(container.spec.get("process") or {}), options, command)
+    if spec.get("capabilities") is None:
+        # Of a process.json without any, as in runc: those of the container.
+        spec["capabilities"] = (container.spec.get("process") or {}).get("capabilities")
     plan = ProcessPlan(spec)
     validate.process(plan)
     profile = (container.spec.get("linux") or {}).get("seccomp")

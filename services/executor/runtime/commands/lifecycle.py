@@ -290,7 +290,7 @@ def _run(creation: Creation, options: dict[str, Any]) -> int:
         return 0
     code = foreground.attend(launch.pid, streams, signals)
     if not options["keep"]:
-        _destroy(creation.container)
+        _destroy(creation.config, creation.container)
     return code
 
 
@@ -379,11 +379,11 @@ def delete(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
         raise
     status = container.status()
     if status == "stopped":
-        _destroy(container)
+        _destroy(config, container)
         return 0
     if status == "created" or options["force"]:
         _kill_and_wait(container)
-        _destroy(container)
+        _destroy(config, container)
         return 0
     raise WrongState(f"cannot delete container {container_id} that is not stopped: {status}")
 
@@ -400,7 +400,7 @@ def _kill_and_wait(container: store.Container) -> None:
         raise RuntimeFailure("container init still running")
 
 
-def _destroy(container: store.Container) -> None:
+def _destroy(config: Any, container: store.Container) -> None:
     from services.executor.runtime import cgroups
 
     cgroup = container.cgroup()
@@ -409,7 +409,8 @@ def _destroy(container: store.Container) -> None:
     cgroups.detect().tidy()
     described = container.hook_state() | {"status": "stopped"}
     container.remove()
-    hooks.run("poststop", container.spec.get("hooks") or {}, described)
+    for failure in hooks.run_all("poststop", container.spec.get("hooks") or {}, described):
+        config.report(failure.message)
 
 
 def pause(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
