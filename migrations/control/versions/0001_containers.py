@@ -23,11 +23,15 @@ def upgrade() -> None:
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("image_id", sa.String(80), nullable=False),
         sa.Column("node", sa.String(255), nullable=False),
+        sa.Column("generation", sa.BigInteger, nullable=False),
+        sa.Column("holding", sa.Boolean, nullable=False),
+        sa.Column("changed_ns", sa.BigInteger, nullable=False),
         sa.Column("version", sa.BigInteger, nullable=False),
         sa.Column("summary", sa.Text, nullable=False),
         sa.Column("document", sa.Text, nullable=False),
     )
     op.create_index("ix_containers_created_ns", "containers", ["created_ns"])
+    op.create_index("ix_containers_status", "containers", ["status"])
     op.create_index("ix_containers_image_id", "containers", ["image_id"])
     op.create_table(
         "execs",

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from services.executor.control.changing import Changing
+from services.executor.control.committing import Committing
+from services.executor.control.connecting import Connecting
+from services.executor.control.creating import Creating
+from services.executor.control.ending import Ending
+from services.executor.control.endpoints import Endpoints
 from services.executor.control.execs import Execs
 from services.executor.control.forward import Forward
-from services.executor.control.lifecycle import Lifecycle
+from services.executor.control.nodes import Nodes
 from services.executor.control.peers import Peers
 from services.executor.control.queries import Queries
+from services.executor.control.reconcile import Reconciler
+from services.executor.control.records import Records
+from services.executor.control.removing import Removing
 from services.executor.control.reports import Reports
+from services.executor.control.starting import Starting
 from services.executor.control.waiting import Changes
 from services.executor.control.waits import Waits
 from shared.bus import EMPTY, Empty
@@ -19,67 +29,70 @@ from shared.contracts import containers as contract
 from shared.contracts import node
 from shared.contracts.containers import (
     ContainerRef,
-    CreateContainer,
-    CreatedContainer,
     KillContainer,
     RemoveContainer,
     StartContainer,
     StopContainer,
 )
-from shared.errors import Internal
+from shared.leases import Lease
 from shared.service import ServiceContext
 
 
 class Verbs:
-    """Life-cycle verbs as bus handlers."""
+    """Life-cycle verbs as bus handlers: those whose answer is only that it is done."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
-
-    async def create(self, request: CreateContainer) -> CreatedContainer:
-        return await self._lifecycle.create(request)
+    def __init__(self, starting: Starting, ending: Ending) -> None:
+        self._starting = starting
+        self._ending = ending
 
     async def start(self, request: StartContainer) -> Empty:
-        await self._lifecycle.start(request.ref)
+        await self._starting.start(request.ref)
         return EMPTY
 
     async def stop(self, request: StopContainer) -> Empty:
-        await self._lifecycle.stop(request)
+        await self._ending.stop(request)
         return EMPTY
 
     async def restart(self, request: StopContainer) -> Empty:
-        await self._lifecycle.restart(request)
+        await self._ending.restart(request)
         return EMPTY
 
     async def kill(self, request: KillContainer) -> Empty:
-        await self._lifecycle.kill(request.ref, request.signal)
+        await self._ending.kill(request)
         return EMPTY
 
     async def pause(self, request: ContainerRef) -> Empty:
-        await self._lifecycle.pause(request.ref)
+        await self._ending.pause(request.ref)
         return EMPTY
 
     async def unpause(self, request: ContainerRef) -> Empty:
-        await self._lifecycle.unpause(request.ref)
+        await self._ending.unpause(request.ref)
         return EMPTY
 
     async def remove(self, request: RemoveContainer) -> Empty:
-        await self._lifecycle.remove(request)
+        await self._ending.remove(request)
         return EMPTY
 
 
 async def start(ctx: ServiceContext) -> None:
     """Serve every contract of control."""
-    if ctx.database is None:
-        raise Internal("control needs a database")
-    changes = Changes(ctx.bus)
+    peers, changes = Peers(ctx.bus), Changes(ctx.bus)
     await changes.start()
-    lifecycle = Lifecycle(ctx.database, Peers(ctx.bus), changes, ctx.config, ctx.node, ctx.clock, ctx.spawn)
-    verbs, queries, execs = Verbs(lifecycle), Queries(lifecycle), Execs(lifecycle)
-    forward, changing = Forward(lifecycle), Changing(lifecycle)
-    waits, reports = Waits(lifecycle), Reports(lifecycle)
+    database = ctx.required_database
+    records, nodes = Records(database, changes, ctx.clock), Nodes(database, ctx.node, ctx.clock)
+    endpoints = Endpoints(database, peers, ctx.spawn)
+    removing = Removing(records, peers, endpoints, ctx.spawn)
+    starting = Starting(records, peers, endpoints, removing)
+    ending = Ending(records, peers, endpoints, removing, starting)
+    verbs, creating = Verbs(starting, ending), Creating(records, peers, nodes, ctx.config)
+    queries, waits = Queries(records, peers, nodes), Waits(records)
+    execs, forward = Execs(records, peers), Forward(records, peers)
+    changing, connecting = Changing(records, peers, nodes, removing), Connecting(records, peers)
+    committing = Committing(records, peers)
+    reports = Reports(records, ending)
+    reconciler = Reconciler(records, peers, nodes, ending, removing, endpoints)
     served: list[tuple[Any, Any]] = [
-        (contract.CREATE, verbs.create),
+        (contract.CREATE, creating.create),
         (contract.START, verbs.start),
         (contract.STOP, verbs.stop),
         (contract.RESTART, verbs.restart),
@@ -89,9 +102,9 @@ async def start(ctx: ServiceContext) -> None:
         (contract.REMOVE, verbs.remove),
         (contract.RENAME, changing.rename),
         (contract.UPDATE, changing.update),
-        (contract.CONNECT, changing.connect),
-        (contract.DISCONNECT, changing.disconnect),
-        (contract.COMMIT, changing.commit),
+        (contract.CONNECT, connecting.connect),
+        (contract.DISCONNECT, connecting.disconnect),
+        (contract.COMMIT, committing.commit),
         (contract.PRUNE, changing.prune),
         (contract.WAIT, waits.wait),
         (contract.INSPECT, queries.inspect),
@@ -114,6 +127,10 @@ async def start(ctx: ServiceContext) -> None:
         (contract.EXEC_RESIZE, execs.resize),
         (node.REPORT, reports.container),
         (node.REPORT_EXEC, reports.exec),
-        (node.INVENTORY, reports.inventory),
+        (node.INVENTORY, reconciler.inventory),
     ]
     await asyncio.gather(*(ctx.bus.serve(one, handler) for one, handler in served))
+    lease = Lease(ctx.bus, "control-reconcile", f"{ctx.node}-{os.getpid()}")
+    ctx.spawn(lease.hold(reconciler.sweep_for_ever), name="reconcile")
+    ctx.spawn(endpoints.write_down_for_ever(), name="released endpoints")
+    ctx.on_close(endpoints.write_down)

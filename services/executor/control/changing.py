@@ -1,335 +1,171 @@
-"""Update, rename, connect, disconnect, commit, prune: changes beside a container's life."""
+"""Update, rename, prune: changes beside a container's life."""
 
 from __future__ import annotations
 
-import shlex
-from datetime import UTC, datetime, timedelta
-
-import orjson
+from typing import Any
 
 from services.executor.control import sql
 from services.executor.control.domain import Record
-from services.executor.control.lifecycle import Lifecycle
-from services.executor.control.listing import matches_label
 from services.executor.control.names import checked_name
-from services.executor.control.validate import Subject, check_restart_policy, cpu, memory
+from services.executor.control.nodes import Nodes
+from services.executor.control.peers import Peers
+from services.executor.control.pruning import matches, parse_until
+from services.executor.control.records import Records
+from services.executor.control.removing import Removing
+from services.executor.control.validate import Subject, check_limits, check_restart_policy
 from shared.bus import EMPTY, Empty
-from shared.contracts import images, networks, node
-from shared.contracts.containers import (
-    Commit,
-    CommittedImage,
-    ConnectContainer,
-    DisconnectContainer,
-    Prune,
-    Pruned,
-    RenameContainer,
-    UpdateContainer,
-    Warnings,
-)
-from shared.contracts.docker import ContainerConfig
-from shared.contracts.images import CommitLayer
-from shared.contracts.networks import Attachment, ConnectNetwork, RenameEndpoints
-from shared.contracts.node import AttachNetwork, ContainerId, DetachNetwork, RenameOrder, SizesOrder, UpdateOrder
-from shared.errors import Conflict, DavitError, InvalidArgument, NotFound
+from shared.contracts import networks, node
+from shared.contracts.containers import Prune, Pruned, RenameContainer, UpdateContainer, Warnings
+from shared.contracts.docker import HostConfig, Resources, RestartPolicy
+from shared.contracts.networks import RenameEndpoints
+from shared.contracts.node import RenameOrder, SizesOrder, UpdateOrder
+from shared.database import Transaction
+from shared.errors import Conflict, InvalidArgument, NotFound, Unsupported
+from shared.events import DomainEvent
 
-DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
+UPDATABLE = frozenset(
+    {
+        "blkio_weight", "cpu_shares", "cpu_period", "cpu_quota", "cpuset_cpus", "cpuset_mems", "memory", "memory_swap",
+        "memory_reservation", "nano_cpus", "pids_limit", "cpu_realtime_period", "cpu_realtime_runtime",
+    }
+)  # fmt: skip
 
 
 class Changing:
-    """Handlers of these contracts."""
+    """Handlers of UPDATE, RENAME and PRUNE."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
-        self._bus = lifecycle.peers.bus
+    def __init__(self, records: Records, peers: Peers, nodes: Nodes, removing: Removing) -> None:
+        self._records = records
+        self._bus = peers.bus
+        self._nodes = nodes
+        self._removing = removing
+
+    # Update
 
     async def update(self, request: UpdateContainer) -> Warnings:
-        record = await self._lifecycle.find(request.ref)
-        if record.removing:
+        record = await self._records.find(request.ref)
+        if record.status in ("removing", "dead"):
             raise Conflict(f"container {record.id} is marked for removal and cannot be updated")
-        merged = record.container.host_config.model_copy(deep=True)
-        for name in request.set_fields:
-            setattr(merged, name, getattr(request.resources, name))
-        facts = await self._lifecycle.facts()
-        subject = Subject(record.container.config, merged, facts.cpus, frozenset())
-        memory(subject)
-        cpu(subject)
-        if request.restart_policy is not None:
-            check_restart_policy(request.restart_policy)
-            if merged.auto_remove and request.restart_policy.name not in ("", "no"):
-                raise InvalidArgument(
-                    "Restart policy cannot be updated because AutoRemove is enabled for the container"
-                )
-            merged.restart_policy = request.restart_policy
-        if record.container.generation > 0:
+        limits = changed_limits(request)
+        policy = request.restart_policy if request.restart_policy and request.restart_policy.name else None
+        merged = merged_host_config(record.container.host_config, limits, policy)
+        check_limits(Subject(record.container.config, merged, await self._nodes.choose(), frozenset()))
+        if record.generation > 0:
             order = UpdateOrder(
                 id=record.id,
-                resources=request.resources,
-                set_fields=request.set_fields,
-                restart_name=request.restart_policy.name if request.restart_policy else None,
-                restart_maximum=request.restart_policy.maximum_retry_count if request.restart_policy else 0,
+                resources=Resources(**limits),
+                set_fields=sorted(limits),
+                restart_name=policy.name if policy else None,
+                restart_maximum=policy.maximum_retry_count if policy else 0,
             )
-            await self._bus.request(node.UPDATE, order, node=record.container.node)
+            await self._bus.request(node.UPDATE, order, node=record.node)
 
-        def apply(current: Record) -> None:
-            current.container.host_config = merged
+        def apply(current: Record) -> list[DomainEvent]:
+            current.container.host_config = merged_host_config(current.container.host_config, limits, policy)
+            return [current.event("update")]
 
-        await self._lifecycle.change(record, apply, "update")
+        await self._records.change(record, apply)
         return Warnings()
 
+    # Rename
+
     async def rename(self, request: RenameContainer) -> Empty:
-        record = await self._lifecycle.find(request.ref)
         if not request.name:
             raise InvalidArgument("Neither old nor new names may be empty")
         name = checked_name(request.name)
-        old = record.name
-        if name == old:
+        record = await self._records.find(request.ref)
+        if name == record.name:
             raise InvalidArgument("Renaming a container with the same name as its current name")
-        async with self._lifecycle.database.read() as reader:
+        if record.status in ("removing", "dead"):
+            raise Conflict(f"container {record.id} is marked for removal and cannot be renamed")
+
+        async def free(tx: Transaction) -> None:
             try:
-                taken = await sql.find(reader, name)
-            except (NotFound, InvalidArgument):
-                taken = None
-        if taken is not None and taken.name == name:
-            raise Conflict(
-                f'Error when allocating new name: Conflict. The container name "/{name}" is already in use by container '
-                f'"{taken.id}". You have to remove (or rename) that container to be able to reuse that name.'
-            )
+                await sql.check_name(tx, name)
+            except Conflict as error:
+                raise Conflict(f"Error when allocating new name: {error}") from error
 
-        def apply(current: Record) -> None:
-            current.container.name = name
+        def apply(current: Record) -> list[DomainEvent]:
+            old, current.container.name = current.name, name
+            return [current.event("rename", oldName="/" + old)]
 
-        record = await self._lifecycle.change(record, apply, "rename", oldName="/" + old)
-        if record.container.generation > 0:
-            await self._bus.request(node.RENAME, RenameOrder(id=record.id, name=name), node=record.container.node)
+        record = await self._records.change(record, apply, check=free)
+        if record.generation > 0:
+            await self._bus.request(node.RENAME, RenameOrder(id=record.id, name=name), node=record.node)
         if record.requested_networks:
             await self._bus.request(networks.RENAME, RenameEndpoints(container_id=record.id, container_name=name))
         return EMPTY
 
-    # Networks
-
-    async def connect(self, request: ConnectContainer) -> Empty:
-        record = await self._lifecycle.find(request.ref)
-        mode = record.container.host_config.network_mode
-        if mode == "host" or mode.startswith("container:"):
-            raise InvalidArgument(f"{record.id} shares its network with {mode}: it cannot be connected to another")
-        network = await self._bus.request(networks.INSPECT, networks.NetworkRef(ref=request.network))
-        if network.name in record.requested_networks:
-            raise Conflict(f"endpoint with name {record.name} already exists in network {network.name}")
-        if not record.alive:
-
-            def remember(current: Record) -> None:
-                current.requested_networks[network.name] = request.settings
-                current.container.networks.pop("none", None)
-                current.container.networks[network.name] = request.settings
-
-            await self._lifecycle.change(record, remember)
-            return EMPTY
-        joined = await self._bus.request(
-            networks.CONNECT,
-            ConnectNetwork(
-                container_id=record.id,
-                container_name=record.name,
-                hostname=record.hostname,
-                node=record.container.node,
-                network=network.name,
-                settings=request.settings,
-            ),
-        )
-        try:
-            for attachment in joined.attachments:
-                await self._bus.request(
-                    node.ATTACH_NETWORK, AttachNetwork(id=record.id, attachment=attachment), node=record.container.node
-                )
-        except DavitError:
-            await self._lifecycle.peers.leave(record.id, network.name)
-            raise
-
-        def apply(current: Record) -> None:
-            current.requested_networks[network.name] = request.settings
-            current.container.networks |= joined.settings
-            current.attachments += joined.attachments
-
-        await self._lifecycle.change(record, apply)
-        return EMPTY
-
-    async def disconnect(self, request: DisconnectContainer) -> Empty:
-        try:
-            record = await self._lifecycle.find(request.ref)
-        except NotFound:
-            if not request.force:
-                raise
-            await self._lifecycle.peers.leave(request.ref, request.network)
-            return EMPTY
-        network = await self._bus.request(networks.INSPECT, networks.NetworkRef(ref=request.network))
-        names = {network.name, network.id}
-        if not names & set(record.container.networks):
-            raise Conflict(f"container {record.id} is not connected to network {network.name}")
-        leaving: list[Attachment] = [one for one in record.attachments if one.network.id == network.id]
-        if record.alive:
-            for attachment in leaving:
-                await self._bus.request(
-                    node.DETACH_NETWORK,
-                    DetachNetwork(id=record.id, endpoint_id=attachment.endpoint_id),
-                    node=record.container.node,
-                )
-            await self._lifecycle.peers.leave(record.id, network.name)
-
-        def apply(current: Record) -> None:
-            for name in names:
-                current.requested_networks.pop(name, None)
-                current.container.networks.pop(name, None)
-            current.attachments = [one for one in current.attachments if one.network.id != network.id]
-
-        await self._lifecycle.change(record, apply)
-        return EMPTY
-
-    # Commit
-
-    async def commit(self, request: Commit) -> CommittedImage:
-        record = await self._lifecycle.find(request.ref)
-        config = (request.config or record.container.config).model_copy(deep=True)
-        for change in request.changes:
-            apply_change(config, change)
-        paused = request.pause and record.status == "running"
-        if paused:
-            await self._bus.request(node.PAUSE, ContainerId(id=record.id), node=record.container.node)
-        try:
-            packed = await self._bus.request(node.PACK_CHANGES, ContainerId(id=record.id), node=record.container.node)
-            image = await self._bus.request(
-                images.COMMIT,
-                CommitLayer(
-                    stream=packed.stream,
-                    parent=record.container.image_id,
-                    config=config,
-                    container_config=record.container.config,
-                    container_id=record.id,
-                    repo=request.repo,
-                    tag=request.tag,
-                    author=request.author,
-                    comment=request.comment,
-                    created_by=request.created_by or " ".join([record.container.path, *record.container.args]),
-                ),
-            )
-        finally:
-            if paused:
-                await self._bus.request(node.UNPAUSE, ContainerId(id=record.id), node=record.container.node)
-        await self._lifecycle.note(record, "commit", comment=request.comment, imageID=image.id, imageRef=request.repo)
-        return CommittedImage(id=image.id)
-
     # Prune
 
     async def prune(self, request: Prune) -> Pruned:
+        """Remove containers that do not run, with their sizes known beforehand."""
         for key in request.filters:
             if key not in ("until", "label", "label!"):
                 raise InvalidArgument(f"invalid filter '{key}'", field="filters")
-        until = [parse_until(value) for value in request.filters.get("until", [])]
-        async with self._lifecycle.database.read() as reader:
-            records = await sql.records(reader)
-        chosen = [
-            record
-            for record in records
-            if record.status in ("created", "exited", "dead") and not record.starting
-            and all(record.created_ns < limit for limit in until)
-            and _labels_match(record.container.config.labels, request.filters)
-        ]  # fmt: skip
+        now_ns = self._records.clock.time_ns()
+        until = [parse_until(value, now_ns) for value in request.filters.get("until", [])]
+        async with self._records.database.read() as reader:
+            records = await sql.in_status(reader, ("created", "exited", "dead"))
+        chosen = [record for record in records if matches(record, request.filters, until)]
         sizes: dict[str, int] = {}
-        for name in {record.container.node for record in chosen}:
-            ids = [record.id for record in chosen if record.container.node == name]
+        for name in {record.node for record in chosen}:
+            ids = [record.id for record in chosen if record.node == name]
             sizes |= (await self._bus.request(node.SIZES, SizesOrder(ids=ids), node=name)).rw
         removed: list[str] = []
         for record in chosen:
             try:
-                await self._lifecycle.remove_record(record, volumes=False)
+                await self._removing.remove(record, volumes=False)
             except (NotFound, Conflict):  # somebody else removed or started it: not ours any more
                 continue
             removed.append(record.id)
+        await self._records.note(
+            DomainEvent(
+                type="container", action="prune", actor_id="", attributes={"reclaimed": str(sum(sizes.values()))}
+            )
+        )
         return Pruned(ids=removed, space_reclaimed_bytes=sum(sizes.get(one, 0) for one in removed))
 
 
-def _labels_match(labels: dict[str, str], filters: dict[str, list[str]]) -> bool:
-    return all(matches_label(labels, value) for value in filters.get("label", [])) and not any(
-        matches_label(labels, value) for value in filters.get("label!", [])
-    )
-
-
-def parse_until(text: str) -> int:
-    """A prune limit: a duration before now, seconds since the epoch, or RFC 3339. Nanoseconds since the epoch."""
-    now = datetime.now(UTC)
-    if text.replace(".", "", 1).isdigit():
-        return int(float(text) * 1e9)
-    seconds, number = 0.0, ""
-    rest = text
-    while rest:
-        digits = len(rest) - len(rest.lstrip("0123456789."))
-        number, rest = rest[:digits], rest[digits:]
-        letters = len(rest) - len(rest.lstrip("nmush"))
-        unit, rest = rest[:letters], rest[letters:]
-        if not number or unit not in DURATION_UNITS:
-            break
-        seconds += float(number) * DURATION_UNITS[unit]
-    else:
-        return int((now - timedelta(seconds=seconds)).timestamp() * 1e9)
-    try:
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError as error:
-        raise InvalidArgument(f"invalid value for until: {text}", field="filters") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e9)
-
-
-def _words(text: str) -> list[str]:
-    """JSON form or shell form of CMD and ENTRYPOINT."""
-    if text.startswith("["):
-        try:
-            words = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return ["/bin/sh", "-c", text]
-        if isinstance(words, list) and all(isinstance(word, str) for word in words):
-            return words
-    return ["/bin/sh", "-c", text]
-
-
-def _pairs(text: str) -> dict[str, str]:
-    """``a=b c="d e"``, or the old form ``a b``."""
-    first, _, rest = text.partition(" ")
-    if "=" not in first:
-        return {first: rest.strip()}
-    return dict(word.partition("=")[::2] for word in shlex.split(text))
-
-
-def apply_change(config: ContainerConfig, change: str) -> None:
-    """One ``--change`` of commit: a Dockerfile instruction on the configuration.
+def changed_limits(request: UpdateContainer) -> dict[str, Any]:
+    """What an update changes. Clients send every field; as with Docker, zero and null leave a limit as it is.
 
     Raises:
-        InvalidArgument: An instruction that commit does not take.
+        Unsupported: A field that can only be set at creation.
     """
-    keyword, _, text = change.strip().partition(" ")
-    text = text.strip()
-    match keyword.upper():
-        case "CMD":
-            config.cmd = _words(text)
-        case "ENTRYPOINT":
-            config.entrypoint = _words(text)
-        case "ENV":
-            pairs = _pairs(text)
-            kept = [entry for entry in config.env if entry.partition("=")[0] not in pairs]
-            config.env = kept + [f"{key}={value}" for key, value in pairs.items()]
-        case "LABEL":
-            config.labels = config.labels | _pairs(text)
-        case "EXPOSE":
-            for port in text.split():
-                config.exposed_ports[port if "/" in port else f"{port}/tcp"] = {}
-        case "USER":
-            config.user = text
-        case "WORKDIR":
-            config.working_dir = text if text.startswith("/") else f"{config.working_dir.rstrip('/')}/{text}"
-        case "VOLUME":
-            paths = orjson.loads(text) if text.startswith("[") else text.split()
-            config.volumes = config.volumes | {path: {} for path in paths}
-        case "ONBUILD":
-            config.on_build = [*(config.on_build or []), text]
-        case "STOPSIGNAL":
-            config.stop_signal = text
-        case "HEALTHCHECK" | "SHELL" | "ARG" | "FROM" | "RUN" | "COPY" | "ADD" | "MAINTAINER":
-            raise InvalidArgument(f"{keyword.upper()} is not a valid change command", field="changes")
-        case _:
-            raise InvalidArgument(f"unknown instruction: {keyword}", field="changes")
+    changed = {}
+    for name in request.set_fields:
+        value = getattr(request.resources, name, None)
+        if not value and not (name == "pids_limit" and value is not None):
+            continue
+        if name not in UPDATABLE:
+            raise Unsupported(f"{name} of a container cannot be updated", field=name)
+        changed[name] = value
+    return changed
+
+
+def merged_host_config(old: HostConfig, limits: dict[str, Any], policy: RestartPolicy | None) -> HostConfig:
+    """Raises InvalidArgument where old and new limits, or policies, contradict each other."""
+    _refuse_conflicts(old, limits)
+    if policy is not None:
+        check_restart_policy(policy)
+        if old.auto_remove and policy.name != "no":
+            raise InvalidArgument("Restart policy cannot be updated because AutoRemove is enabled for the container")
+    merged = old.model_copy(update=limits)
+    return merged if policy is None else merged.model_copy(update={"restart_policy": policy})
+
+
+def _refuse_conflicts(old: HostConfig, limits: dict[str, Any]) -> None:
+    for new, fixed, text in (
+        ("cpu_period", "nano_cpus", "CPU Period cannot be updated as NanoCPUs has already been set"),
+        ("cpu_quota", "nano_cpus", "CPU Quota cannot be updated as NanoCPUs has already been set"),
+        ("nano_cpus", "cpu_quota", "Nano CPUs cannot be updated as CPU Quota has already been set"),
+        ("nano_cpus", "cpu_period", "Nano CPUs cannot be updated as CPU Period has already been set"),
+    ):
+        if limits.get(new) and getattr(old, fixed):
+            raise InvalidArgument(f"Conflicting options: {text}", field=new)
+    if "memory_swap" not in limits and old.memory_swap != -1 and limits.get("memory", 0) > old.memory_swap:
+        raise InvalidArgument(
+            "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time",
+            field="Memory",
+        )

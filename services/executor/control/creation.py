@@ -1,18 +1,23 @@
-"""From a create request and its image to a record. Pure but for the ids it draws."""
+"""From a create request and its image to a record. Pure."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+
 from services.executor.control.domain import Record, rfc3339
-from services.executor.control.mountspec import PlannedMount, mount_point, parse_bind
+from services.executor.control.mountspec import PlannedMount, mount_point
+from services.executor.control.validate import parse_size
 from shared.config import EngineConfig
-from shared.contracts.containers import Container, CreateContainer
-from shared.contracts.docker import ContainerConfig, EndpointSettings, HealthConfig, HostConfig
+from shared.contracts.containers import Container, CreateContainer, NodeFacts
+from shared.contracts.docker import ContainerConfig, EndpointSettings, HealthConfig, HostConfig, Ulimit
 from shared.contracts.images import ResolvedImage
-from shared.contracts.volumes import Volume
+from shared.contracts.node import OrderedMount
+from shared.contracts.volumes import Volume, WantedVolume
 from shared.errors import InvalidArgument
 
-DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
+LOCAL_LOG_OPTIONS = {"max-size": "20m", "max-file": "5", "compress": "true"}
 SHORT_ID = 12
 
 
@@ -62,45 +67,80 @@ def command(config: ContainerConfig) -> tuple[str, list[str]]:
     return words[0], words[1:]
 
 
-def final_env(config: ContainerConfig, hostname: str) -> list[str]:
-    """What the process finds: PATH and HOSTNAME first, TERM with a terminal, then the configured ones."""
-    names = {entry.partition("=")[0] for entry in config.env}
-    base = [DEFAULT_PATH] if "PATH" not in names else []
-    if "HOSTNAME" not in names:
-        base.append(f"HOSTNAME={hostname}")
-    if config.tty and "TERM" not in names:
-        base.append("TERM=xterm")
-    return base + config.env
-
-
-def with_defaults(host: HostConfig, config: EngineConfig) -> HostConfig:
+def with_defaults(host: HostConfig, own: ContainerConfig, config: EngineConfig) -> HostConfig:
     """What Docker fills in and shows in inspect."""
     filled = host.model_copy(deep=True)
-    filled.network_mode = host.network_mode if host.network_mode not in ("", "default") else "bridge"
-    filled.ipc_mode = host.ipc_mode or "private"
+    if filled.network_mode in ("", "default"):
+        filled.network_mode = "bridge"
+    if own.network_disabled:
+        filled.network_mode = "none"
+    filled.ipc_mode = host.ipc_mode or config.default_ipc_mode
     filled.restart_policy.name = host.restart_policy.name or "no"
     filled.runtime = host.runtime or config.default_runtime or "davit"
-    filled.shm_size = host.shm_size or 64 * 1024 * 1024
+    filled.shm_size = host.shm_size or shm_bytes(config.default_shm_size)
+    if filled.memory > 0 and not filled.memory_swap:
+        filled.memory_swap = filled.memory * 2
     if not filled.log_config.type:
         filled.log_config.type = config.log_driver
-        filled.log_config.config = dict(config.log_opts)
+        filled.log_config.config = config.log_opts | filled.log_config.config
     if filled.init is None and config.init:
         filled.init = True
+    named = {limit.name for limit in filled.ulimits}
+    filled.ulimits += [
+        Ulimit(name=limit.Name, soft=limit.Soft, hard=limit.Hard)
+        for limit in config.default_ulimits.values()
+        if limit.Name not in named
+    ]
     return filled
 
 
-def log_options(host: HostConfig, config: ContainerConfig) -> dict[str, str]:
-    """Rotation by default, where Docker lets logs fill the disk; labels and env ride along when asked for."""
-    options = DEFAULT_LOG_OPTIONS | host.log_config.config
-    attributes = {}
-    for key in filter(None, options.pop("labels", "").split(",")):
-        if key in config.labels:
-            attributes[f"attr.{key}"] = config.labels[key]
+def shm_bytes(size: int | str) -> int:
+    """daemon.json's default-shm-size: bytes, or a text such as ``64m``."""
+    return size if isinstance(size, int) else parse_size(size)
+
+
+def log_options(
+    record_id: str, name: str, image: ResolvedImage, host: HostConfig, config: ContainerConfig
+) -> dict[str, str]:
+    """Rotation for the node's log writer (by default, where Docker fills the disk) and each line's attributes."""
+    defaults = LOCAL_LOG_OPTIONS if host.log_config.type == "local" else DEFAULT_LOG_OPTIONS
+    given = host.log_config.config
+    options = defaults | {key: given[key] for key in ("max-size", "max-file", "compress") if key in given}
     variables = dict(entry.partition("=")[::2] for entry in config.env)
-    for key in filter(None, options.pop("env", "").split(",")):
-        if key in variables:
-            attributes[f"attr.{key}"] = variables[key]
-    return options | attributes
+    attributes: dict[str, str] = {}
+    for option, values in (("labels", config.labels), ("env", variables)):
+        wanted = set(filter(None, given.get(option, "").split(",")))
+        pattern = given.get(f"{option}-regex", "")
+        for key, value in values.items():
+            if key in wanted or (pattern and re.search(pattern, key)):
+                attributes[key] = value
+    if given.get("tag"):
+        attributes["tag"] = expand_tag(given["tag"], record_id, name, image.id, config.image)
+    return options | {f"attr.{key}": value for key, value in attributes.items()}
+
+
+def expand_tag(template: str, container_id: str, name: str, image_id: str, image_name: str) -> str:
+    """A log tag, such as ``{{.Name}}/{{.ID}}``.
+
+    Source: Docker documentation, "Customize log driver output".
+    """
+    plain_image = image_id.removeprefix("sha256:")
+    values = {
+        "ID": container_id[:SHORT_ID],
+        "FullID": container_id,
+        "Name": name,
+        "ImageID": plain_image[:SHORT_ID],
+        "ImageFullID": plain_image,
+        "ImageName": image_name,
+        "DaemonName": "docker",
+    }
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise InvalidArgument(f"invalid log tag: {match[0]}", field="HostConfig.LogConfig.Config.tag")
+        return values[match[1]]
+
+    return re.sub(r"\{\{\s*\.?(\w+)\s*\}\}", value, template)
 
 
 def requested_networks(request: CreateContainer, host: HostConfig) -> dict[str, EndpointSettings]:
@@ -117,79 +157,88 @@ def requested_networks(request: CreateContainer, host: HostConfig) -> dict[str, 
     return {mode: primary} | given
 
 
-def inherited_mounts(sources: list[tuple[Record, bool]]) -> list[PlannedMount]:
-    """Mounts of --volumes-from: (record, read only) pairs in order."""
-    found: list[PlannedMount] = []
-    for record, read_only in sources:
-        for point in record.container.mounts:
-            if point.type not in ("bind", "volume"):
-                continue
-            source = point.name if point.type == "volume" else point.source
-            mode = "ro" if read_only or not point.rw else "rw"
-            found.append(parse_bind(f"{source}:{point.destination}:{mode}"))
+def inherited_mounts(source: Record, *, read_only: bool) -> list[PlannedMount]:
+    """The binds and volumes of another container, for --volumes-from."""
+    found = []
+    for mount in source.mounts:
+        if mount.type not in ("bind", "volume"):
+            continue
+        copy = mount.model_copy(update={"read_only": mount.read_only or read_only})
+        found.append(PlannedMount(copy, WantedVolume(name=mount.source) if mount.type == "volume" else None))
     return found
 
 
+@dataclass(slots=True)
+class Draft:
+    """What a new container's record is made from.
+
+    Attributes:
+        merged: The client's configuration completed from the image's.
+        host: With defaults filled in and references resolved.
+    """
+
+    request: CreateContainer
+    image: ResolvedImage
+    merged: ContainerConfig
+    host: HostConfig
+    node: NodeFacts
+    container_id: str
+    now_ns: int
+
+    def hostname(self) -> str:
+        if self.merged.hostname:
+            return self.merged.hostname
+        if self.host.network_mode == "host" or self.host.uts_mode == "host":
+            return self.node.hostname
+        return self.container_id[:SHORT_ID]
+
+
 def new_record(
-    request: CreateContainer,
-    image: ResolvedImage,
-    config: EngineConfig,
-    *,
-    merged: ContainerConfig,
-    host: HostConfig,
-    name: str,
-    container_id: str,
-    node: str,
-    planned: list[PlannedMount],
-    volumes: dict[int, Volume],
-    now_ns: int,
+    draft: Draft, config: EngineConfig, name: str, planned: list[PlannedMount], volumes: dict[int, Volume]
 ) -> Record:
     """The record of a new container.
 
     Args:
         volumes: What each planned mount got, by its position.
     """
+    request, host, merged, container_id = draft.request, draft.host, draft.merged, draft.container_id
     path, args = command(merged)
-    hostname = merged.hostname or (container_id[:SHORT_ID] if host.network_mode != "host" else "")
-    if not host.network_mode.startswith("container:"):
-        merged.hostname = hostname
+    merged.hostname = hostname = draft.hostname()
     directory = config.data_root / "containers" / container_id
-    mounts = []
-    for position, item in enumerate(planned):
-        volume = volumes.get(position)
-        mount = item.mount
-        if volume is not None:
-            mount = mount.model_copy(update={"source": volume.name, "volume_options": volume.options})
-        mounts.append(mount)
     networks = requested_networks(request, host)
     container = Container(
         id=container_id,
         name=name,
-        created_at=rfc3339(now_ns),
+        created_at=rfc3339(draft.now_ns),
         path=path,
         args=args,
-        image_id=image.id,
+        image_id=draft.image.id,
         config=merged,
         host_config=host,
         mounts=[mount_point(item, volumes.get(position)) for position, item in enumerate(planned)],
         networks=networks or ({host.network_mode: EndpointSettings()} if host.network_mode in ("none", "host") else {}),
-        node=node,
-        layers=image.layers,
+        node=draft.node.node,
+        layers=draft.image.layers,
         log_path=str(directory / f"{container_id}-json.log") if host.log_config.type != "none" else "",
         hostname_path=str(directory / "hostname"),
         hosts_path=str(directory / "hosts"),
         resolv_conf_path=str(directory / "resolv.conf"),
         upper_dir=str(directory / "upper"),
     )
-    record = Record(
+    return Record(
         container=container,
-        created_ns=now_ns,
-        mounts=mounts,
+        created_ns=draft.now_ns,
+        mounts=[_with_volume(item.mount, volumes.get(position)) for position, item in enumerate(planned)],
         hostname=hostname,
         image_name=request.config.image,
         requested_networks=networks,
         log_driver="none" if host.log_config.type == "none" else "json-file",
-        log_options=log_options(host, merged),
+        log_options=log_options(container_id, name, draft.image, host, merged),
+        holding=bool(networks),
     )
-    container.config.env = final_env(merged, hostname)
-    return record
+
+
+def _with_volume(mount: OrderedMount, volume: Volume | None) -> OrderedMount:
+    if volume is None:
+        return mount
+    return mount.model_copy(update={"source": volume.name, "volume_options": volume.options})

@@ -1,14 +1,4 @@
-"""A container's record and what may happen to it. Pure: no clock, no I/O.
-
-Legal transitions (status on the left, what may come on the right)::
-
-    created     running, removing
-    running     paused, restarting, exited, running (restart by policy seen late)
-    paused      running, exited
-    restarting  running, exited, removing
-    exited      running, removing
-    removing    (gone)
-"""
+"""A container's record and what may happen to it. Pure: no clock, no I/O. `LEGAL` says what may come after what."""
 
 from __future__ import annotations
 
@@ -17,22 +7,24 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, Field
 
 from shared.contracts.containers import Container, ContainerSummary, Health, HealthLogEntry, Status
-from shared.contracts.docker import EndpointSettings
-from shared.contracts.networks import Attachment
+from shared.contracts.docker import ContainerConfig, EndpointSettings, PortMap
+from shared.contracts.networks import Attachment, Joined
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, OrderedMount
 from shared.errors import Conflict
 from shared.events import DomainEvent
 
 LEGAL: dict[Status, frozenset[Status]] = {
-    "created": frozenset({"running", "removing", "exited"}),
+    "created": frozenset({"running", "removing"}),
+    # running -> running: started again by policy, and the exit between the two was never heard of
     "running": frozenset({"running", "paused", "restarting", "exited", "dead"}),
-    "paused": frozenset({"running", "exited", "restarting", "dead"}),
-    "restarting": frozenset({"running", "restarting", "exited", "removing", "dead"}),
-    "exited": frozenset({"running", "removing", "exited", "restarting"}),
-    "removing": frozenset({"removing"}),
+    "paused": frozenset({"running", "restarting", "exited", "dead"}),
+    "restarting": frozenset({"running", "restarting", "exited", "dead"}),
+    "exited": frozenset({"running", "removing"}),
+    "removing": frozenset(),
     "dead": frozenset({"removing"}),
 }
 HEALTH_LOG_LENGTH = 5
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ALIVE: frozenset[Status] = frozenset({"running", "paused", "restarting"})
 
 
@@ -50,13 +42,14 @@ class Record(BaseModel):
         requested_networks: What the client asked of each network, by the network's reference.
         exits: Number of exits seen; a waiter's ticket for "the next one".
         last_exit_ns: finished_at of the latest exit applied: a repeated report changes nothing.
-        removing: A removal has begun; whoever finds it finishes it.
-        remove_volumes: Whether that removal takes anonymous volumes along.
+        remove_volumes: For a removal that has begun (status ``removing``): whether it takes anonymous volumes along.
+        holding: The network service may keep endpoints for it; not part of the document.
     """
 
     container: Container
     created_ns: int
     version: int = Field(default=1, exclude=True)
+    holding: bool = Field(default=False, exclude=True)
     mounts: list[OrderedMount] = Field(default_factory=list)
     hostname: str = ""
     image_name: str = ""
@@ -67,8 +60,6 @@ class Record(BaseModel):
     exits: int = 0
     last_exit_ns: int = 0
     started_ns: int = 0
-    starting: bool = False
-    removing: bool = False
     remove_volumes: bool = False
 
     @property
@@ -87,6 +78,18 @@ class Record(BaseModel):
     def alive(self) -> bool:
         return self.status in ALIVE
 
+    @property
+    def generation(self) -> int:
+        return self.container.generation
+
+    @property
+    def node(self) -> str:
+        return self.container.node
+
+    @property
+    def auto_remove(self) -> bool:
+        return self.container.host_config.auto_remove
+
     def become(self, status: Status) -> None:
         """Raises Conflict for a transition that is not legal."""
         state = self.container.state
@@ -97,7 +100,15 @@ class Record(BaseModel):
         state.paused = status == "paused"
         state.restarting = status == "restarting"
 
-    def started(self, pid: int, started_ns: int) -> None:
+    def take(self, joined: Joined | None) -> None:
+        """What the network service gave for a start; None for a container without networks of its own."""
+        self.container.sandbox_id = self.id
+        if joined is not None:
+            self.attachments = joined.attachments
+            self.container.networks = joined.settings
+            self.container.ports = joined.ports
+
+    def started(self, pid: int, started_ns: int) -> DomainEvent:
         """The process runs."""
         self.become("running")
         state = self.container.state
@@ -107,17 +118,16 @@ class Record(BaseModel):
         state.error = ""
         state.oom_killed = False
         self.started_ns = started_ns
-        self.starting = False
-        if self.container.config.healthcheck is not None and self.container.config.healthcheck.test not in (
-            [],
-            ["NONE"],
-        ):
+        self.holding = bool(self.requested_networks)
+        check = self.container.config.healthcheck
+        if check is not None and check.test not in ([], ["NONE"]):
             state.health = Health(status="starting")
+        return self.event("start")
 
-    def ended(self, exit_: ExitRecord, *, restarting: bool) -> bool:
-        """Apply an exit; False when it has been applied before or belongs to an older start."""
-        if exit_.generation != self.container.generation or exit_.finished_at_ns <= self.last_exit_ns:
-            return False
+    def ended(self, exit_: ExitRecord, *, restarting: bool) -> DomainEvent | None:
+        """Apply an exit; None when it has been applied before or belongs to an older start."""
+        if exit_.generation != self.generation or exit_.finished_at_ns <= self.last_exit_ns:
+            return None
         self.become("restarting" if restarting else "exited")
         state = self.container.state
         state.pid = 0
@@ -127,10 +137,22 @@ class Record(BaseModel):
         state.finished_at = rfc3339(exit_.finished_at_ns)
         self.last_exit_ns = exit_.finished_at_ns
         self.exits += 1
-        self.starting = False
+        if state.health is not None and not restarting:
+            state.health.status = "unhealthy"
         if not restarting:
             self._forget_endpoints()
-        return True
+        seconds = max(0, exit_.finished_at_ns - exit_.started_at_ns) // 1_000_000_000
+        return self.event("die", exitCode=str(exit_.exit_code), execDuration=str(seconds))
+
+    def rest(self) -> None:
+        """A container that waited for its next restart will not get one."""
+        self.become("exited")
+        self._forget_endpoints()
+
+    def remove(self, *, volumes: bool) -> None:
+        """A removal begins; from here on it is finished, whoever finishes it. Raises Conflict while it is alive."""
+        self.become("removing")
+        self.remove_volumes = volumes
 
     def _forget_endpoints(self) -> None:
         """Addresses are given back at the end; what was asked for stays."""
@@ -152,17 +174,17 @@ class Record(BaseModel):
             )
 
     def failed_to_start(self, text: str, exit_code: int) -> None:
+        """Status and times stay: it never ran. Whoever waits for its next exit waits no more."""
         state = self.container.state
         state.error = text
         state.exit_code = exit_code
-        self.starting = False
         self.exits += 1
         self._forget_endpoints()
 
     def health_reported(self, report: ContainerReport) -> bool:
         """Apply a probe; True when the status changed."""
         state = self.container.state
-        if report.generation != self.container.generation or not state.running:
+        if report.generation != self.generation or not state.running:
             return False
         health = state.health or Health(status="starting")
         changed = health.status != report.health_status
@@ -188,11 +210,11 @@ class Record(BaseModel):
         """What the node needs to run it."""
         container = self.container
         mode = container.host_config.network_mode
-        config = container.config
+        config = container.config.model_copy(update={"env": final_env(container.config, self.hostname)})
         return ContainerOrder(
             id=self.id,
             name=self.name,
-            generation=container.generation,
+            generation=self.generation,
             layers=container.layers,
             config=config,
             host_config=container.host_config,
@@ -214,7 +236,7 @@ class Record(BaseModel):
         """The line of a list; its status text depends on the time and is made when it is read."""
         container = self.container
         command = " ".join(_quoted(word) for word in [container.path, *container.args])
-        exposed = {port: [] for port in container.config.exposed_ports if port not in container.ports}
+        exposed: PortMap = {port: [] for port in container.config.exposed_ports if port not in container.ports}
         return ContainerSummary(
             id=self.id,
             name=self.name,
@@ -231,6 +253,17 @@ class Record(BaseModel):
             networks=container.networks,
             ports=container.ports | (exposed if container.state.running else {}),
         )
+
+
+def final_env(config: ContainerConfig, hostname: str) -> list[str]:
+    """What the process finds: PATH and HOSTNAME first, TERM with a terminal, then the configured ones."""
+    names = {entry.partition("=")[0] for entry in config.env}
+    base = [DEFAULT_PATH] if "PATH" not in names else []
+    if "HOSTNAME" not in names:
+        base.append(f"HOSTNAME={hostname}")
+    if config.tty and "TERM" not in names:
+        base.append("TERM=xterm")
+    return base + config.env
 
 
 def _quoted(word: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from services.executor.control import sql
-from services.executor.control.lifecycle import Lifecycle
 from services.executor.control.names import new_id
+from services.executor.control.peers import Peers
+from services.executor.control.records import Records
 from shared.bus import EMPTY, Empty
 from shared.contracts import node
 from shared.contracts.containers import CreateExec, Exec, ExecId, ExecRef, ResizeExec, StartExec
@@ -12,19 +13,21 @@ from shared.contracts.node import ExecOrder, ResizeOrder
 from shared.errors import Conflict, DavitError, InvalidArgument
 
 START_FAILED = "OCI runtime exec failed: exec failed: unable to start container process: "
+KILLED = 137
 
 
 class Execs:
     """Handlers of the exec contracts."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, records: Records, peers: Peers) -> None:
+        self._records = records
+        self._bus = peers.bus
 
     async def create(self, request: CreateExec) -> ExecId:
         if not request.cmd:
             raise InvalidArgument("No exec command specified", field="Cmd")
         item = Exec(id=new_id(), container_id="", **request.model_dump(exclude={"ref", "console_size"}))
-        async with self._lifecycle.database.transaction() as tx:
+        async with self._records.database.transaction() as tx:
             record = await sql.find(tx, request.ref)
             if record.status == "paused":
                 raise Conflict(f"Container {record.id} is paused, unpause the container before exec")
@@ -37,9 +40,11 @@ class Execs:
 
     async def start(self, request: StartExec) -> Empty:
         """Start it; answered when its process runs, or with why it does not."""
-        async with self._lifecycle.database.read() as reader:
+        async with self._records.database.read() as reader:
             item = await sql.find_exec(reader, request.id)
             record = await sql.find(reader, item.container_id)
+        if record.status == "paused":
+            raise Conflict(f"Container {record.id} is paused, unpause the container before exec")
         if item.running:
             raise Conflict(f"Error: Exec command {item.id} is already running")
         if item.exit_code is not None:
@@ -57,16 +62,16 @@ class Execs:
             stream=request.stream,
             console_size=request.console_size,
         )
-        async with self._lifecycle.database.transaction() as tx:
+        async with self._records.database.transaction() as tx:
             tx.emit(record.event(f"exec_start: {' '.join(item.cmd)}", execID=item.id))
         try:
-            started = await self._lifecycle.peers.bus.request(node.EXEC_START, order, node=record.container.node)
+            started = await self._bus.request(node.EXEC_START, order, node=record.node)
         except DavitError as error:
             await self._failed(item.id, int(error.detail.get("exit_code", 126)))
             if "exit_code" in error.detail:
                 raise InvalidArgument(f"{START_FAILED}{_reason(error.message)}: unknown", **error.detail) from error
             raise
-        async with self._lifecycle.database.transaction() as tx:
+        async with self._records.database.transaction() as tx:
             current = await sql.find_exec(tx, item.id)
             if current.exit_code is None:  # else it has ended already, and that is known
                 current.running, current.pid = True, started.pid
@@ -74,21 +79,27 @@ class Execs:
         return EMPTY
 
     async def _failed(self, exec_id: str, code: int) -> None:
-        async with self._lifecycle.database.transaction() as tx:
+        async with self._records.database.transaction() as tx:
             current = await sql.find_exec(tx, exec_id)
             current.running, current.exit_code = False, code
             await sql.save_exec(tx, current)
 
     async def inspect(self, request: ExecRef) -> Exec:
-        async with self._lifecycle.database.read() as reader:
-            return await sql.find_exec(reader, request.id)
+        async with self._records.database.read() as reader:
+            item = await sql.find_exec(reader, request.id)
+            if item.running:
+                record = await sql.by_id(reader, item.container_id)
+                if record is None or not record.alive:
+                    # Its process died with the container, whose end may be known before the exec's is reported.
+                    item.running, item.exit_code, item.pid = False, KILLED, 0
+        return item
 
     async def resize(self, request: ResizeExec) -> Empty:
-        async with self._lifecycle.database.read() as reader:
+        async with self._records.database.read() as reader:
             item = await sql.find_exec(reader, request.id)
             record = await sql.find(reader, item.container_id)
         order = ResizeOrder(id=record.id, exec_id=item.id, height=request.height, width=request.width)
-        await self._lifecycle.peers.bus.request(node.RESIZE, order, node=record.container.node)
+        await self._bus.request(node.RESIZE, order, node=record.node)
         return EMPTY
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from services.executor.control import sql
 from services.executor.control.domain import Record
-from services.executor.control.lifecycle import Lifecycle
+from services.executor.control.peers import Peers
+from services.executor.control.records import Records
 from shared.bus import EMPTY, Empty
 from shared.contracts import node
 from shared.contracts.containers import (
@@ -31,7 +31,6 @@ from shared.contracts.node import (
     GetArchiveOrder,
     LogOrder,
     PathOrder,
-    PrepareContainer,
     PutArchiveOrder,
     ResizeOrder,
     StatsOrder,
@@ -43,76 +42,71 @@ from shared.errors import Conflict, InvalidArgument
 class Forward:
     """Handlers that end in one order to a node."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
-        self._bus = lifecycle.peers.bus
-
-    async def _find(self, ref: str) -> Record:
-        async with self._lifecycle.database.read() as reader:
-            return await sql.find(reader, ref)
+    def __init__(self, records: Records, peers: Peers) -> None:
+        self._records = records
+        self._peers = peers
+        self._bus = peers.bus
 
     async def _with_files(self, ref: str) -> Record:
         """A container whose files the node can reach, also before its first start."""
-        record = await self._find(ref)
-        if record.container.generation == 0:
-            await self._bus.request(node.PREPARE, PrepareContainer(order=record.order()), node=record.container.node)
+        record = await self._records.find(ref)
+        if record.generation == 0:
+            await self._peers.prepare(record)
         return record
 
     async def logs(self, request: Logs) -> AttachInfo:
-        record = await self._find(request.ref)
+        record = await self._records.find(request.ref)
         if record.log_driver == "none":
             raise InvalidArgument("configured logging driver does not support reading")
-        await self._bus.request(node.LOGS, LogOrder(id=record.id, request=request), node=record.container.node)
+        await self._bus.request(node.LOGS, LogOrder(id=record.id, request=request), node=record.node)
         return AttachInfo(tty=record.container.config.tty)
 
     async def attach(self, request: Attach) -> AttachInfo:
-        record = await self._find(request.ref)
+        record = await self._records.find(request.ref)
         if record.status == "paused":
             raise Conflict(f"container {record.id} is paused, unpause the container before attach")
-        if record.removing:
+        if record.status == "removing":
             raise Conflict(f"container {record.id} is being removed")
         if request.stdin and not record.container.config.open_stdin:
             request = request.model_copy(update={"stdin": False})
-        await self._bus.request(node.ATTACH, AttachOrder(id=record.id, request=request), node=record.container.node)
-        await self._lifecycle.note(record, "attach")
+        await self._bus.request(node.ATTACH, AttachOrder(id=record.id, request=request), node=record.node)
+        await self._records.note(record.event("attach"))
         return AttachInfo(tty=record.container.config.tty)
 
     async def resize(self, request: ResizeContainer) -> Empty:
-        record = await self._find(request.ref)
+        record = await self._records.find(request.ref)
         if record.status != "running":
             raise Conflict(f"cannot resize a stopped container: {record.id}")
         order = ResizeOrder(id=record.id, height=request.height, width=request.width)
-        await self._bus.request(node.RESIZE, order, node=record.container.node)
-        await self._lifecycle.note(record, "resize", height=str(request.height), width=str(request.width))
+        await self._bus.request(node.RESIZE, order, node=record.node)
+        await self._records.note(record.event("resize", height=str(request.height), width=str(request.width)))
         return EMPTY
 
     async def top(self, request: Top) -> TopResult:
-        record = await self._find(request.ref)
+        record = await self._records.find(request.ref)
         if not record.container.state.running:
             raise Conflict(f"container {record.id} is not running")
-        result = await self._bus.request(
-            node.TOP, TopOrder(id=record.id, ps_args=request.ps_args), node=record.container.node
-        )
-        await self._lifecycle.note(record, "top")
+        result = await self._bus.request(node.TOP, TopOrder(id=record.id, ps_args=request.ps_args), node=record.node)
+        await self._records.note(record.event("top"))
         return result
 
     async def stats(self, request: Stats) -> StatsResult:
-        record = await self._find(request.ref)
+        record = await self._records.find(request.ref)
         if record.status not in ("running", "paused"):
             return StatsResult(stats=_no_stats(record))
         order = StatsOrder(id=record.id, name=record.name, one_shot=request.one_shot)
-        return await self._bus.request(node.STATS, order, node=record.container.node)
+        return await self._bus.request(node.STATS, order, node=record.node)
 
     async def stat_path(self, request: ArchivePath) -> PathStat:
         record = await self._with_files(request.ref)
         order = PathOrder(id=record.id, path=request.path)
-        return await self._bus.request(node.STAT_PATH, order, node=record.container.node)
+        return await self._bus.request(node.STAT_PATH, order, node=record.node)
 
     async def get_archive(self, request: GetArchive) -> PathStat:
         record = await self._with_files(request.ref)
         order = GetArchiveOrder(id=record.id, path=request.path, stream=request.stream)
-        found = await self._bus.request(node.GET_ARCHIVE, order, node=record.container.node)
-        await self._lifecycle.note(record, "archive-path")
+        found = await self._bus.request(node.GET_ARCHIVE, order, node=record.node)
+        await self._records.note(record.event("archive-path"))
         return found
 
     async def put_archive(self, request: PutArchive) -> Empty:
@@ -124,21 +118,19 @@ class Forward:
             no_overwrite_dir_non_dir=request.no_overwrite_dir_non_dir,
             copy_uid_gid=request.copy_uid_gid,
         )
-        await self._bus.request(node.PUT_ARCHIVE, order, node=record.container.node)
-        await self._lifecycle.note(record, "extract-to-dir")
+        await self._bus.request(node.PUT_ARCHIVE, order, node=record.node)
+        await self._records.note(record.event("extract-to-dir"))
         return EMPTY
 
     async def export(self, request: Export) -> Empty:
         record = await self._with_files(request.ref)
-        await self._bus.request(
-            node.EXPORT, ExportOrder(id=record.id, stream=request.stream), node=record.container.node
-        )
-        await self._lifecycle.note(record, "export")
+        await self._bus.request(node.EXPORT, ExportOrder(id=record.id, stream=request.stream), node=record.node)
+        await self._records.note(record.event("export"))
         return EMPTY
 
     async def changes(self, request: ContainerRef) -> Changes:
         record = await self._with_files(request.ref)
-        return await self._bus.request(node.CHANGES, ContainerId(id=record.id), node=record.container.node)
+        return await self._bus.request(node.CHANGES, ContainerId(id=record.id), node=record.node)
 
 
 def _no_stats(record: Record) -> dict[str, object]:

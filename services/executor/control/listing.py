@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from shared.contracts.containers import ContainerSummary
 from shared.contracts.docker import Filters
@@ -97,9 +98,7 @@ def shown(summary: ContainerSummary, filters: Filters, ancestors: set[str]) -> b
             value in (point.name, point.destination) for point in summary.mounts for value in values
         ),
         "network": lambda values: any(
-            value == key or value == settings.network_id
-            for key, settings in summary.networks.items()
-            for value in values
+            value in (key, settings.network_id) for key, settings in summary.networks.items() for value in values
         ),
         "publish": lambda values: bool(_ports(values) & _published(summary)),
         "expose": lambda values: bool(_ports(values) & set(summary.ports)),
@@ -107,6 +106,28 @@ def shown(summary: ContainerSummary, filters: Filters, ancestors: set[str]) -> b
         "isolation": lambda values: values[0] in ("", "default"),
     }
     return all(checks[key](values) for key, values in filters.items() if key in checks and values)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A list's filters, with what they refer to looked up.
+
+    Attributes:
+        ancestors: Image ids that the ancestor filter stands for.
+        before_ns, since_ns: When the containers that these filters name were created; None without the filter.
+    """
+
+    filters: Filters
+    ancestors: set[str]
+    before_ns: int | None = None
+    since_ns: int | None = None
+
+    def takes(self, summary: ContainerSummary, created_ns: int) -> bool:
+        if self.before_ns is not None and created_ns >= self.before_ns:
+            return False
+        if self.since_ns is not None and created_ns <= self.since_ns:
+            return False
+        return shown(summary, self.filters, self.ancestors)
 
 
 def wants_all(filters: Filters) -> bool:

@@ -29,18 +29,22 @@ class PlannedMount:
     mode: str = ""
 
 
-def _target(path: str, spec: str) -> str:
+def _bad_spec(spec: str, why: str = "") -> InvalidArgument:
+    text = f"invalid volume specification: '{spec}'"
+    return InvalidArgument(f"{text}: {why}" if why else text, field="HostConfig.Binds")
+
+
+def _target(path: str, kind: str, spec: str) -> str:
+    if not path:
+        raise _bad_spec(spec, f'invalid mount config for type "{kind}": field Target must not be empty')
     if not path.startswith("/"):
-        raise InvalidArgument(
-            f"invalid volume specification: '{spec}': invalid mount config for type \"bind\": invalid mount path: "
-            f"'{path}' mount path must be absolute",
-            field="HostConfig.Binds",
+        raise _bad_spec(
+            spec, f"invalid mount config for type \"{kind}\": invalid mount path: '{path}' mount path must be absolute"
         )
     clean = posixpath.normpath(path)
     if clean == "/":
-        raise InvalidArgument(
-            f"invalid volume specification: '{spec}': invalid mount config: destination can't be '/'",
-            field="HostConfig.Binds",
+        raise _bad_spec(
+            spec, f"invalid mount config for type \"{kind}\": invalid specification: destination can't be '/'"
         )
     return clean
 
@@ -48,37 +52,53 @@ def _target(path: str, spec: str) -> str:
 def parse_bind(spec: str) -> PlannedMount:
     """One entry of HostConfig.Binds."""
     parts = spec.split(":")
-    if not 1 <= len(parts) <= 3 or not all(parts):
-        raise InvalidArgument(f"invalid volume specification: '{spec}'", field="HostConfig.Binds")
+    if not 1 <= len(parts) <= 3 or not parts[0]:
+        raise _bad_spec(spec)
     if len(parts) == 1:
-        return PlannedMount(OrderedMount(type="volume", target=_target(spec, spec), copy_up=True), WantedVolume())
-    source, target = parts[0], _target(parts[1], spec)
-    words = parts[2].split(",") if len(parts) == 3 else []
-    unknown = [word for word in words if word not in MODES and word not in PROPAGATIONS]
-    if unknown or ("ro" in words and "rw" in words):
-        raise InvalidArgument(f"invalid mode: {parts[2]}", field="HostConfig.Binds")
-    propagation = next((word for word in words if word in PROPAGATIONS), "rprivate")
-    mode = parts[2] if len(parts) == 3 else ""
-    if source.startswith("/"):
-        if "nocopy" in words:
-            raise InvalidArgument(
-                f"invalid volume specification: '{spec}': invalid mode: nocopy", field="HostConfig.Binds"
-            )
-        mount = OrderedMount(
-            type="bind", source=posixpath.normpath(source), target=target, read_only="ro" in words,
-            propagation=propagation, create_source=True,
-        )  # fmt: skip
-        return PlannedMount(mount, mode=mode)
-    if not VOLUME_NAME.match(source):
-        raise InvalidArgument(
-            f'create {source}: "{source}" includes invalid characters for a local volume name, only '
-            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path',
-            field="HostConfig.Binds",
+        return PlannedMount(
+            OrderedMount(type="volume", target=_target(spec, "volume", spec), copy_up=True), WantedVolume()
         )
+    source, mode = parts[0], parts[2] if len(parts) == 3 else ""
+    words = mode.split(",") if mode else []
+    if any(word not in MODES and word not in PROPAGATIONS for word in words) or {"ro", "rw"} <= set(words):
+        raise InvalidArgument(f"invalid mode: {mode}", field="HostConfig.Binds")
+    if source.startswith("/"):
+        return _bind_of(spec, source, _target(parts[1], "bind", spec), words, mode)
+    target = _target(parts[1], "volume", spec)
+    check_volume_name(source, "HostConfig.Binds")
     mount = OrderedMount(
         type="volume", source=source, target=target, read_only="ro" in words, copy_up="nocopy" not in words
     )
     return PlannedMount(mount, WantedVolume(name=source), mode=mode or "z")
+
+
+def _bind_of(spec: str, source: str, target: str, words: list[str], mode: str) -> PlannedMount:
+    if "nocopy" in words:
+        raise _bad_spec(spec, 'invalid mount config for type "bind": field VolumeOptions must not be specified')
+    mount = OrderedMount(
+        type="bind",
+        source=posixpath.normpath(source),
+        target=target,
+        read_only="ro" in words,
+        propagation=next((word for word in words if word in PROPAGATIONS), "rprivate"),
+        create_source=True,
+    )
+    return PlannedMount(mount, mode=mode)
+
+
+def check_volume_name(name: str, field: str) -> None:
+    """Raises InvalidArgument with Docker's words."""
+    if len(name) < 2 and VOLUME_NAME.match(name):
+        raise InvalidArgument(
+            f"create {name}: volume name is too short, names should be at least two alphanumeric characters",
+            field=field,
+        )
+    if not VOLUME_NAME.match(name):
+        raise InvalidArgument(
+            f'create {name}: "{name}" includes invalid characters for a local volume name, only '
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path',
+            field=field,
+        )
 
 
 def _refuse(mount: Mount, why: str) -> InvalidArgument:
@@ -88,12 +108,14 @@ def _refuse(mount: Mount, why: str) -> InvalidArgument:
 def parse_mount(mount: Mount) -> PlannedMount:
     """One entry of HostConfig.Mounts."""
     if mount.type not in ("bind", "volume", "tmpfs", "image"):
-        raise InvalidArgument(f"mount type unknown: {mount.type!r}", field="HostConfig.Mounts")
+        raise _refuse(mount, "mount type unknown")
     if not mount.target:
         raise _refuse(mount, "field Target must not be empty")
     if not mount.target.startswith("/"):
         raise _refuse(mount, f"invalid mount path: '{mount.target}' mount path must be absolute")
     target = posixpath.normpath(mount.target)
+    if target == "/":
+        raise _refuse(mount, "invalid specification: destination can't be '/'")
     for kind, options in (
         ("bind", mount.bind_options),
         ("volume", mount.volume_options),
@@ -136,14 +158,14 @@ def _bind_mount(mount: Mount, target: str) -> PlannedMount:
             recursive=not (options and options.non_recursive),
             recursive_read_only=recursive,
             create_source=bool(options and options.create_mountpoint),
-        )  # fmt: skip
+        )
     )
 
 
 def _volume_mount(mount: Mount, target: str) -> PlannedMount:
     options = mount.volume_options
-    if mount.source and not VOLUME_NAME.match(mount.source):
-        raise _refuse(mount, f"invalid volume name: {mount.source}")
+    if mount.source:
+        check_volume_name(mount.source, "HostConfig.Mounts")
     subpath = options.subpath if options else ""
     if subpath and not mount.source:
         raise _refuse(mount, "must not set Subpath when using anonymous volumes")
@@ -159,7 +181,7 @@ def _volume_mount(mount: Mount, target: str) -> PlannedMount:
             options=driver.options if driver else {},
             labels=options.labels if options else {},
         ),
-        mode="z" if mount.source else "",
+        mode="z",
     )  # fmt: skip
 
 
@@ -193,12 +215,12 @@ def plan_mounts(config: ContainerConfig, host: HostConfig, inherited: list[Plann
             raise InvalidArgument(f"Duplicate mount point: {target}", field="HostConfig.Binds")
         own.add(target)
         by_target[target] = planned
-    for target in host.tmpfs:
-        if target in own:
-            raise InvalidArgument(f"Duplicate mount point: {target}", field="HostConfig.Tmpfs")
+    tmpfs = {posixpath.normpath(target) for target in host.tmpfs}
+    for target in sorted(tmpfs & own):
+        raise InvalidArgument(f"Duplicate mount point: {target}", field="HostConfig.Tmpfs")
     for path in config.volumes:
-        target = _target(path, path)
-        if target not in by_target and target not in host.tmpfs:
+        target = _target(path, "volume", path)
+        if target not in by_target and target not in tmpfs:
             by_target[target] = PlannedMount(OrderedMount(type="volume", target=target, copy_up=True), WantedVolume())
     return list(by_target.values())
 

@@ -1,20 +1,31 @@
-"""What control asks of the other services and of nodes, and how their errors become Docker's."""
+"""What control asks of the other services and of nodes, by name; each is one request on the bus."""
 
 from __future__ import annotations
 
+from services.executor.control.domain import Record
 from shared.bus import Bus
 from shared.contracts import images, networks, node, volumes
 from shared.contracts.images import ImageRef, ResolvedImage
 from shared.contracts.networks import Joined, JoinNetworks, LeaveNetworks
-from shared.contracts.node import ContainerOrder, Started
-from shared.contracts.volumes import AcquireVolumes, ReleaseVolumes, Volume, WantedVolume
+from shared.contracts.node import (
+    ContainerId,
+    ExitRecord,
+    PrepareContainer,
+    RemoveOrder,
+    SignalOrder,
+    Started,
+    StopOrder,
+)
+from shared.contracts.volumes import AcquireVolumes, ListVolumes, ReleaseVolumes, Volume, WantedVolume
 
 
 class Peers:
-    """Short calls by name; each is one request on the bus."""
+    """Errors are the other side's own; Unavailable and DeadlineExceeded when it does not answer."""
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
+
+    # Images and volumes
 
     async def image(self, ref: str, platform: str) -> ResolvedImage:
         return await self.bus.request(images.RESOLVE, ImageRef(ref=ref, platform=platform or None))
@@ -27,11 +38,52 @@ class Peers:
         request = ReleaseVolumes(container_id=container_id, remove_anonymous=remove_anonymous)
         await self.bus.request(volumes.RELEASE, request)
 
-    async def join(self, request: JoinNetworks) -> Joined:
+    async def volumes(self) -> list[Volume]:
+        return (await self.bus.request(volumes.LIST, ListVolumes())).volumes
+
+    # Networks
+
+    async def join(self, record: Record) -> Joined:
+        """Endpoints, addresses and published ports for a start. Idempotent."""
+        host, config = record.container.host_config, record.container.config
+        request = JoinNetworks(
+            container_id=record.id,
+            container_name=record.name,
+            hostname=record.hostname,
+            node=record.node,
+            networks=record.requested_networks,
+            ports=host.port_bindings,
+            exposed=list(config.exposed_ports),
+            publish_all=host.publish_all_ports,
+            primary=host.network_mode,
+        )
         return await self.bus.request(networks.JOIN, request)
 
     async def leave(self, container_id: str, network: str | None = None) -> None:
         await self.bus.request(networks.LEAVE, LeaveNetworks(container_id=container_id, network=network))
 
-    async def start(self, node_name: str, order: ContainerOrder) -> Started:
-        return await self.bus.request(node.START, order, node=node_name)
+    # The container's node
+
+    async def prepare(self, record: Record) -> None:
+        await self.bus.request(node.PREPARE, PrepareContainer(order=record.order()), node=record.node)
+
+    async def start(self, record: Record) -> Started:
+        return await self.bus.request(node.START, record.order(), node=record.node)
+
+    async def stop(self, record: Record, signal: int, timeout_s: int) -> ExitRecord:
+        return await self.bus.request(
+            node.STOP, StopOrder(id=record.id, signal=signal, timeout_s=timeout_s), node=record.node
+        )
+
+    async def signal(self, record: Record, number: int, *, deliberate: bool) -> None:
+        order = SignalOrder(id=record.id, signal=number, deliberate=deliberate)
+        await self.bus.request(node.SIGNAL, order, node=record.node)
+
+    async def pause(self, record: Record) -> None:
+        await self.bus.request(node.PAUSE, ContainerId(id=record.id), node=record.node)
+
+    async def unpause(self, record: Record) -> None:
+        await self.bus.request(node.UNPAUSE, ContainerId(id=record.id), node=record.node)
+
+    async def remove(self, record: Record) -> None:
+        await self.bus.request(node.REMOVE, RemoveOrder(id=record.id), node=record.node)

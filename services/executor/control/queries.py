@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import time
 
 from services.executor.control import listing, sql
 from services.executor.control.domain import rfc3339, status_text
-from services.executor.control.lifecycle import Lifecycle
+from services.executor.control.nodes import STALE_AFTER_NS, Nodes
+from services.executor.control.peers import Peers
+from services.executor.control.records import Records
 from shared.bus import Empty
 from shared.contracts import images, node
 from shared.contracts.containers import (
@@ -27,25 +30,21 @@ from shared.contracts.node import Sizes, SizesOrder
 from shared.errors import NotFound
 
 PAGE = 500
-# Inventories come every 10 s; a node that missed three is taken for away.
-STALE_AFTER_NS = 30 * 1_000_000_000
 
 
 class Queries:
     """Handlers that change nothing."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
-
-    async def _stale(self, reader: sql.Reader) -> dict[str, tuple[bool, int]]:
-        now = time.time_ns()
-        return {facts.node: (now - seen > STALE_AFTER_NS, seen) for facts, seen in await sql.all_nodes(reader)}
+    def __init__(self, records: Records, peers: Peers, nodes: Nodes) -> None:
+        self._records = records
+        self._bus = peers.bus
+        self._nodes = nodes
 
     async def inspect(self, request: InspectContainer) -> Container:
-        async with self._lifecycle.database.read() as reader:
+        async with self._records.database.read() as reader:
             record = await sql.find(reader, request.ref)
             running = await sql.exec_ids(reader, record.id) if record.alive else []
-            nodes = await self._stale(reader)
+            nodes = await self._nodes.away(reader)
         container = record.container
         container.exec_ids = running
         stale, seen = nodes.get(container.node, (True, 0))
@@ -57,14 +56,14 @@ class Queries:
         return container
 
     async def _sizes(self, ids: list[str], node_name: str) -> Sizes:
-        return await self._lifecycle.peers.bus.request(node.SIZES, SizesOrder(ids=ids), node=node_name)
+        return await self._bus.request(node.SIZES, SizesOrder(ids=ids), node=node_name)
 
     async def _ancestors(self, filters: Filters) -> set[str]:
         """Ids of the named images and of all that were made from them."""
         wanted = filters.get("ancestor") or []
         if not wanted:
             return set()
-        bus = self._lifecycle.peers.bus
+        bus = self._bus
 
         async def one(ref: str) -> images.Image | None:
             try:
@@ -85,46 +84,57 @@ class Queries:
         return (await sql.find(reader, values[0])).created_ns if values else None
 
     async def list(self, request: ListContainers) -> ContainerPage:
+        """One page: as many as PAGE, or as the request's limit."""
         listing.check_filters(request.filters)
         ancestors = await self._ancestors(request.filters)
-        everything = request.all or request.limit > 0 or listing.wants_all(request.filters)
-        found: list[ContainerSummary] = []
-        after, more = request.after, True
-        async with self._lifecycle.database.read() as reader:
-            before = await self._bound(reader, request.filters, "before")
-            since = await self._bound(reader, request.filters, "since")
-            nodes = await self._stale(reader)
-            stale = any(away for away, _ in nodes.values())
-            now = time.time_ns()
-            while more and len(found) < PAGE:
-                page = await sql.summaries(reader, after=after, limit=PAGE)
-                more = len(page) == PAGE
-                for summary, created in page:
-                    after = summary.id
-                    if not everything and summary.status not in ("running", "paused", "restarting"):
-                        continue
-                    if (before is not None and created >= before) or (since is not None and created <= since):
-                        continue
-                    if not listing.shown(summary, request.filters, ancestors):
-                        continue
-                    summary.status_text = status_text(summary.status, summary.status_text, now)
-                    summary.stale = stale
-                    found.append(summary)
-                    if request.limit and len(found) == request.limit:
-                        more = False
-                        break
-        if request.size and found:
-            sizes = await self._sizes([summary.id for summary in found], self._node())
-            for summary in found:
-                summary.size_rw_bytes = sizes.rw.get(summary.id, 0)
-                summary.size_root_fs_bytes = sizes.root_fs.get(summary.id, 0)
-        return ContainerPage(containers=found, next=after if more else "")
+        async with self._records.database.read() as reader:
+            selection = listing.Selection(
+                filters=request.filters,
+                ancestors=ancestors,
+                before_ns=await self._bound(reader, request.filters, "before"),
+                since_ns=await self._bound(reader, request.filters, "since"),
+            )
+            page = await self._page(reader, request, selection)
+        if request.size:
+            await self._add_sizes(page.containers)
+        return page
 
-    def _node(self) -> str:
-        return self._lifecycle.node_name
+    async def _page(self, reader: sql.Reader, request: ListContainers, selection: listing.Selection) -> ContainerPage:
+        everything = request.all or request.limit > 0 or listing.wants_all(request.filters)
+        away = await self._nodes.away(reader)
+        now_ns = time.time_ns()
+        wanted = min(request.limit or PAGE, PAGE)
+        found: list[ContainerSummary] = []
+        after = request.after
+        while True:
+            rows = await sql.summaries(
+                reader, after=after, limit=PAGE, statuses=() if everything else ("running", "paused", "restarting")
+            )
+            for summary, created_ns, node_name in rows:
+                after = summary.id
+                if not selection.takes(summary, created_ns):
+                    continue
+                summary.status_text = status_text(summary.status, summary.status_text, now_ns)
+                summary.stale = away.get(node_name, (True, 0))[0]
+                found.append(summary)
+                if len(found) == wanted:
+                    return ContainerPage(containers=found, next="" if request.limit == wanted else after)
+            if len(rows) < PAGE:
+                return ContainerPage(containers=found)
+
+    async def _add_sizes(self, summaries: builtins.list[ContainerSummary]) -> None:
+        """From the nodes; the one question of a list that the database cannot answer."""
+        async with self._records.database.read() as reader:
+            nodes = await sql.nodes_of(reader, [summary.id for summary in summaries])
+        for name in set(nodes.values()):
+            sizes = await self._sizes([one for one, node_name in nodes.items() if node_name == name], name)
+            for summary in summaries:
+                if nodes.get(summary.id) == name:
+                    summary.size_rw_bytes = sizes.rw.get(summary.id, 0)
+                    summary.size_root_fs_bytes = sizes.root_fs.get(summary.id, 0)
 
     async def using_image(self, request: UsingImage) -> ImageUsers:
-        async with self._lifecycle.database.read() as reader:
+        async with self._records.database.read() as reader:
             rows = await sql.using_image(reader, request.image_ids)
         return ImageUsers(
             users=[
@@ -134,7 +144,7 @@ class Queries:
         )
 
     async def info(self, _: Empty) -> SystemInfo:
-        async with self._lifecycle.database.read() as reader:
+        async with self._records.database.read() as reader:
             counts = await sql.count_by_status(reader)
             nodes = await sql.all_nodes(reader)
         now = time.time_ns()

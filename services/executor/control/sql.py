@@ -1,7 +1,7 @@
 """Tables of control, and the statements over them.
 
 A container is one JSON document (`Record`) beside the columns that lookups and lists need; `version` makes a stale
-write fail instead of winning.
+write fail instead of winning. `holding` says that the network service may keep endpoints for it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ containers = sa.Table(
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("name", sa.String(255), nullable=False, unique=True),
     sa.Column("created_ns", sa.BigInteger, nullable=False, index=True),
-    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False, index=True),
     sa.Column("image_id", sa.String(80), nullable=False, index=True),
     sa.Column("node", sa.String(255), nullable=False),
+    sa.Column("generation", sa.BigInteger, nullable=False),
+    sa.Column("holding", sa.Boolean, nullable=False),
+    sa.Column("changed_ns", sa.BigInteger, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("summary", sa.Text, nullable=False),
     sa.Column("document", sa.Text, nullable=False),
@@ -53,10 +56,12 @@ tombstones = sa.Table(
     sa.Column("removed_ns", sa.BigInteger, nullable=False, index=True),
 )
 
-_columns = (containers.c.id, containers.c.version, containers.c.document)
+_columns = (containers.c.id, containers.c.version, containers.c.holding, containers.c.document)
 _by_id = sa.select(*_columns).where(containers.c.id == sa.bindparam("ref"))
 _by_ref = (
     sa.select(*_columns, containers.c.name)
+    # A name that looks like a prefix of many ids must not fall behind the limit.
+    .order_by(sa.case((containers.c.name == sa.bindparam("name"), 0), else_=1))
     .where(
         sa.or_(
             containers.c.name == sa.bindparam("name"),
@@ -71,18 +76,39 @@ _update = (
     .values(
         name=sa.bindparam("new_name"),
         status=sa.bindparam("new_status"),
+        generation=sa.bindparam("new_generation"),
+        holding=sa.bindparam("new_holding"),
+        changed_ns=sa.bindparam("new_changed_ns"),
         version=sa.bindparam("new_version"),
         summary=sa.bindparam("new_summary"),
         document=sa.bindparam("new_document"),
     )
 )
 
+_CHANGING = ("name", "status", "generation", "holding", "changed_ns", "version", "summary", "document")
+_insert = sa.insert(containers)
+_name_holder = sa.select(containers.c.id).where(containers.c.name == sa.bindparam("name"))
+_released = (
+    sa.update(containers)
+    .where(
+        containers.c.id == sa.bindparam("key"),
+        containers.c.generation == sa.bindparam("upto"),
+        containers.c.status.in_(("created", "exited", "dead")),
+    )
+    .values(holding=False)
+)
+
 Reader = AsyncConnection | Transaction
+
+
+class StaleRecord(Conflict):
+    """The record has changed since it was read."""
 
 
 def _load(row: Any) -> Record:
     record = Record.model_validate_json(row.document)
     record.version = row.version
+    record.holding = bool(row.holding)
     return record
 
 
@@ -99,10 +125,9 @@ async def find(reader: Reader, ref: str) -> Record:
     low = ref if is_hex else "~"
     result = await reader.execute(_by_ref, {"name": name, "low": low, "high": low + "g"})
     rows = result.fetchall()
-    for wanted in (lambda row: row.id == ref, lambda row: row.name == name):
-        for row in rows:
-            if wanted(row):
-                return _load(row)
+    exact = [row for row in rows if row.id == ref] or [row for row in rows if row.name == name]
+    if exact:
+        return _load(exact[0])
     if not rows:
         raise NotFound(f"No such container: {ref}")
     if len(rows) > 1:
@@ -115,50 +140,47 @@ async def by_id(reader: Reader, container_id: str) -> Record | None:
     return None if row is None else _load(row)
 
 
-async def insert(tx: Transaction, record: Record) -> None:
+async def check_name(tx: Transaction, name: str) -> None:
     """Raises Conflict, with Docker's words, when the name is taken."""
-    taken = (await tx.execute(sa.select(containers.c.id).where(containers.c.name == record.name))).scalar()
+    taken = await tx.scalar(_name_holder, {"name": name})
     if taken is not None:
         raise Conflict(
-            f'Conflict. The container name "/{record.name}" is already in use by container "{taken}". '
+            f'Conflict. The container name "/{name}" is already in use by container "{taken}". '
             "You have to remove (or rename) that container to be able to reuse that name."
         )
-    await tx.execute(sa.insert(containers), _row(record))
 
 
-def _row(record: Record) -> dict[str, Any]:
+async def insert(tx: Transaction, record: Record, now_ns: int) -> None:
+    """Raises Conflict, with Docker's words, when the name is taken."""
+    await check_name(tx, record.name)
+    await tx.execute(_insert, _row(record, now_ns))
+
+
+def _row(record: Record, now_ns: int) -> dict[str, Any]:
     return {
         "id": record.id,
         "name": record.name,
         "created_ns": record.created_ns,
-        "status": record.container.state.status,
+        "status": record.status,
         "image_id": record.container.image_id,
         "node": record.container.node,
+        "generation": record.container.generation,
+        "holding": record.holding,
+        "changed_ns": now_ns,
         "version": record.version,
         "summary": record.summary().model_dump_json(by_alias=True, exclude_none=True),
         "document": record.model_dump_json(by_alias=True, exclude_none=True),
     }
 
 
-async def save(tx: Transaction, record: Record) -> None:
-    """Raises Conflict when somebody else changed it since it was read, or when the new name is taken."""
+async def save(tx: Transaction, record: Record, now_ns: int) -> None:
+    """Raises StaleRecord when somebody else changed it since it was read."""
     old = record.version
     record.version += 1
-    row = _row(record)
-    result = await tx.execute(
-        _update,
-        {
-            "key": record.id,
-            "old": old,
-            "new_name": row["name"],
-            "new_status": row["status"],
-            "new_version": row["version"],
-            "new_summary": row["summary"],
-            "new_document": row["document"],
-        },
-    )
+    row = _row(record, now_ns)
+    result = await tx.execute(_update, {"key": record.id, "old": old} | {"new_" + key: row[key] for key in _CHANGING})
     if result.rowcount != 1:
-        raise Conflict(f"container {record.id} has changed meanwhile")
+        raise StaleRecord(f"container {record.id} has changed meanwhile")
 
 
 async def delete(tx: Transaction, record: Record, now_ns: int) -> None:
@@ -179,11 +201,19 @@ async def tombstone(reader: Reader, container_id: str) -> int | None:
     return None if row is None else int(row.exit_code)
 
 
-async def summaries(reader: Reader, *, after: str = "", limit: int = 500) -> list[tuple[ContainerSummary, int]]:
-    """Summaries, newest first, a page at a time; with the creation time in nanoseconds."""
-    statement = sa.select(containers.c.summary, containers.c.created_ns, containers.c.id).order_by(
+async def summaries(
+    reader: Reader, *, after: str = "", limit: int = 500, statuses: tuple[str, ...] = ()
+) -> list[tuple[ContainerSummary, int, str]]:
+    """Summaries, newest first, a page at a time; each with its creation time in nanoseconds and its node.
+
+    Args:
+        statuses: Only these, if any are given.
+    """
+    statement = sa.select(containers.c.summary, containers.c.created_ns, containers.c.node, containers.c.id).order_by(
         containers.c.created_ns.desc(), containers.c.id
     )
+    if statuses:
+        statement = statement.where(containers.c.status.in_(statuses))
     if after:
         created = sa.select(containers.c.created_ns).where(containers.c.id == after).scalar_subquery()
         statement = statement.where(
@@ -193,14 +223,58 @@ async def summaries(reader: Reader, *, after: str = "", limit: int = 500) -> lis
             )
         )
     rows = (await reader.execute(statement.limit(limit))).fetchall()
-    return [(ContainerSummary.model_validate_json(row.summary), row.created_ns) for row in rows]
+    return [(ContainerSummary.model_validate_json(row.summary), row.created_ns, row.node) for row in rows]
 
 
-async def records(reader: Reader, node: str | None = None) -> list[Record]:
-    statement = sa.select(*_columns)
-    if node is not None:
-        statement = statement.where(containers.c.node == node)
+async def states(reader: Reader, node: str) -> dict[str, tuple[str, int, int]]:
+    """By id, of one node's containers: status, generation and time of the last change (ns since the epoch)."""
+    statement = sa.select(containers.c.id, containers.c.status, containers.c.generation, containers.c.changed_ns).where(
+        containers.c.node == node
+    )
+    rows = (await reader.execute(statement)).fetchall()
+    return {row.id: (row.status, row.generation, row.changed_ns) for row in rows}
+
+
+async def nodes_of(reader: Reader, ids: list[str]) -> dict[str, str]:
+    """The node of each of these containers, by id."""
+    statement = sa.select(containers.c.id, containers.c.node).where(containers.c.id.in_(ids))
+    return {row.id: row.node for row in (await reader.execute(statement)).fetchall()}
+
+
+async def in_status(reader: Reader, statuses: tuple[str, ...], *, changed_before_ns: int | None = None) -> list[Record]:
+    """Records in one of these states, oldest first; only those unchanged since a time, if one is given."""
+    statement = sa.select(*_columns).where(containers.c.status.in_(statuses)).order_by(containers.c.created_ns)
+    if changed_before_ns is not None:
+        statement = statement.where(containers.c.changed_ns < changed_before_ns)
     return [_load(row) for row in (await reader.execute(statement)).fetchall()]
+
+
+async def forgotten_holders(reader: Reader, changed_before_ns: int) -> dict[str, int]:
+    """Containers that do not run, unchanged since a time, whose endpoints may not have been given back: generations."""
+    statement = sa.select(containers.c.id, containers.c.generation).where(
+        containers.c.holding,
+        containers.c.status.in_(("created", "exited", "dead")),
+        containers.c.changed_ns < changed_before_ns,
+    )
+    return {row.id: row.generation for row in (await reader.execute(statement)).fetchall()}
+
+
+async def released(tx: Transaction, generations: dict[str, int]) -> None:
+    """The endpoints of these starts have been given back. Not a change of the record: its version stays."""
+    if generations:
+        await tx.execute(_released, [{"key": key, "upto": upto} for key, upto in generations.items()])
+
+
+async def all_ids(reader: Reader) -> set[str]:
+    return set((await reader.execute(sa.select(containers.c.id))).scalars().all())
+
+
+async def buried(reader: Reader, ids: set[str]) -> set[str]:
+    """Those of these containers that were removed a short while ago."""
+    if not ids:
+        return set()
+    statement = sa.select(tombstones.c.id).where(tombstones.c.id.in_(ids))
+    return set((await reader.execute(statement)).scalars().all())
 
 
 async def using_image(reader: Reader, image_ids: list[str]) -> list[tuple[str, str, str]]:

@@ -5,20 +5,44 @@ Source: the reference engine's answers; Docker Engine API 1.50, ContainerCreate.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.executor.control.signals import parse_signal
+from shared.contracts.containers import NodeFacts
 from shared.contracts.docker import ContainerConfig, HostConfig, RestartPolicy
 from shared.errors import InvalidArgument
 
 MIB = 1024 * 1024
 MIN_MEMORY = 6 * MIB
-HOSTNAME = re.compile(r"^(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9_-]*[a-zA-Z0-9])(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9_-]*[a-zA-Z0-9]))*$")  # fmt: skip
+HOSTNAME = re.compile(r"^[a-zA-Z0-9_.-]+$")
+MAX_HOSTNAME = 64
 PORT = re.compile(r"^(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?$")
 DEVICE_RULE = re.compile(r"^([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})$")
 CPUSET = re.compile(r"^\d+(-\d+)?(,\d+(-\d+)?)*$")
+SIZE = re.compile(r"^(\d+(?:\.\d+)?) ?([bkmgt])?(?:ib|b)?$")
+LOG_OPTIONS = frozenset(
+    {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode"}
+)
+ULIMITS = frozenset(
+    {
+        "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
+        "rttime", "sigpending", "stack",
+    }
+)  # fmt: skip
+# capabilities(7), Linux 5.9 and later.
+CAPABILITIES = frozenset(
+    {
+        "AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "BPF", "CHECKPOINT_RESTORE", "CHOWN",
+        "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_LOCK", "IPC_OWNER", "KILL", "LEASE",
+        "LINUX_IMMUTABLE", "MAC_ADMIN", "MAC_OVERRIDE", "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE", "NET_BROADCAST",
+        "NET_RAW", "PERFMON", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYSLOG", "SYS_ADMIN", "SYS_BOOT", "SYS_CHROOT",
+        "SYS_MODULE", "SYS_NICE", "SYS_PACCT", "SYS_PTRACE", "SYS_RAWIO", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG",
+        "WAKE_ALARM",
+    }
+)  # fmt: skip
 POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
 CPU_PERIOD_RANGE_US = (1000, 1_000_000)
 
@@ -29,8 +53,12 @@ class Subject:
 
     config: ContainerConfig
     host: HostConfig
-    cpus: int
+    node: NodeFacts
     daemon_runtimes: frozenset[str]
+
+    @property
+    def cpus(self) -> int:
+        return self.node.cpus
 
 
 def _refuse(text: str, field: str) -> InvalidArgument:
@@ -49,7 +77,8 @@ def environment(subject: Subject) -> None:
 
 def hostname(subject: Subject) -> None:
     name = subject.config.hostname
-    if name and (len(name) > 63 or not HOSTNAME.match(name)):
+    # Docker takes more than RFC 1123 does; what the kernel or a line of /etc/hosts cannot hold is refused.
+    if name and (len(name) > MAX_HOSTNAME or not HOSTNAME.match(name)):
         raise _refuse(f"invalid hostname format: {name}", "Hostname")
 
 
@@ -113,9 +142,9 @@ def cpu(subject: Subject) -> None:
     host = subject.host
     if host.nano_cpus:
         if host.cpu_period:
-            raise _refuse("Conflicting options: Nano CPUs and CPU Period cannot both be set.", "HostConfig.NanoCpus")
+            raise _refuse("Conflicting options: Nano CPUs and CPU Period cannot both be set", "HostConfig.NanoCpus")
         if host.cpu_quota:
-            raise _refuse("Conflicting options: Nano CPUs and CPU Quota cannot both be set.", "HostConfig.NanoCpus")
+            raise _refuse("Conflicting options: Nano CPUs and CPU Quota cannot both be set", "HostConfig.NanoCpus")
         if host.nano_cpus < 0 or host.nano_cpus > subject.cpus * 1_000_000_000:
             raise _refuse(
                 f"Range of CPUs is from 0.01 to {subject.cpus}.00, as there are only {subject.cpus} CPUs available",
@@ -133,15 +162,23 @@ def cpu(subject: Subject) -> None:
         raise _refuse(
             f"invalid CPU shares ({host.cpu_shares}): value must be a positive integer", "HostConfig.CpuShares"
         )
-    for name, value in (("cpuset cpus", host.cpuset_cpus), ("cpuset mems", host.cpuset_mems)):
-        if value and not CPUSET.match(value):
-            raise _refuse(f"Invalid value {value} for {name}", "HostConfig.Cpuset" + name[7:].title())
-    for part in host.cpuset_cpus.split(",") if host.cpuset_cpus else ():
-        if int(part.split("-")[-1]) >= subject.cpus:
-            raise _refuse(
-                f"Requested CPUs are not available - requested {host.cpuset_cpus}, available: 0-{subject.cpus - 1}",
-                "HostConfig.CpusetCpus",
-            )
+    _cpuset("cpuset cpus", host.cpuset_cpus, subject.cpus, "CPUs", "HostConfig.CpusetCpus")
+
+
+def _cpuset(name: str, text: str, count: int | None, things: str, field: str) -> None:
+    """A list such as ``0-2,4``; `count` is how many there are, None when control does not know."""
+    if not text:
+        return
+    if not CPUSET.match(text):
+        raise _refuse(f"Invalid value {text} for {name}: invalid format: {text}", field)
+    last = max(int(part.split("-")[-1]) for part in text.split(","))
+    if count is not None and last >= count:
+        available = f"0-{count - 1}" if count > 1 else "0"
+        raise _refuse(f"Requested {things} are not available - requested {text}, available: {available}", field)
+
+
+def memory_nodes(subject: Subject) -> None:
+    _cpuset("cpuset mems", subject.host.cpuset_mems, None, "memory nodes", "HostConfig.CpusetMems")
 
 
 def blkio(subject: Subject) -> None:
@@ -224,10 +261,9 @@ def network_mode(subject: Subject) -> None:
 
 def namespaces(subject: Subject) -> None:
     host = subject.host
-    if host.ipc_mode not in ("", "private", "host", "none"):
-        raise _unsupported("IpcMode", f"{host.ipc_mode} (private, host)")
-    if host.ipc_mode == "none":
-        raise _unsupported("IpcMode", "none")
+    # "shareable" differs from "private" only in that others may join, which they cannot here.
+    if host.ipc_mode not in ("", "private", "shareable", "host"):
+        raise _unsupported("IpcMode", f"{host.ipc_mode!r}: use private, shareable or host")
     if host.pid_mode not in ("", "host") and not host.pid_mode.startswith("container:"):
         raise _refuse(f"invalid PID mode: {host.pid_mode}", "HostConfig.PidMode")
     if host.uts_mode not in ("", "host"):
@@ -252,16 +288,101 @@ def runtime(subject: Subject) -> None:
         raise _refuse(f"unknown or invalid runtime name: {name}", "HostConfig.Runtime")
 
 
+def parse_size(text: str) -> int:
+    """Bytes of ``10m``, ``1.5g``, ``100``. Raises InvalidArgument."""
+    match = SIZE.match(text.lower())
+    if not match:
+        raise InvalidArgument(f"invalid size: '{text}'")
+    return int(float(match[1]) * 1024 ** "bkmgt".index(match[2] or "b"))
+
+
 def log_driver(subject: Subject) -> None:
     log = subject.host.log_config
-    if log.type not in ("", "json-file", "none", "local"):
-        raise _refuse(f"logger: no log driver named '{log.type}' is registered", "HostConfig.LogConfig.Type")
-    allowed = {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode"}
-    for option in log.config:
-        if option not in allowed:
+    if log.type == "none":
+        return
+    if log.type not in ("", "json-file", "local"):
+        raise _refuse(
+            f'error looking up logging plugin {log.type}: plugin "{log.type}" not found', "HostConfig.LogConfig.Type"
+        )
+    field = "HostConfig.LogConfig.Config"
+    for option, value in log.config.items():
+        if option not in LOG_OPTIONS:
+            raise _refuse(f"unknown log opt '{option}' for {log.type or 'json-file'} log driver", field)
+        if option == "max-size" and value != "-1":
+            parse_size(value)
+        if option == "max-file" and (not value.isdigit() or int(value) < 1):
+            raise _refuse("max-file cannot be less than 1", field)
+        if option == "compress" and value not in ("true", "false"):
+            raise _refuse(f"invalid value for compress: {value}", field)
+        if option == "mode" and value != "blocking":
             raise _refuse(
-                f"unknown log opt '{option}' for {log.type or 'json-file'} log driver", "HostConfig.LogConfig.Config"
+                f"log mode {value} is not supported by this engine: containers never wait for a reader", field
             )
+        if option.endswith("-regex"):
+            _check_pattern(value, field)
+
+
+def _check_pattern(pattern: str, field: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise _refuse(f"invalid pattern {pattern!r}: {error}", field) from error
+
+
+def capabilities(subject: Subject) -> None:
+    for name, values in (("CapAdd", subject.host.cap_add), ("CapDrop", subject.host.cap_drop)):
+        for value in values:
+            word = value.upper().removeprefix("CAP_")
+            if word != "ALL" and word not in CAPABILITIES:
+                raise _refuse(f'invalid {name}: unknown capability: "CAP_{word}"', f"HostConfig.{name}")
+
+
+def security_options(subject: Subject) -> None:
+    for position, option in enumerate(subject.host.security_opt, start=1):
+        name, separator, _ = option.replace("=", ":", 1).partition(":")
+        if option == "no-new-privileges" or (
+            separator and name in ("no-new-privileges", "label", "apparmor", "seccomp", "systempaths")
+        ):
+            continue
+        raise _refuse(f'invalid --security-opt {position}: "{option}"', "HostConfig.SecurityOpt")
+
+
+def extra_hosts(subject: Subject) -> None:
+    for entry in subject.host.extra_hosts:
+        name, separator, address = entry.replace("=", ":", 1).partition(":")
+        if not separator or not name:
+            raise _refuse(f'bad format for add-host: "{entry}"', "HostConfig.ExtraHosts")
+        if address != "host-gateway":
+            _check_address(address.strip("[]"), f'invalid IP address in add-host: "{address}"', "HostConfig.ExtraHosts")
+
+
+def name_servers(subject: Subject) -> None:
+    for address in subject.host.dns:
+        _check_address(address, f"{address} is not an IP address", "HostConfig.Dns")
+
+
+def _check_address(address: str, text: str, field: str) -> None:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError as error:
+        raise _refuse(text, field) from error
+
+
+def ulimits(subject: Subject) -> None:
+    for limit in subject.host.ulimits:
+        if limit.name not in ULIMITS:
+            raise _refuse(f"invalid ulimit type: {limit.name}", "HostConfig.Ulimits")
+        if limit.hard != -1 and (limit.soft == -1 or limit.soft > limit.hard):
+            raise _refuse(
+                f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}",
+                "HostConfig.Ulimits",
+            )
+
+
+def tmpfs(subject: Subject) -> None:
+    for target in subject.host.tmpfs:
+        if not target.startswith("/"):
+            raise _refuse(f"invalid mount path: '{target}' mount path must be absolute", "HostConfig.Tmpfs")
 
 
 def refused_fields(subject: Subject) -> None:
@@ -275,6 +396,7 @@ def refused_fields(subject: Subject) -> None:
         ("IOMaximumIOps", host.io_maximum_iops, "it is for Windows"),
         ("IOMaximumBandwidth", host.io_maximum_bandwidth, "it is for Windows"),
         ("KernelMemory", host.kernel_memory, "the kernel has dropped it"),
+        ("ContainerIDFile", host.container_id_file, "it is the client's to write"),
         ("Cgroup", host.cgroup, "it was never used by Docker"),
         ("VolumeDriver", host.volume_driver not in ("", "local"), "only the local driver is there"),
     ):
@@ -290,6 +412,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     health,
     memory,
     cpu,
+    memory_nodes,
     blkio,
     restart,
     ports,
@@ -298,6 +421,12 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     devices,
     runtime,
     log_driver,
+    capabilities,
+    security_options,
+    extra_hosts,
+    name_servers,
+    ulimits,
+    tmpfs,
     refused_fields,
 )
 
@@ -306,3 +435,27 @@ def check(subject: Subject) -> None:
     """Raises InvalidArgument for the first thing that is wrong, naming its field."""
     for one in CHECKS:
         one(subject)
+
+
+def check_limits(subject: Subject) -> None:
+    """Those of the checks that an update repeats. Raises InvalidArgument."""
+    for one in (memory, cpu, memory_nodes, blkio):
+        one(subject)
+
+
+def warnings(subject: Subject) -> list[str]:
+    """What Docker tells a client whose container was created all the same."""
+    host, found = subject.host, []
+    if host.memory and not subject.node.features.get("swap_limit", True):
+        found.append(
+            "Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without "
+            "swap."
+        )
+    if host.oom_kill_disable and not host.memory:
+        found.append(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result in the system "
+            "running out of resources."
+        )
+    if host.network_mode == "host" and (host.port_bindings or host.publish_all_ports):
+        found.append("Published ports are discarded when using host network mode")
+    return found

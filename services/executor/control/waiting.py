@@ -7,12 +7,16 @@ A waiter registers before it reads, so a change between the read and the wait is
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from nats.aio.msg import Msg
 
 from shared.bus import Bus
+from shared.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 SUBJECT = "davit.state."
 
@@ -37,7 +41,10 @@ class Changes:
     async def announce(self, container_id: str) -> None:
         """Call after a commit that changed a container."""
         self._wake(container_id)
-        await self._bus.publish(SUBJECT + container_id, b"")
+        try:
+            await self._bus.publish(SUBJECT + container_id, b"")
+        except Unavailable as error:  # what is committed stands; other copies' waiters look again when patience ends
+            log.debug("change of %s not announced: %s", container_id[:12], error)
 
     @contextmanager
     def watch(self, container_id: str) -> Iterator[asyncio.Event]:

@@ -2,61 +2,55 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from services.executor.control import sql
-from services.executor.control.domain import ALIVE, Record
-from services.executor.control.lifecycle import Lifecycle
+from services.executor.control.domain import Record
+from services.executor.control.records import Records
 from shared.contracts.containers import WaitContainer, WaitResult
-from shared.errors import NotFound
+from shared.errors import InvalidArgument, NotFound
 
 
 class Waits:
-    """Tickets are ``<id>:<exits seen when the wait began>``."""
+    """Tickets are ``<id>:<exits seen when the wait began>``, so that any copy of control can go on with a wait."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, records: Records) -> None:
+        self._records = records
 
     async def wait(self, request: WaitContainer) -> WaitResult:
-        """The outcome, or `pending` after the request's patience."""
-        if request.ticket:
-            container_id, _, text = request.ticket.partition(":")
-            baseline = int(text)
-        else:
-            record = await self._lifecycle.find(request.ref)
+        """The outcome, or `pending` after the request's patience.
+
+        An exit after which the container restarts counts, as with Docker: whoever waits learns of the first one.
+        """
+        first = not request.ticket
+        if first:
+            record = await self._records.find(request.ref)
             container_id, baseline = record.id, record.exits
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + request.patience_s
-        ticket = f"{container_id}:{baseline}"
-        with self._lifecycle.changes.watch(container_id) as changed:
-            while True:
-                changed.clear()
-                result = await self._look(container_id, baseline, request.condition)
-                if result is not None:
-                    return result
-                left = deadline - loop.time()
-                if left <= 0:
-                    return WaitResult(pending=True, ticket=ticket)
-                try:
-                    await asyncio.wait_for(changed.wait(), left)
-                except TimeoutError:
-                    continue
+        else:
+            container_id, baseline = _parsed(request.ticket)
+        condition = request.condition
 
-    async def _look(self, container_id: str, baseline: int, condition: str) -> WaitResult | None:
-        async with self._lifecycle.database.read() as reader:
-            record = await sql.by_id(reader, container_id)
-            if record is None:
-                code = await sql.tombstone(reader, container_id)
-                if code is None:
-                    raise NotFound(f"No such container: {container_id}")
-                return WaitResult(status_code=code)
-        if condition == "next-exit" and record.exits > baseline:
-            return _outcome(record)
-        if condition == "not-running" and record.status not in ALIVE:
-            return _outcome(record)
-        return None
+        def done(record: Record | None) -> bool:
+            if record is None or condition == "removed":
+                return record is None
+            return record.exits > baseline or (condition == "not-running" and not record.alive)
+
+        record_now = await self._records.until(container_id, done, request.patience_s)
+        if not done(record_now):
+            return WaitResult(pending=True, ticket=f"{container_id}:{baseline}")
+        if record_now is None:
+            return await self._of_removed(container_id)
+        state = record_now.container.state
+        return WaitResult(status_code=state.exit_code, error=state.error)
+
+    async def _of_removed(self, container_id: str) -> WaitResult:
+        async with self._records.database.read() as reader:
+            code = await sql.tombstone(reader, container_id)
+        if code is None:
+            raise NotFound(f"No such container: {container_id}")
+        return WaitResult(status_code=code)
 
 
-def _outcome(record: Record) -> WaitResult:
-    state = record.container.state
-    return WaitResult(status_code=state.exit_code, error=state.error)
+def _parsed(ticket: str) -> tuple[str, int]:
+    container_id, _, text = ticket.partition(":")
+    if not text.isdigit():
+        raise InvalidArgument(f"invalid ticket: {ticket}", field="ticket")
+    return container_id, int(text)

@@ -1,0 +1,128 @@
+"""Create: everything about a container is decided here, so that a start only has to do it."""
+
+from __future__ import annotations
+
+import posixpath
+
+from services.executor.control import creation, sql
+from services.executor.control.domain import Record
+from services.executor.control.mountspec import PlannedMount, plan_mounts
+from services.executor.control.names import checked_name, generated_name, new_id
+from services.executor.control.nodes import Nodes
+from services.executor.control.peers import Peers
+from services.executor.control.records import Records
+from services.executor.control.validate import Subject, check, warnings
+from shared.config import EngineConfig
+from shared.contracts.containers import CreateContainer, CreatedContainer
+from shared.contracts.docker import HostConfig
+from shared.contracts.volumes import Volume
+from shared.errors import Conflict, InvalidArgument, NotFound
+
+NAME_ATTEMPTS = 6
+BUILT_IN_RUNTIMES = frozenset({"davit", "io.containerd.runc.v2", "runc"})
+
+
+class Creating:
+    """Handler of CREATE."""
+
+    def __init__(self, records: Records, peers: Peers, nodes: Nodes, config: EngineConfig) -> None:
+        self._records = records
+        self._peers = peers
+        self._nodes = nodes
+        self._config = config
+
+    async def create(self, request: CreateContainer) -> CreatedContainer:
+        """Check, resolve the image, hold the volumes, store the record."""
+        name = checked_name(request.name) if request.name else ""
+        if not request.config.image:
+            raise InvalidArgument("no image specified", field="Image")
+        node = await self._nodes.choose()
+        host = creation.with_defaults(request.host_config, request.config, self._config)
+        subject = Subject(request.config, host, node, BUILT_IN_RUNTIMES | frozenset(self._config.runtimes))
+        check(subject)
+        image = await self._peers.image(request.config.image, request.platform)
+        merged = creation.merge_config(request.config, image.config)
+        creation.command(merged)
+        await self._resolve_containers(host)
+        planned = plan_mounts(merged, host, await self._inherited(host.volumes_from))
+        draft = creation.Draft(
+            request, image, merged, host, node, container_id=new_id(), now_ns=self._records.clock.time_ns()
+        )
+        record = await self._store(draft, name, planned)
+        return CreatedContainer(id=record.id, warnings=warnings(subject))
+
+    async def _resolve_containers(self, host: HostConfig) -> None:
+        """``container:<name>`` in modes becomes ``container:<full id>``; links name containers that exist.
+
+        A missing container is an invalid argument, not "not found": to clients, that means the image, to be pulled.
+        The network's container may come later; its absence is an error of the start.
+        """
+        for attribute in ("pid_mode", "ipc_mode"):
+            mode = getattr(host, attribute)
+            if mode.startswith("container:"):
+                setattr(host, attribute, f"container:{(await self._named(mode.partition(':')[2])).id}")
+        if host.network_mode.startswith("container:"):
+            try:
+                other = await self._records.find(host.network_mode.partition(":")[2])
+                host.network_mode = f"container:{other.id}"
+            except NotFound:
+                return
+        for link in host.links:
+            ref = link.partition(":")[0]
+            try:
+                await self._records.find(ref)
+            except NotFound as error:
+                raise InvalidArgument(
+                    f"could not get container for {ref}: {error}", field="HostConfig.Links"
+                ) from error
+
+    async def _named(self, ref: str) -> Record:
+        try:
+            return await self._records.find(ref)
+        except NotFound as error:
+            raise InvalidArgument(error.message) from error
+
+    async def _inherited(self, sources: list[str]) -> list[PlannedMount]:
+        """Mounts of --volumes-from, in order."""
+        found: list[PlannedMount] = []
+        for source in sources:
+            ref, _, mode = source.partition(":")
+            if mode not in ("", "ro", "rw", "z", "Z"):
+                raise InvalidArgument(f"invalid mode: {mode}", field="HostConfig.VolumesFrom")
+            found += creation.inherited_mounts(await self._named(ref), read_only=mode == "ro")
+        return found
+
+    async def _store(self, draft: creation.Draft, name: str, planned: list[PlannedMount]) -> Record:
+        planned.sort(key=lambda one: posixpath.normpath(one.mount.target).count("/"))
+        volumes = await self._acquire(draft, planned)
+        try:
+            record = creation.new_record(draft, self._config, name or generated_name(0), planned, volumes)
+            if any(mount.type == "bind" and not mount.create_source for mount in record.mounts):
+                await self._peers.prepare(record)  # whether the source exists is for the node to know
+            return await self._insert(record, chosen=bool(name))
+        except BaseException:
+            if volumes:
+                await self._peers.release_volumes(draft.container_id, remove_anonymous=True)
+            raise
+
+    async def _acquire(self, draft: creation.Draft, planned: list[PlannedMount]) -> dict[int, Volume]:
+        wanted = [(position, item.volume) for position, item in enumerate(planned) if item.volume is not None]
+        if not wanted:
+            return {}
+        found = await self._peers.acquire(draft.container_id, draft.node.node, [volume for _, volume in wanted])
+        return dict(zip((position for position, _ in wanted), found, strict=True))
+
+    async def _insert(self, record: Record, *, chosen: bool) -> Record:
+        """Store it; with a generated name that is taken, under another."""
+        for attempt in range(NAME_ATTEMPTS):
+            if attempt:
+                record.container.name = generated_name(attempt)
+            try:
+                async with self._records.database.transaction() as tx:
+                    await sql.insert(tx, record, record.created_ns)
+                    tx.emit(record.event("create"))
+                return record
+            except Conflict:
+                if chosen:
+                    raise
+        raise Conflict("no free name was found for the container")
