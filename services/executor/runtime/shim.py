@@ -142,6 +142,7 @@ class Shim:
             self._balance()
             if self.status is not None and self.record is None and self._drained():
                 self._finish()
+                self._balance()  # those who have it all are let go at once
             if self.record is not None and not self.clients:
                 return
 
