@@ -104,18 +104,13 @@ def _normal_mac(text: str) -> str:
 
 def _address(place: Occupancy, pool: Pool | None, wish: str) -> str:
     """An address with prefix length, empty for a family that the network does not have."""
-    used = (
-        {pool.offset(address) for text in place.addresses if (address := ipam.member(text, pool)) is not None}
-        if pool
-        else set()
-    )
     if wish:
         record = place.network.record
-        address = ipam.check_wish(pool, wish, used, configured=record.user_pools)
+        address = ipam.check_wish(pool, wish, place.addresses, configured=record.user_pools)
         return pool.cidr(address) if pool else ""
     if pool is None:
         return ""
-    address = ipam.allocate(pool, used, f"{place.network.record.name} ({place.network.record.id})")
+    address = ipam.allocate(pool, place.addresses, f"{place.network.record.name} ({place.network.record.id})")
     # The next endpoint of the same request must not get it too.
     place.addresses.add(str(address))
     return pool.cidr(address)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+import socket
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from shared.contracts.networks import IpamPool
@@ -144,19 +145,24 @@ def check_overlap(subnet: Net, taken: Iterable[Net]) -> None:
         raise Forbidden(OVERLAP, field="IPAM.Config.Subnet")
 
 
-def allocate(pool: Pool, used: Iterable[int], network: str) -> Address:
+def allocate(pool: Pool, used: Set[str], network: str) -> Address:
     """The lowest free address of the pool's range.
 
     Args:
-        used: Offsets that endpoints have.
+        used: Addresses that endpoints have.
         network: The network's name, for the error.
 
     Raises:
         Forbidden: None is left.
     """
-    taken = set(used) | {pool.offset(address) for address in (pool.gateway, *pool.reserved.values())}
+    first = int(pool.subnet.network_address)
+    reserved = {pool.offset(address) for address in (pool.gateway, *pool.reserved.values())}
+    family = socket.AF_INET if pool.subnet.version == 4 else socket.AF_INET6
+    length = pool.subnet.max_prefixlen // 8
     for offset in _candidates(pool):
-        if offset not in taken:
+        # Texts are compared, made without an address object: on a full network this runs for every endpoint there is.
+        text = socket.inet_ntop(family, (first + offset).to_bytes(length, "big"))
+        if text not in used and offset not in reserved:
             return pool.subnet.network_address + offset
     raise Forbidden(f"no available IPv{pool.subnet.version} addresses on this network's address pools: {network}")
 
@@ -173,13 +179,7 @@ def _candidates(pool: Pool) -> Iterator[int]:
     return iter(range(first, last + 1))
 
 
-def member(text: str, pool: Pool) -> Address | None:
-    """An address of the pool's subnet; None for one of another family."""
-    address = ipaddress.ip_address(text)
-    return address if address.version == pool.subnet.version else None
-
-
-def check_wish(pool: Pool | None, text: str, used: Iterable[int], *, configured: bool) -> Address:
+def check_wish(pool: Pool | None, text: str, used: Set[str], *, configured: bool) -> Address:
     """A fixed address that an endpoint asks for.
 
     Args:
@@ -201,7 +201,7 @@ def check_wish(pool: Pool | None, text: str, used: Iterable[int], *, configured:
         raise InvalidArgument(
             f"Invalid address {address}: It does not belong to any of this network's subnets", field="IPAMConfig"
         )
-    if pool.offset(address) in used or address == pool.gateway or address in pool.reserved.values():
+    if str(address) in used or address == pool.gateway or address in pool.reserved.values():
         raise Forbidden("Address already in use", field="IPAMConfig")
     return address
 

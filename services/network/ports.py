@@ -17,8 +17,8 @@ EPHEMERAL = range(32768, 61000)
 PROTOCOLS = ("tcp", "udp", "sctp")
 ANY = {4: "0.0.0.0", 6: "::"}
 
-Taken = set[tuple[str, str, int]]
-"""(protocol, host address, host port)."""
+Taken = dict[tuple[str, int], set[str]]
+"""(protocol, host port) -> the host addresses it is taken on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def allocate(
         if number is None:
             raise _refusal(wish, endpoint)
         for address in wish.addresses:
-            taken.add((wish.protocol, address, number))
+            taken.setdefault((wish.protocol, number), set()).add(address)
             found.append(
                 PublishedPort(
                     protocol=wish.protocol, container_port=wish.container_port, host_ip=address, host_port=number
@@ -124,14 +124,15 @@ def _order(wish: Wish, first_ephemeral: int) -> Iterator[int]:
 
 
 def _free(wish: Wish, port: int, taken: Taken) -> bool:
+    """Whether a port is free on all of a wish's addresses; a wildcard takes every address of its family."""
+    holders = taken.get((wish.protocol, port))
+    if not holders:
+        return True
     for address in wish.addresses:
-        wildcard = ANY[ipaddress.ip_address(address).version]
-        if (wish.protocol, address, port) in taken or (wish.protocol, wildcard, port) in taken:
+        wildcard = ANY[6 if ":" in address else 4]
+        if address in holders or wildcard in holders:
             return False
-        if address == wildcard and any(
-            (wish.protocol, port) == (protocol, number) and (":" in other) == (":" in address)
-            for protocol, other, number in taken
-        ):
+        if address == wildcard and any((":" in other) == (":" in address) for other in holders):
             return False
     return True
 

@@ -191,7 +191,10 @@ class NetworkStore:
 
     async def node_ports(self, tx: Transaction, node: str) -> Taken:
         rows = await tx.execute(_node_ports, {"node": node})
-        return {(row.protocol, row.host_ip, row.host_port) for row in rows}
+        taken: Taken = {}
+        for row in rows:
+            taken.setdefault((row.protocol, row.host_port), set()).add(row.host_ip)
+        return taken
 
     async def add_network(self, tx: Transaction, record: NetworkRecord) -> KnownNetwork:
         """Raises Conflict when the name is taken."""

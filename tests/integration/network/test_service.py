@@ -57,9 +57,7 @@ async def bus(url: str) -> AsyncIterator[Bus]:
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(
-        f"sqlite:///{tmp_path}/db", service="network", migrations=default_history("network")
-    )
+    database = await Database.open(f"sqlite:///{tmp_path}/db", service="network", migrations=default_history("network"))
     yield database
     await database.close()
 
