@@ -31,6 +31,7 @@ from services.executor.agent.reports import Reporter
 from services.executor.agent.restart import Backoff, should_restart, should_start_at_boot
 from services.executor.agent.shims import ShimClient, ShimGone
 from services.executor.runtime.cgroups.interface import CgroupBackend
+from services.executor.runtime.exitrecord import ExitRecord as ShimExit
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, Started
 from shared.errors import Conflict, DavitError
 from shared.streams import ByteStream
@@ -159,27 +160,36 @@ class Containers:
     # Exit
 
     async def _until_exit(self, container_id: str, live: Live) -> None:
-        try:
-            ended = await live.shim.wait()
-            exit_code, oom_killed, finished = ended.exit_code, ended.oom_killed, ended.finished_at_ns
-            error = ended.error
-        except ShimGone as gone:
-            # The shim was killed, and the process with it (it is the process's parent and its death signal).
-            exit_code, oom_killed, finished, error = GONE_EXIT_CODE, False, time.time_ns(), str(gone)
+        ended = await self._end_of(container_id, live.shim)
         async with self._lock(container_id):
             record = self.records.find(container_id)
             if record is None or self._live.get(container_id) is not live:
                 return
-            record.exit = ExitRecord(
-                id=container_id,
-                generation=record.order.generation,
-                exit_code=exit_code,
-                oom_killed=oom_killed,
-                started_at_ns=record.started_at_ns,
-                finished_at_ns=finished,
-                error=error,
-            )
+            record.exit = self._exit_record(record, ended)
             await self._after_exit(record, live)
+
+    async def _end_of(self, container_id: str, shim: ShimClient) -> ShimExit | None:
+        """How a process ended: from its shim, else from the record the shim left; None when it left none."""
+        try:
+            return await shim.wait()
+        except ShimGone as gone:
+            ended = ShimClient.read_exit_file(self.records.paths(container_id).exit)
+            if ended is None:  # the shim was killed, and its process with it
+                log.error("container %s: %s, and it left no exit record", container_id[:12], gone)
+            return ended
+
+    def _exit_record(self, record: NodeRecord, ended: ShimExit | None) -> ExitRecord:
+        if ended is None:
+            ended = ShimExit(GONE_EXIT_CODE, finished_at_ns=time.time_ns(), error="its exit was not recorded")
+        return ExitRecord(
+            id=record.id,
+            generation=record.order.generation,
+            exit_code=ended.exit_code,
+            oom_killed=ended.oom_killed,
+            started_at_ns=record.started_at_ns,
+            finished_at_ns=ended.finished_at_ns,
+            error=ended.error,
+        )
 
     async def _after_exit(self, record: NodeRecord, live: Live | None) -> None:
         assert record.exit is not None
@@ -421,15 +431,7 @@ class Containers:
     async def _ended_meanwhile(self, record: NodeRecord) -> None:
         ended = ShimClient.read_exit_file(self.records.paths(record.id).exit)
         rebooted = ended is None
-        record.exit = ExitRecord(
-            id=record.id,
-            generation=record.order.generation,
-            exit_code=GONE_EXIT_CODE if ended is None else ended.exit_code,
-            oom_killed=False if ended is None else ended.oom_killed,
-            started_at_ns=record.started_at_ns,
-            finished_at_ns=time.time_ns() if ended is None else ended.finished_at_ns,
-            error="" if ended is None else ended.error,
-        )
+        record.exit = self._exit_record(record, ended)
         if rebooted and should_start_at_boot(
             record.order.host_config.restart_policy,
             exit_code=GONE_EXIT_CODE,

@@ -173,9 +173,13 @@ class ShimClient:
 
     async def wait(self) -> ExitRecord:
         """How the process ended; waits until it has."""
-        if self.exit_record is not None:
-            return self.exit_record
-        return ExitRecord.from_dict(await self.request("wait"))
+        if self.exit_record is None:
+            try:
+                return ExitRecord.from_dict(await self.request("wait"))
+            except ShimGone:
+                if self.exit_record is None:
+                    raise
+        return self.exit_record
 
     async def state(self) -> ShimState:
         """What the process is doing."""
