@@ -53,6 +53,13 @@ def _mount_namespace(plan: ContainerPlan) -> None:
         raise InvalidSpec("mounts", "need a mount namespace")
 
 
+def _restricted_paths(plan: ContainerPlan) -> None:
+    for name in ("maskedPaths", "readonlyPaths"):
+        for i, path in enumerate(plan.linux.get(name) or []):
+            if not str(path).startswith("/"):
+                raise InvalidSpec(f"linux.{name}[{i}]", f"{path!r} is not an absolute path")
+
+
 def _sysctl(plan: ContainerPlan) -> None:
     wanted = plan.linux.get("sysctl") or {}
     if wanted:
@@ -111,6 +118,7 @@ CHECKS: tuple[Callable[[ContainerPlan], None], ...] = (
     _root,
     _hostname,
     _mount_namespace,
+    _restricted_paths,
     _sysctl,
     _hooks,
     _personality,
