@@ -73,6 +73,14 @@ def current() -> dict[str, int]:
         return {keys[key]: int(value, 16) for key, _, value in pairs if key in keys}
 
 
+def permitted() -> int:
+    """The caller's permitted set as bits, by capget(2): it works where /proc is of another pid namespace."""
+    data = (_Data * 2)()
+    header = _Header(_VERSION_3, 0)
+    kernel.check(kernel.libc.capget(ctypes.byref(header), ctypes.byref(data)), "capget", "")
+    return int(data[0].permitted) | int(data[1].permitted) << 32
+
+
 def validate(capabilities: dict[str, Any] | None) -> None:
     """Refuse sets that execve(2) or capset(2) would not take.
 

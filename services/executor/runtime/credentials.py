@@ -83,7 +83,7 @@ def _may_set_groups() -> bool:
 
 def install_filter_privileged(process: ProcessPlan, channel: Channel) -> None:
     """Without no_new_privs the kernel wants CAP_SYS_ADMIN in effect, which a change of user has taken out of it."""
-    permitted = capabilities.current()["permitted"]
+    permitted = capabilities.permitted()
     capabilities.capset(permitted, permitted, 0)
     install_filter(process, channel)
 
