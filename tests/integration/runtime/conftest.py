@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +152,9 @@ class Runc:
 
     def command(self) -> list[str]:
         """The program with its root."""
-        start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from services.executor.runtime.cli import main; sys.exit(main())"
-        return [sys.executable, "-ISE", "-c", start, "--root", str(self.directory / "root")]
+        path = f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+        start = "from services.executor.runtime.cli import main; sys.exit(main())"
+        return [sys.executable, "-ISE", "-c", path + start, "--root", str(self.directory / "root")]
 
     def new_id(self) -> str:
         """An id that is cleaned up at the end."""
@@ -189,6 +190,3 @@ def runc(rootfs: Path) -> Iterator[Runc]:
         made("delete", "--force", name)
         assert not cgroups.detect().open(f"/davit/{name}").exists()
     shutil.rmtree(directory)
-
-
-Waiter = Callable[[Callable[[], bool]], Awaitable[None]]

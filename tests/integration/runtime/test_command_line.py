@@ -24,6 +24,7 @@ def test_run_passes_streams_and_exit_code(runc: Runc) -> None:
         capture_output=True,
         text=True,
         timeout=30,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (9, "out in\n", "err\n")
 
@@ -37,6 +38,7 @@ def test_life_cycle(runc: Runc, tmp_path: Path) -> None:
             stdout=null,
             stderr=null,
             timeout=30,
+            check=False,
         )
     assert created.returncode == 0
     state = json.loads(runc("state", name).stdout)
@@ -207,7 +209,8 @@ def test_mount_options(runc: Runc, tmp_path: Path) -> None:
     spec = spec_of(
         "sh",
         "-c",
-        "touch /ro/x 2>&1; grep -o ' /nx .*noexec' /proc/self/mountinfo; stat -c %u:%g /mapped/f; cat /etc/copied/passwd; "
+        "touch /ro/x 2>&1; grep -o ' /nx .*noexec' /proc/self/mountinfo; stat -c %u:%g /mapped/f; "
+        "cat /etc/copied/passwd; "
         "touch /etc/copied/new && echo written; grep -o '/shared .*shared:' /proc/self/mountinfo | cut -c1-7",
     )
     maps = [{"containerID": 0, "hostID": 0, "size": 1}, {"containerID": 1000, "hostID": 5000, "size": 1}]
@@ -247,7 +250,8 @@ def test_rest_of_process(runc: Runc) -> None:
     spec = spec_of(
         "sh",
         "-c",
-        "umask; cat /proc/self/oom_score_adj; ulimit -n; cut -d' ' -f19 /proc/self/stat; grep -E '^Cap(Amb|Prm)' /proc/self/status; uname -m",
+        "umask; cat /proc/self/oom_score_adj; ulimit -n; cut -d' ' -f19 /proc/self/stat; "
+        "grep -E '^Cap(Amb|Prm)' /proc/self/status; uname -m",
     )
     spec["process"]["user"] = {"uid": 33, "gid": 34, "umask": 0o27, "additionalGids": [4]}
     spec["process"] |= {"oomScoreAdj": 500, "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 64}]}
@@ -282,6 +286,7 @@ def test_preserved_descriptors(runc: Runc) -> None:
         pass_fds=(3, read),
         preexec_fn=place,
         timeout=30,
+        check=False,
         stdin=subprocess.DEVNULL,
     )
     os.close(read)
