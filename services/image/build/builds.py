@@ -20,7 +20,7 @@ from services.image.build import intake
 from services.image.build.dockerfile.stages import Dockerfile, parse_dockerfile
 from services.image.build.output import BuildOutput, StageOutput
 from services.image.build.platforms import check_platform
-from services.image.build.ports import BuiltImage, Executor, ImageStore
+from services.image.build.ports import BuiltImage, Executor, ImageStores
 from services.image.build.solver import Solver, StageFailed, success_lines
 from services.image.build.steps import CommandFailed, Workshop
 from services.image.build.workdirs import Scratch, WorkDirectories
@@ -37,7 +37,7 @@ ISOLATIONS = ("", "default")
 class Builder:
     """Everything that builds need of this service."""
 
-    images: ImageStore
+    images: ImageStores
     executor: Executor
     directories: WorkDirectories
 
@@ -72,35 +72,39 @@ class Builder:
             scratch = stack.enter_context(self.directories.scratch())
             secrets_dir = stack.enter_context(self.directories.secrets())
             context, dockerfile = await prepare(request, stream, scratch)
-            shop = Workshop(
-                request,
-                self.images,
-                self.executor,
-                context.tree,
-                scratch,
-                secrets_dir,
-                self.directories.caches,
-                secrets,
-            )
-            solver = Solver(dockerfile, shop, out)
-            try:
-                image = await solver.build()
-                await self._name(image, names)
-            except StageFailed as failure:
-                await fail(out, failure.cause, solver.output(failure.stage))
-                return
-            except DavitError as error:
-                if not out.started:
-                    raise
-                await fail(out, error, None)
-                return
-            finally:
-                await self._remove_containers(shop)
-        await finish(out, request, image, names)
+            async with self.images.session() as images:
+                shop = Workshop(
+                    request,
+                    images,
+                    self.executor,
+                    context.tree,
+                    scratch,
+                    secrets_dir,
+                    self.directories.caches,
+                    secrets,
+                )
+                image = await self._solve(Solver(dockerfile, shop, out), shop, out, names)
+        if image is not None:
+            await finish(out, request, image, names)
 
-    async def _name(self, image: BuiltImage, names: list[str]) -> None:
-        for name in names:
-            await self.images.tag(image.id, name)
+    async def _solve(self, solver: Solver, shop: Workshop, out: BuildOutput, names: list[str]) -> BuiltImage | None:
+        """The named result; None when the client has been told why there is none."""
+        try:
+            image = await solver.build()
+            await shop.images.flush()
+            for name in names:
+                await shop.images.tag(image.id, name)
+        except StageFailed as failure:
+            await fail(out, failure.cause, solver.output(failure.stage))
+            return None
+        except DavitError as error:
+            if not out.started:
+                raise
+            await fail(out, error, None)
+            return None
+        finally:
+            await self._remove_containers(shop)
+        return image
 
     async def _remove_containers(self, shop: Workshop) -> None:
         """Containers of a build that ends early. Goes on past failures; what stays is found by its absent build."""

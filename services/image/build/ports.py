@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,12 +83,23 @@ class ImageStore(Protocol):
         """Fetch an image, telling how far it is."""
 
     async def add(self, image: NewImage) -> BuiltImage:
-        """Store a step's result; durable when this returns."""
+        """Store a step's result; others see it, and it survives a crash, after the next `flush`."""
+
+    async def flush(self) -> None:
+        """Make everything that was added durable and visible to others."""
 
     async def cached(self, parent_id: str, cache_key: str) -> BuiltImage | None:
         """The newest image that a step made from a parent; "" is scratch."""
 
-    async def tag(self, image_id: str, name: str) -> None: ...
+    async def tag(self, image_id: str, name: str) -> None:
+        """Give an image a name, after a `flush`."""
+
+
+class ImageStores(Protocol):
+    """Where builds get their `ImageStore` from."""
+
+    def session(self) -> AbstractAsyncContextManager[ImageStore]:
+        """A store for one build: what it reads or makes stays while the build goes on; flushed at the end."""
 
     def familiar_name(self, name: str) -> str:
         """A name to tag with, as Docker shows it, with its tag. Raises InvalidArgument."""

@@ -230,6 +230,7 @@ class StageBuilder:
             return
         async with AsyncExitStack() as stack:
             order = await run_order(run, prepared, self._state, where, stack)
+            await shop.images.flush()  # the executor finds the image by its id
             container_id = await shop.executor.create(order)
             shop.containers.add(container_id)
             await self._out.text(f" ---> Running in {short_id(container_id)}\n")

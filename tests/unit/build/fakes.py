@@ -7,7 +7,8 @@ import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class FakeImages:
         self.cache: dict[tuple[str, str], str] = {}
         self.stored: list[NewImage] = []
         self.pulled: list[str] = []
+        self.visible: set[str] = set()
         self.remote: dict[str, BuiltImage] = {}
 
     def base(self, name: str, files: Mapping[str, bytes | object] | None = None, **config: Any) -> BuiltImage:
@@ -105,7 +107,18 @@ class FakeImages:
         return self.images[found] if found else None
 
     async def tag(self, image_id: str, name: str) -> None:
+        assert image_id in self.visible
         self.names[name] = image_id
+
+    async def flush(self) -> None:
+        self.visible = set(self.images)
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[FakeImages]:
+        try:
+            yield self
+        finally:
+            await self.flush()
 
     def familiar_name(self, name: str) -> str:
         if name != name.lower():

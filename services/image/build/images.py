@@ -1,0 +1,287 @@
+"""The builder's images in the image service's own stores.
+
+Steps that change no file come in rows and take no time, so what they lead to is kept in memory and written in one
+transaction: before a container starts from one of them, and at the end, also of a build that failed, since finished
+steps are its cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from services.image import importing
+from services.image.build.layer import WrittenLayer
+from services.image.build.ports import BuiltImage, NewImage, PastStep, Progress
+from services.image.depot import Depot, Lease, image_event
+from services.image.domain import ImageRecord, LayerRecord, make_record
+from services.image.importing import Importer, encode_config
+from services.image.intake import LayerIntake, TakenLayer
+from services.image.manifests import (
+    Descriptor,
+    ImageConfig,
+    Platform,
+    build_manifest,
+    chain_ids,
+    digest_of,
+    parse_platform,
+)
+from services.image.references import parse
+from shared.bus import Bus
+from shared.clock import Clock
+from shared.contracts import images as contracts
+from shared.contracts.docker import ContainerConfig
+from shared.contracts.images import RegistryAuth
+from shared.errors import DavitError, InvalidArgument, NotFound, Unavailable
+from shared.streams import offer
+
+READ_BYTES = 1 << 20
+DOCKER_HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io", "docker.io")
+
+
+@dataclass(frozen=True, slots=True)
+class DepotImages:
+    """Opens sessions on the stores. bus: reaches this service's own pull, wherever a copy of it runs."""
+
+    depot: Depot
+    importer: Importer
+    bus: Bus
+    clock: Clock
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[DepotSession]:
+        """An `ImageStore` for one build; what it touches is not collected meanwhile."""
+        async with self.depot.lease() as lease:
+            session = DepotSession(self, lease)
+            try:
+                yield session
+            finally:
+                await asyncio.shield(session.flush())
+
+    def familiar_name(self, name: str) -> str:
+        reference = parse(name)
+        if reference.digest is not None:
+            raise InvalidArgument("build tag cannot contain a digest", field="t")
+        return reference.with_default_tag().familiar
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """An image's configuration and layers, lowest first."""
+
+    raw: dict[str, Any]
+    layers: list[LayerRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    record: ImageRecord
+    blobs: tuple[bytes, bytes]
+
+
+@dataclass(slots=True)
+class DepotSession:
+    """An `ImageStore`; made by `DepotImages.session`."""
+
+    images: DepotImages
+    lease: Lease
+    _known: dict[str, _Known] = field(default_factory=dict)
+    _built: dict[str, BuiltImage] = field(default_factory=dict)
+    _by_key: dict[tuple[str, str], str] = field(default_factory=dict)
+    _pending: list[_Pending] = field(default_factory=list)
+    _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    async def get(self, name: str, *, platform: str = "") -> BuiltImage:
+        if name in self._built:
+            return self._built[name]
+        found = await self.images.depot.find(name)
+        image = await self._load(found.id)
+        wanted = parse_platform(platform)
+        own = Platform(image.os, image.architecture, image.variant)
+        if wanted is not None and not own.matches(wanted):
+            raise NotFound(
+                f"image with reference {name} was found but does not provide the specified platform ({wanted})"
+            )
+        return image
+
+    async def _load(self, image_id: str) -> BuiltImage:
+        if image_id not in self._built:
+            raw, layers = await self.images.importer.base(self.lease, image_id)
+            self._remember(image_id, _Known(raw or {}, layers))
+        return self._built[image_id]
+
+    def _remember(self, image_id: str, known: _Known) -> BuiltImage:
+        self._known[image_id] = known
+        platform = ImageConfig(known.raw, []).platform
+        files = self.images.depot.layers.files
+        image = self._built[image_id] = BuiltImage(
+            image_id,
+            ContainerConfig.model_validate(known.raw.get("config") or {}),
+            tuple(files(layer.chain_id) for layer in known.layers),
+            tuple(layer.diff_id for layer in known.layers),
+            tuple(_past_step(step) for step in known.raw.get("history") or []),
+            platform.os,
+            platform.architecture,
+            platform.variant,
+            str(known.raw.get("author") or ""),
+        )
+        return image
+
+    async def cached(self, parent_id: str, cache_key: str) -> BuiltImage | None:
+        image_id = self._by_key.get((parent_id, cache_key))
+        if image_id is None:
+            async with self.images.depot.catalog.reading() as reader:
+                found = await reader.by_parent_and_key(parent_id, cache_key)
+            image_id = found.id if found else None
+        return await self._load(image_id) if image_id else None
+
+    async def pull(
+        self, name: str, *, platform: str, auths: Mapping[str, RegistryAuth], progress: Progress
+    ) -> BuiltImage:
+        reference = parse(name)
+        stream = await offer(self.images.bus)
+        async with stream:
+            request = contracts.PullImage(
+                stream=stream.ref,
+                ref=str(reference.with_default_tag()),
+                platform=platform or None,
+                auth=_auth_for(reference.domain, auths),
+            )
+            await self.images.bus.request(contracts.PULL, request)
+            await stream.close_write()
+            async for line in _lines(stream):
+                if "errorDetail" in line:
+                    raise _pull_error(line)
+                await progress(line)
+        return await self.get(name, platform=platform)
+
+    # -- making -------------------------------------------------------------------------------------------------
+
+    async def add(self, image: NewImage) -> BuiltImage:
+        parent = self._known.get(image.parent.id) or _Known({}, [])
+        layers = list(parent.layers)
+        below = layers[-1].chain_id if layers else ""
+        if image.layer is not None:
+            layers.append(await self._take(image.layer, below))
+        elif image.known_layer is not None:
+            layers.append(await self._reuse(image.known_layer, below))
+        data = encode_config(
+            importing.NewImage(
+                image.config,
+                Platform(image.parent.os, image.parent.architecture, image.parent.variant),
+                layers,
+                self.images.clock.now(),
+                parent=parent.raw,
+                parent_id=image.parent.id,
+                adds_layer=len(layers) > len(parent.layers),
+                author=image.author,
+                comment=image.comment,
+                created_by=image.created_by,
+                container_id=image.container_id,
+                container_config=image.container_config,
+            )
+        )
+        return self._keep(image, data, layers)
+
+    def _keep(self, image: NewImage, data: bytes, layers: list[LayerRecord]) -> BuiltImage:
+        descriptors = [Descriptor(layer.media_type, layer.blob, layer.blob_bytes) for layer in layers]
+        manifest = build_manifest(data, descriptors)
+        config = ImageConfig.parse(data)
+        record = make_record(
+            digest_of(data),
+            config,
+            layers,
+            manifest_digest=digest_of(manifest),
+            parent=image.parent.id,
+            cache_key=image.cache_key,
+        )
+        self._pending.append(_Pending(record, (data, manifest)))
+        if image.cache_key:
+            self._by_key[image.parent.id, image.cache_key] = record.image.id
+        return self._remember(record.image.id, _Known(config.raw, layers))
+
+    async def _take(self, written: WrittenLayer, below: str) -> LayerRecord:
+        taken = await asyncio.to_thread(self._take_file, written)
+        return await self.images.depot.commit_layer(self.lease, taken, below)
+
+    def _take_file(self, written: WrittenLayer) -> TakenLayer:
+        with (
+            LayerIntake(self.images.depot.content, self.images.depot.layers) as intake,
+            written.path.open("rb", buffering=0) as source,
+        ):
+            while chunk := source.read(READ_BYTES):
+                intake.write(chunk)
+            return intake.finish()
+
+    async def _reuse(self, diff_id: str, below: str) -> LayerRecord:
+        """A layer that the store has, on top of another layer than before, perhaps."""
+        chain_id = chain_ids([below, diff_id])[-1] if below else diff_id
+        known = (await self.lease.keep_layers([chain_id])).get(chain_id)
+        if known is not None:
+            return known
+        async with self.images.depot.catalog.reading() as reader:
+            other = await reader.layer_by_diff(diff_id)
+        if other is None:
+            raise NotFound(f"layer {diff_id} of a cache source is gone")
+        chain_id, size = await self.images.depot.unpack(self.lease, other.blob, diff_id, below)
+        return LayerRecord(chain_id, diff_id, below, other.blob, other.media_type, other.blob_bytes, size)
+
+    async def flush(self) -> None:
+        """Make everything that was added durable and visible to others."""
+        async with self._flushing:
+            pending = list(self._pending)
+            if not pending:
+                return
+            depot = self.images.depot
+            blobs = {digest_of(data): data for item in pending for data in item.blobs}
+            await self.lease.keep(*blobs)
+            await asyncio.gather(*(asyncio.to_thread(depot.content.put, data) for data in blobs.values()))
+            async with depot.catalog.writing() as writer:
+                for item in pending:
+                    await writer.add(item.record)
+            # Only now: when writing failed, the next flush tries again. Others may have been added meanwhile.
+            del self._pending[: len(pending)]
+
+    async def tag(self, image_id: str, name: str) -> None:
+        await self.flush()
+        reference = parse(name).with_default_tag()
+        labels = self._built[image_id].config.labels
+        async with self.images.depot.catalog.writing() as writer:
+            await writer.set_name(reference, image_id)
+            writer.emit(image_event("tag", image_id, reference.familiar, labels))
+
+
+def _past_step(step: Mapping[str, Any]) -> PastStep:
+    def text(key: str) -> str:
+        value = step.get(key)
+        return value if isinstance(value, str) else ""
+
+    return PastStep(text("created_by"), bool(step.get("empty_layer")), text("created"), text("author"), text("comment"))
+
+
+def _auth_for(domain: str, auths: Mapping[str, RegistryAuth]) -> RegistryAuth | None:
+    """What the client knows for a registry; clients write Docker's own in more than one way."""
+    keys = DOCKER_HUB_KEYS if domain == "docker.io" else (domain, f"https://{domain}", f"http://{domain}")
+    return next((auths[key] for key in keys if key in auths), None)
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
+    rest = b""
+    async for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            if line.strip():
+                yield orjson.loads(line)
+
+
+def _pull_error(line: Mapping[str, Any]) -> DavitError:
+    detail = line["errorDetail"]
+    kind = NotFound if detail.get("code") == 404 else Unavailable
+    return kind(str(detail.get("message") or line.get("error")))
