@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 
 from services.network import ipam, ports
 from services.network.ipam import Pool
-from services.network.ports import Taken
 from services.network.sql import KnownNetwork, Occupancy
 from shared.contracts.docker import EndpointSettings, PortMap
-from shared.contracts.networks import Attachment, PublishedPort
+from shared.contracts.networks import Attachment
 from shared.errors import InvalidArgument, NotFound
 
 SHORT_ID = 12
@@ -132,21 +131,13 @@ def choose_gateway(attachments: Sequence[tuple[Attachment, int]]) -> Attachment 
     return min(candidates, key=lambda candidate: candidate[:2])[2] if candidates else None
 
 
-def publish(
-    attachment: Attachment,
-    asked: PortMap,
-    exposed: Iterable[str],
-    *,
-    publish_all: bool,
-    taken: Taken,
-    first_ephemeral: int,
-) -> list[PublishedPort]:
-    """The host ports of an endpoint. Raises Conflict in Docker's words."""
+def port_wishes(
+    attachment: Attachment, asked: PortMap, exposed: Iterable[str], *, publish_all: bool
+) -> list[ports.Wish]:
+    """What host ports an endpoint is to have, with its network's default address."""
     default = attachment.network.host_binding_ip
     default = "" if default == ports.ANY[4] else default
-    wishes = ports.wishes(asked, exposed, default, publish_all=publish_all)
-    endpoint = f"{attachment.container_name} ({attachment.endpoint_id})"
-    return ports.allocate(wishes, taken, endpoint=endpoint, first_ephemeral=first_ephemeral)
+    return ports.wishes(asked, exposed, default, publish_all=publish_all)
 
 
 def resolve_links(place: Occupancy, links: Iterable[str], find: Callable[[str], Attachment | None]) -> dict[str, str]:

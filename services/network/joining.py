@@ -26,10 +26,13 @@ from shared.contracts.networks import (
     RenameEndpoints,
 )
 from shared.database import Database, Transaction
-from shared.errors import Forbidden, InvalidArgument
+from shared.errors import Conflict, Forbidden, InvalidArgument
 from shared.events import DomainEvent
 
 log = logging.getLogger(__name__)
+
+
+NEAR_PORTS = 64
 
 
 class EndpointHandlers:
@@ -166,16 +169,22 @@ class EndpointHandlers:
         return endpoints.resolve_links(place, settings.links, by_name.get)
 
     async def _publish_ports(self, tx: Transaction, gateway: Attachment, request: JoinNetworks) -> None:
-        if not request.ports and not request.publish_all:
+        wishes = endpoints.port_wishes(gateway, request.ports, request.exposed, publish_all=request.publish_all)
+        if not wishes:
             return
-        gateway.ports = endpoints.publish(
-            gateway,
-            request.ports,
-            request.exposed,
-            publish_all=request.publish_all,
-            taken=await self._store.node_ports(tx, request.node),
-            first_ephemeral=self._next_ephemeral,
-        )
+        fixed = {port for wish in wishes if wish.allowed is not None for port in wish.allowed}
+        any_port = any(wish.allowed is None for wish in wishes)
+        endpoint = f"{gateway.container_name} ({gateway.endpoint_id})"
+        # What follows the last one given out is nearly always free; the whole range is read only when it is not.
+        near = range(self._next_ephemeral, min(self._next_ephemeral + NEAR_PORTS, ports.EPHEMERAL.stop))
+        for window in (near, ports.EPHEMERAL):
+            taken = await self._store.taken_ports(tx, request.node, fixed, window if any_port else range(0))
+            try:
+                gateway.ports = ports.allocate(wishes, taken, endpoint=endpoint, ephemeral=window)
+                break
+            except Conflict:
+                if not any_port or window == ports.EPHEMERAL:
+                    raise
         # Not the same port again right after it was let go, as Docker does it.
         last = max((port.host_port for port in gateway.ports if port.host_port in ports.EPHEMERAL), default=0)
         if last:

@@ -6,7 +6,7 @@ Source: Docker's port bindings as the reference engine behaves: host port empty,
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shared.contracts.docker import PortBinding, PortMap
@@ -88,21 +88,21 @@ def _number(text: str, whole: str) -> int:
 
 
 def allocate(
-    asked: Iterable[Wish], taken: Taken, *, endpoint: str, first_ephemeral: int = EPHEMERAL.start
+    asked: Iterable[Wish], taken: Taken, *, endpoint: str, ephemeral: range = EPHEMERAL
 ) -> list[PublishedPort]:
     """A host port for every wish, the same on all of its addresses.
 
     Args:
         taken: What other endpoints on the node have; grows by what is given out.
         endpoint: ``name (id)``, for the error.
-        first_ephemeral: Where the search for a free port begins.
+        ephemeral: What wishes without a port of their own choose from.
 
     Raises:
         Conflict: A port is taken, in Docker's words.
     """
     found: list[PublishedPort] = []
     for wish in asked:
-        number = next((port for port in _order(wish, first_ephemeral) if _free(wish, port, taken)), None)
+        number = next((port for port in wish.allowed or ephemeral if _free(wish, port, taken)), None)
         if number is None:
             raise _refusal(wish, endpoint)
         for address in wish.addresses:
@@ -113,14 +113,6 @@ def allocate(
                 )
             )
     return found
-
-
-def _order(wish: Wish, first_ephemeral: int) -> Iterator[int]:
-    if wish.allowed is not None:
-        yield from wish.allowed
-        return
-    yield from range(first_ephemeral, EPHEMERAL.stop)
-    yield from range(EPHEMERAL.start, first_ephemeral)
 
 
 def _free(wish: Wish, port: int, taken: Taken) -> bool:

@@ -38,9 +38,9 @@ def upgrade() -> None:
     op.create_table(
         "ports",
         sa.Column("node", sa.String(255), primary_key=True),
+        sa.Column("host_port", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("protocol", sa.String(8), primary_key=True),
         sa.Column("host_ip", sa.String(64), primary_key=True),
-        sa.Column("host_port", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("endpoint_id", sa.String(64), nullable=False),
     )
     op.create_index("ix_ports_endpoint_id", "ports", ["endpoint_id"])
