@@ -42,8 +42,8 @@ class Birth:
 def needs_stage(spec: dict[str, Any], names: namespaces.Namespaces) -> bool:
     """Whether a process in between has to prepare something.
 
-    Besides what namespaces need, an id-mapped mount: its mapping is written through /proc, which knows processes of a new
-    pid namespace by other numbers.
+    Besides what namespaces need, an id-mapped mount: its mapping is written through /proc, which knows processes of a
+    new pid namespace by other numbers.
     """
     return names.needs_stage or any(
         mount.get("uidMappings") or {"idmap", "ridmap"} & set(mount.get("options") or [])
