@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from services.api.call import Call, Routes, json_response
 from services.api.streaming import flushed
+from services.api.versions import Version
 from shared.contracts import containers as contracts
 from shared.contracts.containers import WaitContainer, WaitResult
 from shared.errors import DavitError, DeadlineExceeded, InvalidArgument, Unavailable
@@ -23,6 +24,7 @@ PATIENCE_S = 10.0
 RETRY_PAUSE_S = 0.2
 CONDITIONS = ("not-running", "next-exit", "removed")
 FIRST_WAIT_CONDITIONS_VERSION = (1, 30)
+WITHOUT_NULL_ERROR_VERSION = (1, 42)
 
 
 def condition_of(call: Call) -> Literal["not-running", "next-exit", "removed"]:
@@ -36,9 +38,9 @@ async def wait(call: Call) -> Response | None:
     request = WaitContainer(ref=call.path("ref"), condition=condition_of(call), patience_s=0)
     result = await call.ask(contracts.WAIT, request)
     if not result.pending:
-        return json_response(view(result))
+        return json_response(view(result, call.version))
     if call.version < FIRST_WAIT_CONDITIONS_VERSION:
-        return json_response(view(await _until_done(call, request, result)))
+        return json_response(view(await _until_done(call, request, result), call.version))
     await flushed(_lines(call, request, result), call, media_type="application/json")
     return None
 
@@ -48,7 +50,7 @@ async def _lines(call: Call, request: WaitContainer, result: WaitResult) -> Asyn
         done = await _until_done(call, request, result)
     except DavitError as error:
         done = WaitResult(status_code=-1, error=error.message)
-    yield orjson.dumps(view(done)) + b"\n"
+    yield orjson.dumps(view(done, call.version)) + b"\n"
 
 
 async def _until_done(call: Call, request: WaitContainer, result: WaitResult) -> WaitResult:
@@ -61,9 +63,13 @@ async def _until_done(call: Call, request: WaitContainer, result: WaitResult) ->
     return result
 
 
-def view(result: WaitResult) -> dict[str, object]:
-    error = {"Message": result.error} if result.error else None
-    return {"StatusCode": result.status_code, **({"Error": error} if error else {})}
+def view(result: WaitResult, version: Version) -> dict[str, object]:
+    shown: dict[str, object] = {"StatusCode": result.status_code}
+    if result.error:
+        shown["Error"] = {"Message": result.error}
+    elif version < WITHOUT_NULL_ERROR_VERSION:
+        shown["Error"] = None
+    return shown
 
 
 ROUTES: Routes = (("POST", "/containers/{ref}/wait", wait),)
