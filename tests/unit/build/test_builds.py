@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from services.image.build.builds import Builder
+from services.image.build.changes import changed_config
 from services.image.build.ports import BuiltImage, Output, RunOrder
 from services.image.build.workdirs import WorkDirectories
+from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import BuildImage
 from shared.errors import DavitError, InvalidArgument
 from shared.streams import StreamRef
@@ -429,3 +431,14 @@ async def test_missing_image_is_pulled_once(lab: Lab) -> None:
     assert {"status": "Pulling from far:1"} in built.lines
     absent = await lab.build("FROM nowhere\n")
     assert absent.error == {"message": "pull access denied for nowhere"}
+
+
+def test_changes_outside_of_a_build() -> None:
+    config = changed_config(
+        ContainerConfig(env=["a=1"], working_dir="/w"),
+        ["ENV b=$a c=2\nWORKDIR x", 'CMD ["run", "it"]', "EXPOSE 80", "LABEL l=1"],
+    )
+    assert (config.env, config.working_dir, config.cmd) == (["a=1", "b=1", "c=2"], "/w/x", ["run", "it"])
+    assert (config.exposed_ports, config.labels) == ({"80/tcp": {}}, {"l": "1"})
+    with pytest.raises(InvalidArgument, match="RUN is not a valid change command"):
+        changed_config(config, ["RUN x"])
