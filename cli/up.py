@@ -76,7 +76,7 @@ def up(arguments: argparse.Namespace) -> int:
     if "agent" in services:
         checks.check_kernel()
     checks.check_paths(config.data_root, config.run_dir)
-    locks = _lock(config)
+    locks = _lock(config, services)
     environment = config.environment(flags)
     if file is not None:
         environment["DAVIT_CONFIG_FILE"] = str(file)
@@ -111,14 +111,17 @@ def chosen_services(text: str | None) -> list[str]:
     return [name for name in ENTRIES if name in names]
 
 
-def _lock(config: EngineConfig) -> list[EngineLock]:
-    """Claim run directory and data root, both or none.
+def _lock(config: EngineConfig, services: list[str]) -> list[EngineLock]:
+    """Claim the run directory, and the data root for who owns what is in it; all or none.
 
     Raises:
         Conflict: Another engine has one of them.
     """
     locks: list[EngineLock] = []
-    for directory in dict.fromkeys((config.run_dir, config.data_root)):
+    # A second copy of some services on the bus of another engine may share its data root.
+    owner = not config.nats_url or "agent" in services
+    directories = (config.run_dir, config.data_root) if owner else (config.run_dir,)
+    for directory in dict.fromkeys(directories):
         lock = EngineLock(directory)
         if not lock.acquire():
             for held in locks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,12 +16,17 @@ from tests.lab.netns import NetworkNamespace, run
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 class Postgres:
     """Runs as user nobody (Postgres refuses root); everything is in one temporary directory."""
 
-    port = 5432
-
     def __init__(self, netns: NetworkNamespace | None = None) -> None:
+        # In a network namespace of its own it may have the usual port; on the host, a free one.
+        self.port = 5432 if netns is not None else _free_port()
         self._enter = netns.enter if netns is not None else []
         self.base = Path(tempfile.mkdtemp(prefix="pg-", dir="/var/tmp"))
         self._process: subprocess.Popen[bytes] | None = None
