@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from services.image.manifests import ImageConfig, chain_ids
+from services.image.manifests import ImageConfig, Platform, chain_ids
 from services.image.references import Reference, parse
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import HistoryEntry, Image, ResolvedImage
@@ -172,6 +172,10 @@ def with_names(image: Image, names: Iterable[Name], last_tag_ns: int = 0) -> Ima
     tags = sorted(name.familiar for name in names if not name.is_digest)
     digests = sorted(name.familiar for name in names if name.is_digest)
     return image.model_copy(update={"repo_tags": tags, "repo_digests": digests, "last_tag_time_ns": last_tag_ns})
+
+
+def platform_of(image: Image) -> Platform:
+    return Platform(image.os, image.architecture, image.variant)
 
 
 # -- history ----------------------------------------------------------------------------------------------------

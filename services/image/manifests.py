@@ -226,8 +226,13 @@ def chain_ids(diff_ids: list[str]) -> list[str]:
     """The identity of each layer together with all below it, lowest first. Source: image-spec, config.md, ChainID."""
     chains: list[str] = []
     for diff_id in diff_ids:
-        chains.append(digest_of(f"{chains[-1]} {diff_id}".encode()) if chains else diff_id)
+        chains.append(chain_on(chains[-1] if chains else "", diff_id))
     return chains
+
+
+def chain_on(parent: str, diff_id: str) -> str:
+    """The chain id of a layer on top of another (its chain id; empty for none)."""
+    return digest_of(f"{parent} {diff_id}".encode()) if parent else diff_id
 
 
 # -- platforms --------------------------------------------------------------------------------------------------

@@ -272,6 +272,14 @@ class Reader:
         row = (await self._connection.execute(sa.select(layers).where(layers.c.diff_id == diff_id).limit(1))).first()
         return LayerRecord(**row._mapping) if row else None
 
+    async def content_of(self, image_id: str) -> list[str]:
+        """Digests of what belongs to an image besides its layers' blobs."""
+        return list(
+            await self._connection.scalars(
+                sa.select(image_content.c.digest).where(image_content.c.image_id == image_id)
+            )
+        )
+
     async def all_layers(self) -> list[LayerRecord]:
         return [LayerRecord(**row._mapping) for row in await self._connection.execute(sa.select(layers))]
 

@@ -77,6 +77,12 @@ class Child:
         self.stdin = self._process.stdin
         self.stdout = self._process.stdout
 
+    def end(self) -> None:
+        """Close the pipe to the child: there is no more input."""
+        if self.stdin:
+            with suppress(BrokenPipeError):
+                self.stdin.close()
+
     def result(self) -> dict[str, Any]:
         """Wait for the end of the work.
 
@@ -86,9 +92,7 @@ class Child:
             Unavailable: The disk is full or failing.
             Internal: The child died.
         """
-        if self.stdin:
-            with suppress(BrokenPipeError):
-                self.stdin.close()
+        self.end()
         outcome = self._outcome.read()
         diagnosis = self._process.stderr.read() if self._process.stderr else b""
         status = self._process.wait()

@@ -112,6 +112,10 @@ class Ingest:
         self._file.close()
         return actual
 
+    def reading(self) -> BinaryIO:
+        """Another view of what was written so far, from its beginning."""
+        return open(self._path, "rb", buffering=0)
+
     def keep(self) -> None:
         """Leave what is there for a later attempt."""
         self._done = True

@@ -42,9 +42,16 @@ class StagedLayer:
         """Pass on the next bytes; False when unpacking has failed, and `finish` says why."""
         return self._unpacker.write(data)
 
+    def end(self) -> None:
+        """No more bytes come."""
+        self._unpacker.end()
+
     def finish(self) -> Unpacked:
-        """Raises as `shared.layers.worker.Child.result`."""
-        return self._unpacker.unpacked()
+        """Wait for the end. Raises as `shared.layers.worker.Child.result`."""
+        try:
+            return self._unpacker.unpacked()
+        finally:
+            self._unpacker.close()
 
     def close(self) -> None:
         self._unpacker.close()

@@ -1,0 +1,76 @@
+"""The one place where the image service's parts are made and joined."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from services.image.depot import Depot
+from services.image.handlers import ImageQueries
+from services.image.importing import Importer
+from services.image.jobs import Jobs
+from services.image.loading import Loader
+from services.image.removal import Remover
+from services.image.saving import Saver
+from services.image.sql import SqlCatalog
+from services.image.store.content import ContentStore
+from services.image.store.layers import LayerStore
+from shared.contracts import images as contracts
+from shared.errors import DavitError
+from shared.leases import Lease
+from shared.service import ServiceContext
+
+COLLECT_EVERY_S = 3600.0
+COLLECT_FIRST_AFTER_S = 30.0
+PARTS_KEPT_S = 7 * 24 * 3600.0
+
+
+async def start(ctx: ServiceContext) -> None:
+    """Serve every contract of the image service."""
+    content = ContentStore(ctx.config.data_root / "images")
+    layers = LayerStore(ctx.config.data_root / "layers")
+    jobs = Jobs()
+    depot = Depot(SqlCatalog(ctx.required_database), content, layers, jobs)
+    await asyncio.to_thread(content.prepare)
+    await asyncio.to_thread(layers.prepare)
+    for chain_id in await depot.repair():
+        ctx.log.error("a layer is lost: neither its files nor its blob are there", chain_id=chain_id)
+    queries, remover = ImageQueries(depot, ctx.bus), Remover(depot, ctx.bus)
+    importer, loader, saver = Importer(depot, ctx.bus, ctx.clock), Loader(depot, ctx.bus), Saver(depot, ctx.bus)
+    served: list[tuple[Any, Any]] = [
+        (contracts.RESOLVE, queries.resolve),
+        (contracts.INSPECT, queries.inspect),
+        (contracts.LIST, queries.list),
+        (contracts.HISTORY, queries.history),
+        (contracts.TAG, queries.tag),
+        (contracts.DISK_USAGE, queries.disk_usage),
+        (contracts.REMOVE, remover.remove),
+        (contracts.PRUNE, remover.prune),
+        (contracts.IMPORT, importer.import_image),
+        (contracts.COMMIT, importer.commit),
+        (contracts.LOAD, loader.load),
+        (contracts.SAVE, saver.save),
+    ]
+    await asyncio.gather(*(ctx.bus.serve(contract, handler) for contract, handler in served))
+    ctx.on_close(jobs.close)
+    ctx.spawn(depot.settle_for_ever(), name="settle")
+    lease = Lease(ctx.bus, "image-collect", f"{ctx.node}-{os.getpid()}")
+    ctx.spawn(lease.hold(lambda: collect_for_ever(ctx, depot, remover)), name="collect")
+
+
+async def collect_for_ever(ctx: ServiceContext, depot: Depot, remover: Remover) -> None:
+    """Remove garbage now and then, in one copy of the service at a time."""
+    pause_s = COLLECT_FIRST_AFTER_S
+    while True:
+        await asyncio.sleep(pause_s)
+        pause_s = COLLECT_EVERY_S
+        try:
+            await remover.collect_hidden()
+            freed = await depot.collect()
+            await asyncio.to_thread(depot.content.remove_old_parts, PARTS_KEPT_S)
+        except DavitError as error:  # tried again next time
+            ctx.log.warning("garbage was not collected", error=str(error))
+        else:
+            if freed:
+                ctx.log.info("garbage collected", freed_bytes=freed)

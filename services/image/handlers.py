@@ -1,0 +1,161 @@
+"""What the image service answers about images that are here: find, list, name."""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.image.depot import Depot, image_event
+from services.image.domain import Ancestor, Name, history, platform_of, with_names
+from services.image.filters import LIST_KEYS, ImageFilter
+from services.image.lookup import as_reference, check_platform, no_such_image
+from services.image.manifests import MAX_CONFIG_BYTES, ImageConfig, Platform, parse_platform
+from services.image.references import parse
+from services.image.sql import Found, Reader
+from shared.bus import EMPTY, Bus, Empty
+from shared.contracts.containers import USING_IMAGE, UsingImage
+from shared.contracts.images import (
+    DiskUsage,
+    History,
+    Image,
+    ImageRef,
+    Images,
+    ListImages,
+    ResolvedImage,
+    TagImage,
+)
+from shared.errors import InvalidArgument
+
+MAX_ANCESTORS = 1000
+
+
+class ImageQueries:
+    """Reads, and names, which are cheap enough to be beside them."""
+
+    def __init__(self, depot: Depot, bus: Bus) -> None:
+        self._depot = depot
+        self._bus = bus
+
+    async def resolve(self, request: ImageRef) -> ResolvedImage:
+        """What a container needs: one query, since it is on the way of every create."""
+        found = await self._depot.find(request.ref)
+        resolved = found.resolved_image()
+        if request.platform:
+            check_platform(Platform(resolved.os, resolved.architecture), request.ref, parse_platform(request.platform))
+        return resolved
+
+    async def inspect(self, request: ImageRef) -> Image:
+        async with self._depot.catalog.reading() as reader:
+            found = await self._find(reader, request)
+            return with_names(found.image(), await reader.names(found.id), await reader.last_tag_ns(found.id))
+
+    async def _find(self, reader: Reader, request: ImageRef) -> Found:
+        reference = as_reference(request.ref)
+        found = await reader.find(reference, request.ref)
+        if found is None:
+            raise no_such_image(request.ref, reference)
+        if request.platform:
+            check_platform(platform_of(found.image()), request.ref, parse_platform(request.platform))
+        return found
+
+    async def history(self, request: ImageRef) -> History:
+        async with self._depot.catalog.reading() as reader:
+            found = await self._find(reader, request)
+            sizes = [layer.size_bytes for layer in await reader.layers_of(found.id)]
+            ancestors = await self._ancestors(reader, found)
+        data = await asyncio.to_thread(self._depot.content.read, found.id, MAX_CONFIG_BYTES)
+        return History(entries=history(ImageConfig.parse(data).raw, sizes, ancestors))
+
+    async def _ancestors(self, reader: Reader, found: Found) -> list[Ancestor]:
+        ancestors: list[Ancestor] = []
+        current: Found | None = found
+        while current is not None and len(ancestors) < MAX_ANCESTORS:
+            names = await reader.names(current.id)
+            ancestors.append(Ancestor(current.id, [name.familiar for name in names if not name.is_digest]))
+            parent = current.image().parent
+            current = await reader.by_id(parent) if parent else None
+        return ancestors
+
+    async def list(self, request: ListImages) -> Images:
+        chosen = ImageFilter.parse(request.filters, LIST_KEYS)
+        async with self._depot.catalog.reading() as reader:
+            found = await reader.all()
+            names = await reader.all_names()
+            before = [await self._bound(reader, text) for text in chosen.before]
+            since = [await self._bound(reader, text) for text in chosen.since]
+            uses = await reader.uses_of_layers() if request.shared_size else {}
+            sizes = {layer.chain_id: layer.size_bytes for layer in await reader.all_layers()} if uses else {}
+        by_image = _grouped(names)
+        shown = []
+        images = [(item.image(), last_tag_ns) for item, last_tag_ns in found]
+        parents = {image.parent for image, _ in images if image.parent}
+        for image, last_tag_ns in images:
+            own = by_image.get(image.id, [])
+            visible = chosen.names(own) if chosen.patterns else own
+            if not own:
+                if chosen.patterns or chosen.dangling is False or (image.id in parents and not request.all):
+                    continue
+            elif not visible or chosen.dangling:
+                continue
+            if not chosen.accepts(image) or not _between(image.created_unix, before, since):
+                continue
+            if uses:
+                image.shared_size_bytes = shared_bytes(image, uses, sizes)
+            shown.append(with_names(image, visible, last_tag_ns))
+        return Images(images=shown)
+
+    async def _bound(self, reader: Reader, text: str) -> int:
+        return (await self._find(reader, ImageRef(ref=text))).image().created_unix
+
+    async def tag(self, request: TagImage) -> Empty:
+        target = parse(request.repo)
+        if target.digest is not None:
+            raise InvalidArgument("refusing to create a tag with a digest reference", field="repo")
+        target = target.with_tag(request.tag) if request.tag else target.with_default_tag()
+        async with self._depot.catalog.writing() as writer:
+            found = await self._find(writer, ImageRef(ref=request.ref))
+            await writer.set_name(target, found.id)
+            writer.emit(image_event("tag", found.id, target.familiar, found.image().config.labels))
+        return EMPTY
+
+    async def disk_usage(self, request: Empty) -> DiskUsage:
+        async with self._depot.catalog.reading() as reader:
+            found = await reader.all()
+            names = _grouped(await reader.all_names())
+            uses = await reader.uses_of_layers()
+            layers = await reader.all_layers()
+        counts = await self._containers()
+        sizes = {layer.chain_id: layer.size_bytes for layer in layers}
+        parents = {parent for item, _ in found if (parent := item.image().parent)}
+        images = []
+        for item, last_tag_ns in found:
+            own = names.get(item.id, [])
+            if not own and item.id in parents:
+                continue  # a step of a build, whose layers the image above it counts
+            image = with_names(item.image(), own, last_tag_ns)
+            image.shared_size_bytes = shared_bytes(image, uses, sizes)
+            image.containers = counts.get(image.id, 0)
+            images.append(image)
+        total = sum(size for chain, size in sizes.items() if chain in uses)
+        return DiskUsage(images=images, layers_size_bytes=total)
+
+    async def _containers(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for user in (await self._bus.request(USING_IMAGE, UsingImage())).users:
+            counts[user.image_id] = counts.get(user.image_id, 0) + 1
+        return counts
+
+
+def _grouped(names: list[Name]) -> dict[str, list[Name]]:
+    groups: dict[str, list[Name]] = {}
+    for name in names:
+        groups.setdefault(name.image_id, []).append(name)
+    return groups
+
+
+def _between(created: int, before: list[int], since: list[int]) -> bool:
+    return all(created < bound for bound in before) and all(created > bound for bound in since)
+
+
+def shared_bytes(image: Image, uses: dict[str, list[str]], sizes: dict[str, int]) -> int:
+    """Bytes of an image's layers that other images have too."""
+    return sum(sizes.get(chain, 0) for chain in image.chain_ids if len(uses.get(chain, [])) > 1)
