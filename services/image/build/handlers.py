@@ -1,0 +1,55 @@
+"""The builder's messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.image.build.builds import Builder
+from services.image.build.executor import BusExecutor
+from services.image.build.images import DepotImages
+from services.image.build.pruning import BuildCache
+from services.image.build.workdirs import WorkDirectories
+from services.image.depot import Depot
+from services.image.importing import Importer
+from services.image.jobs import Jobs
+from shared.bus import EMPTY, Bus, Empty
+from shared.contracts import images as contracts
+from shared.contracts.images import BuildCacheEntries, BuildCachePrune, BuildImage, PrunedCache
+from shared.service import ServiceContext
+from shared.streams import accept
+
+
+@dataclass(frozen=True, slots=True)
+class BuildHandlers:
+    """Handlers of ``davit.image.build.*``."""
+
+    builder: Builder
+    cache: BuildCache
+    jobs: Jobs
+    bus: Bus
+
+    async def serve(self) -> None:
+        await self.bus.serve(contracts.BUILD, self.build)
+        await self.bus.serve(contracts.BUILD_PRUNE, self.prune)
+        await self.bus.serve(contracts.BUILD_CACHE, self.list)
+
+    async def build(self, request: BuildImage) -> Empty:
+        """Answered once the stream is accepted; the build goes on and tells the rest there."""
+        stream = await accept(self.bus, request.stream)
+        self.jobs.start(self.builder.serve(request, stream), "build")
+        return EMPTY
+
+    async def prune(self, request: BuildCachePrune) -> PrunedCache:
+        return await self.cache.prune(request)
+
+    async def list(self, _: Empty) -> BuildCacheEntries:
+        return await self.cache.list()
+
+
+def join(ctx: ServiceContext, depot: Depot, importer: Importer, jobs: Jobs) -> BuildHandlers:
+    """The builder's parts, joined; leftovers of builds that a crash ended are removed."""
+    directories = WorkDirectories(ctx.config.data_root / "build", ctx.config.run_dir / "build")
+    directories.prepare()
+    images = DepotImages(depot, importer, ctx.bus, ctx.clock)
+    builder = Builder(images, BusExecutor(ctx.bus), directories)
+    return BuildHandlers(builder, BuildCache(ctx.required_database, directories.caches, ctx.bus), jobs, ctx.bus)

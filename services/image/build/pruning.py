@@ -1,0 +1,139 @@
+"""What builds left behind that only makes the next one faster: listing it and removing it.
+
+Steps are images without a name that were built, and not from there on to an image that has one; cache mounts are
+directories. Removing steps is removing images, with the same care for what containers use.
+
+Source: Docker Engine API 1.50, BuildPrune, SystemDataUsage (BuildCache).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from services.image import sql
+from services.image.build.dockerfile.errors import SyntaxProblem
+from services.image.build.dockerfile.health import parse_duration_ns
+from services.image.build.workdirs import CacheDirectories, directory_bytes
+from services.image.domain import now_text, unix_time
+from shared.bus import Bus
+from shared.contracts import images as contracts
+from shared.contracts.images import BuildCacheEntries, BuildCacheEntry, BuildCachePrune, PrunedCache
+from shared.database import Database
+from shared.errors import Conflict, InvalidArgument, NotFound, Unsupported
+
+FILTERS = ("until", "id", "type")
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCache:
+    """The build cache of this service."""
+
+    database: Database
+    caches: CacheDirectories
+    bus: Bus
+
+    async def list(self) -> BuildCacheEntries:
+        """Cache mounts. Steps are images, and are shown and counted as such."""
+        entries = await asyncio.to_thread(lambda: [self._entry(path) for path in self.caches.entries()])
+        return BuildCacheEntries(entries=entries)
+
+    def _entry(self, path: Path) -> BuildCacheEntry:
+        status = path.stat()
+        return BuildCacheEntry(
+            id=path.name,
+            type="exec.cachemount",
+            description=f"cached mount {(path / 'id').read_text()}",
+            in_use=self.caches.in_use(path.name),
+            size_bytes=directory_bytes(path / "fs"),
+            created_at=_text(status.st_ctime),
+            last_used_at=_text(status.st_mtime),
+        )
+
+    async def prune(self, request: BuildCachePrune) -> PrunedCache:
+        """Remove unused steps, and with `all` cache mounts too; the oldest first, down to what is to be kept.
+
+        Raises:
+            Unsupported: A filter that this cache does not know.
+            InvalidArgument: A filter's value cannot be.
+        """
+        before = _until(request.filters)
+        pruned = PrunedCache()
+        kinds = request.filters.get("type", [])
+        if not kinds or "regular" in kinds:
+            await self._prune_steps(request, before, pruned)
+        if request.all and (not kinds or "exec.cachemount" in kinds):
+            await self._prune_mounts(request, before, pruned)
+        return pruned
+
+    async def _prune_steps(self, request: BuildCachePrune, before: float, pruned: PrunedCache) -> None:
+        for image_id in await self._unused_steps(before):
+            if not _chosen(request.filters, image_id.removeprefix("sha256:")):
+                continue
+            try:
+                removed = await self.bus.request(contracts.REMOVE, contracts.RemoveImage(ref=image_id))
+            except (Conflict, NotFound):  # a container uses it, or it went with another
+                continue
+            pruned.deleted.extend(item.deleted for item in removed.removals if item.deleted)
+            pruned.space_reclaimed_bytes += removed.space_reclaimed_bytes
+
+    async def _unused_steps(self, before: float) -> list[str]:
+        """Last steps of chains that lead to no name, the oldest first; their removal takes the chain along."""
+        children = sql.images.alias("children")
+        query = (
+            sa.select(sql.images.c.id)
+            .where(
+                sql.images.c.cache_key != "",
+                sql.images.c.hidden == sa.false(),
+                sql.images.c.stored_ns < int(before * 1e9),
+                ~sa.exists().where(sql.names.c.image_id == sql.images.c.id),
+                ~sa.exists().where(children.c.parent == sql.images.c.id),
+            )
+            .order_by(sql.images.c.stored_ns)
+        )
+        async with self.database.read() as connection:
+            return list(await connection.scalars(query))
+
+    async def _prune_mounts(self, request: BuildCachePrune, before: float, pruned: PrunedCache) -> None:
+        entries = sorted((await self.list()).entries, key=lambda entry: entry.last_used_at or "")
+        left = sum(entry.size_bytes for entry in entries)
+        for entry in entries:
+            used_at = unix_time(entry.last_used_at or "")
+            if left <= request.keep_storage_bytes and request.keep_storage_bytes:
+                break
+            if entry.in_use or used_at >= before or not _chosen(request.filters, entry.id):
+                continue
+            size = await asyncio.to_thread(self.caches.remove, entry.id)
+            left -= entry.size_bytes
+            pruned.deleted.append(entry.id)
+            pruned.space_reclaimed_bytes += size
+
+
+def _chosen(filters: dict[str, list[str]], identifier: str) -> bool:
+    return "id" not in filters or any(identifier.startswith(prefix) for prefix in filters["id"])
+
+
+def _until(filters: dict[str, list[str]]) -> float:
+    """Seconds since the epoch before which something must have been used last."""
+    for name in filters:
+        if name not in FILTERS:
+            raise Unsupported(f"build cache filter {name} is not supported", field=f"filters.{name}")
+    values = filters.get("until", [])
+    if not values:
+        return time.time() + 1
+    try:
+        return time.time() - parse_duration_ns(values[-1]) / 1e9
+    except SyntaxProblem as error:
+        moment = unix_time(values[-1])
+        if not moment:
+            raise InvalidArgument(f"invalid value for until: {error}", field="filters.until") from error
+        return float(moment)
+
+
+def _text(seconds: float) -> str:
+    return now_text(datetime.fromtimestamp(seconds, UTC))
