@@ -43,7 +43,7 @@ class BuildHandlers:
         return await self.cache.prune(request)
 
     async def list(self, _: Empty) -> BuildCacheEntries:
-        return await self.cache.list()
+        return await self.cache.entries()
 
 
 def join(ctx: ServiceContext, depot: Depot, importer: Importer, jobs: Jobs) -> BuildHandlers:

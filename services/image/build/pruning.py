@@ -38,7 +38,7 @@ class BuildCache:
     caches: CacheDirectories
     bus: Bus
 
-    async def list(self) -> BuildCacheEntries:
+    async def entries(self) -> BuildCacheEntries:
         """Cache mounts. Steps are images, and are shown and counted as such."""
         entries = await asyncio.to_thread(lambda: [self._entry(path) for path in self.caches.entries()])
         return BuildCacheEntries(entries=entries)
@@ -100,7 +100,7 @@ class BuildCache:
             return list(await connection.scalars(query))
 
     async def _prune_mounts(self, request: BuildCachePrune, before: float, pruned: PrunedCache) -> None:
-        entries = sorted((await self.list()).entries, key=lambda entry: entry.last_used_at or "")
+        entries = sorted((await self.entries()).entries, key=lambda entry: entry.last_used_at or "")
         left = sum(entry.size_bytes for entry in entries)
         for entry in entries:
             used_at = unix_time(entry.last_used_at or "")
