@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from services.executor.agent.network import NodeNetwork, namespace
+from services.executor.agent.network import NodeNetwork, links, namespace
+from services.executor.agent.network.netlink import Netlink
 from shared.config import EngineConfig
+from tests.conftest import missing
 from tests.integration.network.lab import Lab
 
 
@@ -18,11 +19,8 @@ from tests.integration.network.lab import Lab
 def netns() -> Iterator[int]:
     """The test's thread, and every thread it starts, in a fresh network namespace with loopback up."""
     if os.geteuid() != 0:
-        pytest.skip("needs root")
+        missing("root")
     with namespace.created() as fd:
-        from services.executor.agent.network import links
-        from services.executor.agent.network.netlink import Netlink
-
         kernel = Netlink()
         kernel.run([links.set_link(1, up=True)])
         kernel.close()
@@ -44,10 +42,3 @@ def lab(node: NodeNetwork) -> Iterator[Lab]:
     lab = Lab(node)
     yield lab
     lab.close()
-
-
-@pytest.fixture(autouse=True)
-def _no_default_timeout() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    yield
-    socket.setdefaulttimeout(before)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -37,27 +36,13 @@ from shared.contracts.networks import (
 from shared.database import Database
 from shared.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
 from shared.migrate import default_history
-from tests.integration.network.bus import nats_server
 
 ANY = "0.0.0.0"
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with nats_server() as url:
-        yield url
-
-
 @pytest.fixture
-async def bus(url: str) -> AsyncIterator[Bus]:
-    bus = await Bus.connect(url, name="test")
-    yield bus
-    await bus.close()
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(f"sqlite:///{tmp_path}/db", service="network", migrations=default_history("network"))
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = await Database.open(database_url, service="network", migrations=default_history("network"))
     yield database
     await database.close()
 
@@ -173,15 +158,15 @@ async def test_user_network_names_addresses_and_errors(service: Bus) -> None:
         return {"net": EndpointSettings(ipam_config=IpamEndpoint(ipv4_address=address))}
 
     assert (await join(service, 2, networks=fixed("10.77.0.5"))).attachments[0].address == "10.77.0.5/24"
-    with pytest.raises(Forbidden, match="^Address already in use$"):
+    with pytest.raises(Forbidden, match=r"^Address already in use$"):
         await join(service, 3, networks=fixed("10.77.0.5"))
     with pytest.raises(InvalidArgument, match="It does not belong to any of this network's subnets"):
         await join(service, 3, networks=fixed("10.99.0.5"))
     with pytest.raises(InvalidArgument, match="supported on user defined networks only"):
         await join(service, 3, networks={"bridge": fixed("172.17.0.9")["net"]})
-    with pytest.raises(NotFound, match="^network nope not found$"):
+    with pytest.raises(NotFound, match=r"^network nope not found$"):
         await join(service, 3, networks={"nope": EndpointSettings()})
-    with pytest.raises(Forbidden, match="network net id [0-9a-f]{64} has active endpoints"):
+    with pytest.raises(Forbidden, match=r"network net id [0-9a-f]{64} has active endpoints"):
         await service.request(contract.REMOVE, NetworkRef(ref="net"))
     await service.request(contract.RENAME, RenameEndpoints(container_id=container(1), container_name="new"))
     wanted = await service.request(contract.NODE_WANTED, NodeNetworksRequest(node="here"))
@@ -247,7 +232,7 @@ async def test_refused_networks(service: Bus, fields: dict[str, object], error: 
 
 async def test_pools_filters_prune(service: Bus) -> None:
     first = await create(service, "one", labels={"a": "b"})
-    with pytest.raises(Conflict, match="^network with name one already exists$"):
+    with pytest.raises(Conflict, match=r"^network with name one already exists$"):
         await create(service, "one")
     await create(service, "two", enable_ipv6=True)
     await create(service, "used")
@@ -267,19 +252,17 @@ async def test_pools_filters_prune(service: Bus) -> None:
     assert await listed(driver=["null"]) == {"none"}
     with pytest.raises(InvalidArgument, match="Invalid filter 'bogus'"):
         await listed(bogus=["x"])
-    removed: list[str] = []
+    removed: asyncio.Queue[str] = asyncio.Queue()
 
     async def heard(request: contract.ApplyNetwork) -> Empty:
-        removed.append(request.network.name)
+        removed.put_nowait(request.network.name)
         return Empty()
 
     await service.serve(Contract(contract.NETWORK_REMOVED, contract.ApplyNetwork, Empty), heard, queue="t")
     pruned = await service.request(contract.PRUNE, PruneNetworks())
     assert sorted(pruned.names) == ["one", "two"]
     async with asyncio.timeout(5):
-        while len(removed) < 2:
-            await asyncio.sleep(0.01)
-    assert sorted(removed) == ["one", "two"]
+        assert {await removed.get(), await removed.get()} == {"one", "two"}
 
 
 async def test_many_joins_at_once_get_different_addresses(service: Bus) -> None:
