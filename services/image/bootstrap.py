@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import Any
 
+from services.image.build import handlers as build_handlers
 from services.image.depot import Depot
 from services.image.handlers import ImageQueries
 from services.image.importing import Importer
@@ -53,6 +54,7 @@ async def start(ctx: ServiceContext) -> None:
         (contracts.SAVE, saver.save),
     ]
     await asyncio.gather(*(ctx.bus.serve(contract, handler) for contract, handler in served))
+    await build_handlers.join(ctx, depot, importer, jobs).serve()
     ctx.on_close(jobs.close)
     ctx.spawn(depot.settle_for_ever(), name="settle")
     lease = Lease(ctx.bus, "image-collect", f"{ctx.node}-{os.getpid()}")
