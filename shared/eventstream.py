@@ -84,6 +84,17 @@ async def ensure_stream(bus: Bus, retention_s: float) -> StreamState:
         raise Unavailable(f"the stream of events is not available: {error or type(error).__name__}") from error
 
 
+async def is_present(bus: Bus, number: int) -> bool:
+    """Whether the stream still has the message of this number. Raises Unavailable."""
+    try:
+        await bus.jetstream.get_msg(STREAM, number)
+    except nats.js.errors.NotFoundError:
+        return False
+    except _JS_ERRORS as error:
+        raise Unavailable(f"the stream of events cannot be read: {error or type(error).__name__}") from error
+    return True
+
+
 async def find_published(bus: Bus, service: str, subjects: list[str]) -> Published:
     """What the stream has of a service: events are published in order, so the newest tells.
 

@@ -34,10 +34,12 @@ from shared import outbox
 from shared.clock import Clock, SystemClock
 from shared.errors import DavitError, Internal, Unavailable
 from shared.events import HEADER_SEQUENCE, HEADER_SERVICE, STREAM
-from shared.eventstream import ensure_stream, find_published
+from shared.eventstream import ensure_stream, find_published, is_present
 from shared.failpoints import failpoint
 
 if TYPE_CHECKING:
+    from nats.js.api import PubAck
+
     from shared.bus import Bus
     from shared.database import Database
 
@@ -171,22 +173,28 @@ class Relay:
 
     async def _publish(self, row: sa.Row[Any]) -> None:
         failpoint("outbox.before_publish")
-        headers = {
-            "Nats-Msg-Id": row.message_id,
-            HEADER_SERVICE: self._database.service,
-            HEADER_SEQUENCE: str(row.sequence),
-        }
-        try:
-            ack = await self._bus.jetstream.publish(
-                row.subject, row.payload.encode(), timeout=PUBLISH_TIMEOUT_S, stream=STREAM, headers=headers
-            )
-        except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
-            raise Unavailable(f"event {row.sequence} was not acknowledged: {error or type(error).__name__}") from error
+        ack = await self._append(row, row.message_id)
+        if ack.duplicate and not await is_present(self._bus, ack.seq):
+            # The server remembers the id of a message that was deleted since; a reader goes by the id inside.
+            ack = await self._append(row, f"{row.message_id}-{self._clock.time_ns()}")
         failpoint("outbox.after_publish")
         self._position = row.sequence
         if ack.seq < self._stream_last and not ack.duplicate:
             raise _CompareAgain  # a new stream of the old name, which has only what came since
         self._stream_last = max(self._stream_last, ack.seq)
+
+    async def _append(self, row: sa.Row[Any], message_id: str) -> PubAck:
+        headers = {
+            "Nats-Msg-Id": message_id,
+            HEADER_SERVICE: self._database.service,
+            HEADER_SEQUENCE: str(row.sequence),
+        }
+        try:
+            return await self._bus.jetstream.publish(
+                row.subject, row.payload.encode(), timeout=PUBLISH_TIMEOUT_S, stream=STREAM, headers=headers
+            )
+        except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
+            raise Unavailable(f"event {row.sequence} was not acknowledged: {error or type(error).__name__}") from error
 
     async def _wait(self, still_held: Any) -> None:
         """Until there is something to do; every now and then see whether all is still as it was."""

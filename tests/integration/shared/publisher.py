@@ -21,7 +21,7 @@ async def main(database_url: str, nats_url: str, count: int) -> None:
     relay = Relay(database, bus, retention_s=3600)
     task = asyncio.create_task(relay.run())
     last = await database.recorded_events()
-    while relay.position < last:
+    while relay.position < last:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -48,7 +48,7 @@ class Running:
 
 async def until(condition: Callable[[], bool], timeout_s: float = 15) -> None:
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -116,7 +116,7 @@ async def test_a_deleted_stream_is_noticed_without_new_events(
     await running.reached(1)
     await own_bus.jetstream.delete_stream(STREAM)
     async with asyncio.timeout(10):
-        while not await has(own_bus, 1):
+        while not await has(own_bus, 1):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert await published(own_bus) == [("demo", 1, "a")]
     await running.stop()
@@ -139,7 +139,7 @@ async def test_a_lost_tail_is_published_again(database: Database, own_bus: Bus) 
         await own_bus.jetstream.delete_msg(STREAM, number)
     running = Running(database, own_bus)
     await running.reached(4)
-    assert {event for event in await remaining(own_bus)} == {(n, name) for n, name in enumerate("abcd", 1)}
+    assert set(await remaining(own_bus)) == {(n, name) for n, name in enumerate("abcd", 1)}
     await running.stop()
 
 
@@ -159,7 +159,7 @@ async def test_the_bus_restarts_with_its_store_lost(database: Database, own_nats
     await add(database, "d")
     own_nats.start()
     async with asyncio.timeout(20):
-        while not await has(own_bus, 4):
+        while not await has(own_bus, 4):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert await published(own_bus) == [("demo", n, name) for n, name in enumerate("abcd", 1)]
     await running.stop()
