@@ -52,7 +52,7 @@ def postgres() -> Iterator[Postgres]:
     if not BINARIES:
         pytest.skip("Postgres is not installed")
     server = Postgres()
-    server.port = _free_port()  # type: ignore[misc]
+    server.port = _free_port()
     with server:
         yield server
 

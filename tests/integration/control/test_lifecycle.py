@@ -163,7 +163,7 @@ async def test_kill_returns_when_the_process_is_gone(world: World) -> None:
     await world.ask(contract.KILL, KillContainer(ref="web"))
     assert await world.status("web") == "exited"
     assert await world.actions(container_id) == ["create", "start", "kill", "kill", "die"]
-    with pytest.raises(Conflict, match="cannot kill container: web: container .* is not running"):
+    with pytest.raises(Conflict, match=r"cannot kill container: web: container .* is not running"):
         await world.ask(contract.KILL, KillContainer(ref="web"))
     with pytest.raises(InvalidArgument, match="Invalid signal: FOO"):
         await world.ask(contract.KILL, KillContainer(ref="web", signal="FOO"))
@@ -223,7 +223,7 @@ async def test_remove_keeps_anonymous_volumes_unless_asked(world: World) -> None
 async def test_rename_moves_the_name(world: World) -> None:
     container_id = await world.run("old")
     await world.create("other")
-    with pytest.raises(Conflict, match='Error when allocating new name: Conflict. The container name "/other"'):
+    with pytest.raises(Conflict, match="Error when allocating new name"):
         await world.ask(contract.RENAME, RenameContainer(ref="old", name="other"))
     with pytest.raises(InvalidArgument, match="same name as its current name"):
         await world.ask(contract.RENAME, RenameContainer(ref="old", name="old"))
@@ -234,7 +234,9 @@ async def test_rename_moves_the_name(world: World) -> None:
 
 
 async def test_update_changes_what_was_given_and_nothing_else(world: World) -> None:
-    await world.run("web", host=HostConfig(memory=100 << 20, nano_cpus=10**9, restart_policy=RestartPolicy(name="always")))
+    await world.run(
+        "web", host=HostConfig(memory=100 << 20, nano_cpus=10**9, restart_policy=RestartPolicy(name="always"))
+    )
     everything = sorted(Resources.model_fields)
     request = UpdateContainer(
         ref="web", resources=Resources(memory=50 << 20), set_fields=everything, restart_policy=RestartPolicy()
