@@ -19,6 +19,7 @@ from shared.contracts.containers import Stats
 from shared.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 
 PERIOD_S = 1.0
+MOMENT_S = 0.5
 
 
 async def stats(call: Call) -> Response | None:
@@ -28,9 +29,24 @@ async def stats(call: Call) -> Response | None:
     request = Stats(ref=call.path("ref"), one_shot=one_shot)
     first = (await call.ask(contracts.STATS, request)).stats
     if not stream:
-        return json_response(first)
+        return json_response(first if one_shot or has_previous(first) else await _second(call, request, first))
     await flushed(_samples(call, request, first), call, media_type="application/json")
     return None
+
+
+def has_previous(sample: dict[str, Any]) -> bool:
+    """Whether a rate can be computed from it; also true for a container that does not run and has none."""
+    return bool(sample["precpu_stats"].get("system_cpu_usage")) or not sample["cpu_stats"].get("system_cpu_usage")
+
+
+async def _second(call: Call, request: Stats, first: dict[str, Any]) -> dict[str, Any]:
+    """A sample with one before it, a moment apart: clients show the CPU use between the two."""
+    await asyncio.sleep(MOMENT_S)
+    return beside((await call.ask(contracts.STATS, request)).stats, first)
+
+
+def beside(sample: dict[str, Any], previous: dict[str, Any]) -> dict[str, Any]:
+    return sample | {"preread": previous.get("read", ""), "precpu_stats": previous.get("cpu_stats", {})}
 
 
 async def _samples(call: Call, request: Stats, sample: dict[str, Any]) -> AsyncIterator[bytes]:
@@ -47,9 +63,7 @@ async def _samples(call: Call, request: Stats, sample: dict[str, Any]) -> AsyncI
             return
         except (Unavailable, DeadlineExceeded):
             continue  # the node is away for now: the last sample again, as clients expect one every second
-        following["preread"] = sample.get("read", "")
-        following["precpu_stats"] = sample.get("cpu_stats", {})
-        sample = following
+        sample = beside(following, sample)
 
 
 ROUTES: Routes = (("GET", "/containers/{ref}/stats", stats),)

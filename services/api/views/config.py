@@ -30,6 +30,7 @@ EMPTY_NOT_NULL = frozenset(
         "ReadonlyPaths",
     }
 )
+WITHOUT_KERNEL_MEMORY = (1, 42)
 # Fields that are left out when they hold nothing.
 OMITTED_WHEN_EMPTY = frozenset(
     {"Annotations", "Mounts", "Tmpfs", "Sysctls", "StorageOpt", "Runtime", "Init", "KernelMemory", "KernelMemoryTCP"}
@@ -76,13 +77,15 @@ def health_config(value: HealthConfig) -> dict[str, Any]:
     return {name: item for name, item in dumped.items() if item}
 
 
-def host_config(value: HostConfig) -> dict[str, Any]:
+def host_config(value: HostConfig, version: Version) -> dict[str, Any]:
     result = value.model_dump(by_alias=True)
     for name, item in list(result.items()):
         if name in OMITTED_WHEN_EMPTY and (item is None or item in ("", 0) or item in ({}, [])):
             del result[name]
         elif name not in EMPTY_NOT_NULL and isinstance(item, list | dict) and not item:
             result[name] = None
+    if version < WITHOUT_KERNEL_MEMORY:
+        result["KernelMemory"], result["KernelMemoryTCP"] = value.kernel_memory, value.kernel_memory_tcp
     if not result["ConsoleSize"]:
         result["ConsoleSize"] = [0, 0]
     if value.mounts:

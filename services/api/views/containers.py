@@ -35,7 +35,7 @@ def container(value: Container, version: Version, data_root: str) -> dict[str, A
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": value.exec_ids or None,
-        "HostConfig": parts.host_config(value.host_config),
+        "HostConfig": parts.host_config(value.host_config, version),
         "GraphDriver": graph_driver(value, data_root),
         "Mounts": [mount(item) for item in value.mounts],
         "Config": parts.config(value.config),

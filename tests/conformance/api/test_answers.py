@@ -20,6 +20,8 @@ ONLY_REFERENCE = {
 }  # fmt: skip
 # Details of this implementation.
 ONLY_DAVIT = {"PythonVersion", "ID"}
+# Optional fields: `failcnt` when it is not zero; later engines show the default bridge's gateway.
+ONLY_DAVIT |= {"failcnt", "Gateway"}
 # Objects whose keys are data, not names.
 MAPS = {"Labels", "Networks", "Ports", "Containers", "Options", "Attributes", "stats", "Data", "Details", "Runtimes",
         "IndexConfigs", "networks", "Annotations", "Plugins", "ExposedPorts", "PortBindings"}  # fmt: skip
@@ -39,11 +41,18 @@ def differences(ours: Any, theirs: Any, at: str = "") -> list[str]:
             found += differences(ours[key], theirs[key], f"{at}.{key}")
         return found
     if isinstance(theirs, list) and isinstance(ours, list):
-        return differences(ours[0], theirs[0], f"{at}[]") if ours and theirs else []
+        return differences(_merged(ours), _merged(theirs), f"{at}[]") if ours and theirs else []
     kinds = {
         type(value) if not isinstance(value, int) or isinstance(value, bool) else float for value in (ours, theirs)
     }
     return [] if len(kinds) == 1 else [f"type of {at}: {type(ours).__name__}, not {type(theirs).__name__}"]
+
+
+def _merged(items: list[Any]) -> Any:
+    """One item with the names of all: which of them are set differs between items, and so may their order."""
+    if not all(isinstance(item, dict) for item in items):
+        return items[0]
+    return {name: value for item in items for name, value in item.items()}
 
 
 FILTER = "?filters=%7B%22name%22:%5B%22probe%22%5D%7D"
@@ -122,7 +131,7 @@ BAD = [
     Question("POST", "/containers/probe/unpause"),
     Question("POST", "/containers/nope/wait"),
     Question("POST", "/containers/nope/attach?stream=1&stdout=1"),
-    Question("POST", "/containers/nope/rename?name=x"),
+    Question("POST", "/containers/nope/rename?name=other"),
     Question("POST", "/containers/probe/rename?name="),
     Question("POST", "/containers/probe/rename?name=made"),
     Question("POST", "/containers/nope/resize?h=1&w=1"),
@@ -193,7 +202,7 @@ BAD = [
 def test_bad_requests_have_the_same_status(davit: Asked, reference: Asked, question: Question) -> None:
     theirs, ours = reference.ask(question), davit.ask(question)
     if theirs.status == 500:
-        assert ours.status in (400, 404, 409), ours.body
+        assert ours.status in (400, 403, 404, 409), ours.body
     else:
         assert ours.status == theirs.status, (ours.body, theirs.body)
     if ours.status != 304 and question.method != "HEAD":

@@ -227,6 +227,21 @@ async def test_stats_keep_each_clients_previous_sample(edge):
     assert orjson.loads(one.body)["cpu_stats"] == {"n": 1}
 
 
+async def test_a_single_sample_has_one_before_it(edge):
+    count = iter(range(1, 9))
+
+    def sample(request):
+        number = next(count)
+        cpu = {"system_cpu_usage": number}
+        return StatsResult(stats={"read": f"r{number}", "cpu_stats": cpu, "precpu_stats": {}})
+
+    edge.bus.answer(contracts.STATS, sample)
+    one = orjson.loads((await edge.client.request("GET", "/containers/x/stats?stream=0")).body)
+    assert (one["read"], one["preread"], one["precpu_stats"]) == ("r2", "r1", {"system_cpu_usage": 1})
+    shot = orjson.loads((await edge.client.request("GET", "/containers/x/stats?stream=0&one-shot=1")).body)
+    assert (shot["read"], shot["precpu_stats"]) == ("r3", {})
+
+
 def event(number, **fields):
     values = {"type": "container", "action": "start", "actor_id": f"id{number}", "time_ns": number * 10**9}
     return DomainEvent(**{**values, **fields})

@@ -57,9 +57,11 @@ def test_health_is_there_only_with_a_check():
 
 
 def test_host_configuration_tells_null_from_empty_as_docker_does():
-    shown = config.host_config(HostConfig())
+    shown = config.host_config(HostConfig(), NEW)
     assert (shown["Binds"], shown["CapAdd"], shown["Dns"], shown["PortBindings"]) == (None, None, [], {})
     assert shown["ConsoleSize"] == [0, 0]
+    assert "KernelMemory" not in shown
+    assert config.host_config(HostConfig(), OLD)["KernelMemory"] == 0
     assert "Mounts" not in shown
     assert "Tmpfs" not in shown
     assert {"UTSMode", "UsernsMode", "ContainerIDFile", "IOMaximumIOps", "BlkioDeviceReadIOps"} <= set(shown)
@@ -69,7 +71,7 @@ def test_mounts_show_what_was_set():
     host = HostConfig.model_validate(
         {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"Propagation": "rslave"}}]}
     )
-    (mount,) = config.host_config(host)["Mounts"]
+    (mount,) = config.host_config(host, NEW)["Mounts"]
     assert (mount["Type"], mount["Source"], mount["Target"]) == ("bind", "/a", "/b")
     assert mount["BindOptions"]["Propagation"] == "rslave"
     assert "TmpfsOptions" not in mount
