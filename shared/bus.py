@@ -267,14 +267,14 @@ class Bus:
         if message.reply:
             try:
                 await self._client.publish(message.reply, body, headers=headers)
-            except nats.errors.Error as error:
+            except (nats.errors.Error, OSError) as error:
                 log.warning("reply to %s could not be sent: %s", message.subject, error)
 
     async def publish(self, subject: str, data: bytes, *, headers: dict[str, str] | None = None) -> None:
         """Send without waiting for anyone. Raises Unavailable when the bus is closed."""
         try:
             await self._client.publish(subject, data, headers=headers)
-        except nats.errors.Error as error:
+        except (nats.errors.Error, OSError) as error:
             raise Unavailable(f"{subject}: the message bus is away") from error
 
     async def listen(self, subject: str, received: Callable[[bytes], Awaitable[None]]) -> Subscription:
@@ -297,12 +297,16 @@ class Bus:
             await asyncio.wait(self._tasks, timeout=5)
 
     async def close(self) -> None:
+        """Finish what is being served, send what is pending, and disconnect."""
         await self.stop_serving()
-        if not self._client.is_closed:
+        if self._client.is_closed:
+            return
+        if self.connected:
             try:
                 await asyncio.wait_for(self._client.flush(), 1)
-            except (TimeoutError, nats.errors.Error):
+            except (TimeoutError, OSError, nats.errors.Error):
                 log.debug("bus not flushed before closing")
+        with contextlib.suppress(OSError, nats.errors.Error):  # the connection was lost already
             await self._client.close()
 
 

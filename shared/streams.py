@@ -138,7 +138,10 @@ class ByteStream:
             if silent_s > DEAD_AFTER_S and not self._peer_closed:
                 self._break(StreamBroken(f"the other end of the stream has been silent for {silent_s:.0f} s"))
                 return
-            await self._send(PING)
+            try:
+                await self._send(PING)
+            except Unavailable:
+                self._break(StreamBroken("the message bus is closed"))
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -165,12 +168,15 @@ class ByteStream:
             await self._arrived.wait()
 
     async def _take(self) -> bytes:
-        chunk = self._chunks.popleft()
-        self._consumed += len(chunk)
+        size = len(self._chunks[0])
         # Credit is sent by the quarter window: seldom enough to be cheap, early enough to keep the writer going.
-        if self._consumed + self._window - self._granted >= self._window // 4 and not self._peer_ended:
-            await self._grant()
-        return chunk
+        # It goes first: a reader that is cancelled while it is being sent finds the chunk still there.
+        if self._consumed + size + self._window - self._granted >= self._window // 4 and not self._peer_ended:
+            await self._grant(size)
+            if not self._chunks:  # the stream broke meanwhile
+                return await self.read()
+        self._consumed += size
+        return self._chunks.popleft()
 
     def __aiter__(self) -> Self:
         return self
@@ -274,8 +280,8 @@ class ByteStream:
 
     # -- frames -------------------------------------------------------------------------------------------------
 
-    async def _grant(self) -> None:
-        self._granted = self._consumed + self._window
+    async def _grant(self, taking: int = 0) -> None:
+        self._granted = self._consumed + taking + self._window
         await self._send(CREDIT, _CREDIT.pack(self._granted))
 
     async def _send(self, kind: int, payload: bytes | memoryview = b"") -> None:
