@@ -13,7 +13,7 @@ from typing import BinaryIO, Self
 from services.image.domain import LayerRecord
 from services.image.manifests import layer_media_type
 from services.image.store.content import ContentStore, Ingest
-from services.image.store.layers import LayerStore, StagedLayer
+from services.image.store.layers import LayerStore, StagedFiles, StagedLayer
 from shared.errors import InvalidArgument
 from shared.layers import compression
 from shared.layers.worker import Unpacked
@@ -38,7 +38,7 @@ class TakenLayer:
     diff_id: str
     size_bytes: int
     ingest: Ingest | None
-    staged: StagedLayer | None
+    staged: StagedFiles | None
 
     @property
     def media_type(self) -> str:

@@ -30,12 +30,33 @@ REMOVED_PREFIX = ".removed-"
 _FIRST_FREE_FD = 10
 
 
-class StagedLayer:
-    """A layer being unpacked: write its tar, then `finish`; the store then commits or discards it."""
+class StagedFiles:
+    """A layer whose files are being written to `files`; the store then commits or discards it."""
 
-    def __init__(self, directory: Path, source: int | None, lock: int) -> None:
+    def __init__(self, directory: Path, lock: int) -> None:
         self.directory = directory
         self._lock = lock
+
+    @property
+    def files(self) -> Path:
+        return self.directory / "fs"
+
+    def close(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def discard(self) -> None:
+        """Remove what was written, unless it was committed."""
+        self.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class StagedLayer(StagedFiles):
+    """A layer being unpacked: write its tar, then `finish`."""
+
+    def __init__(self, directory: Path, source: int | None, lock: int) -> None:
+        super().__init__(directory, lock)
         self._unpacker = Unpacker(directory / "fs", source=source, keep_open=(lock,))
 
     def write(self, data: bytes | memoryview) -> bool:
@@ -55,14 +76,7 @@ class StagedLayer:
 
     def close(self) -> None:
         self._unpacker.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-    def discard(self) -> None:
-        """Remove what was unpacked, unless it was committed."""
-        self.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        super().close()
 
 
 class LayerStore:
@@ -107,6 +121,15 @@ class LayerStore:
         Args:
             source: A descriptor to read its tar from; None to `write` it.
         """
+        directory, high = self._staging_directory()
+        return StagedLayer(directory, source, high)
+
+    def stage_files(self) -> StagedFiles:
+        """Begin a layer whose files the caller writes itself, because it knows them to be harmless."""
+        return StagedFiles(*self._staging_directory())
+
+    def _staging_directory(self) -> tuple[Path, int]:
+        """A new directory with an empty ``fs`` in it, and the lock that keeps others from removing it."""
         directory = self.root / (STAGED_PREFIX + secrets.token_hex(12))
         try:
             directory.mkdir(mode=0o711)
@@ -117,9 +140,9 @@ class LayerStore:
             (directory / "fs").mkdir(mode=0o755)
         except OSError as error:
             raise Unavailable(f"a layer cannot be unpacked: {error}") from error
-        return StagedLayer(directory, source, high)
+        return directory, high
 
-    def commit(self, staged: StagedLayer, chain_id: str) -> None:
+    def commit(self, staged: StagedFiles, chain_id: str) -> None:
         """Make an unpacked layer available under its chain id. When another process was faster, its copy stays."""
         staged.close()
         (staged.directory / "unsynced").write_text(boot_id())
