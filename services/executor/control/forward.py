@@ -70,7 +70,8 @@ class Forward:
         if request.stdin and not record.container.config.open_stdin:
             request = request.model_copy(update={"stdin": False})
         await self._bus.request(node.ATTACH, AttachOrder(id=record.id, request=request), node=record.node)
-        await self._records.note(record.event("attach"))
+        if request.stream_output:  # else it was only a replay of the log
+            await self._records.note(record.event("attach"))
         return AttachInfo(tty=record.container.config.tty)
 
     async def resize(self, request: ResizeContainer) -> Empty:

@@ -1,0 +1,134 @@
+"""What is refused at creation, with Docker's words and the field's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.executor.control.validate import Subject, check, parse_size, warnings
+from shared.contracts.containers import NodeFacts
+from shared.contracts.docker import ContainerConfig, HostConfig
+from shared.errors import InvalidArgument
+
+NODE = NodeFacts(node="n1", cpus=2)
+
+
+def subject(body: dict[str, Any]) -> Subject:
+    host = HostConfig.model_validate(body.pop("HostConfig", {}))
+    return Subject(ContainerConfig.model_validate(body), host, NODE, frozenset({"davit", "runc"}))
+
+
+def host(**fields: Any) -> dict[str, Any]:
+    return {"HostConfig": fields}
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (host(Memory=1000), "Minimum memory limit allowed is 6MB"),
+    (
+        host(Memory=100000000, MemorySwap=10000000),
+        "Minimum memoryswap limit should be larger than memory limit, see usage",
+    ),
+    (host(MemorySwap=10000000), "You should always set the Memory limit when using Memoryswap limit, see usage"),
+    (host(MemorySwappiness=200), "Invalid value: 200, valid memory swappiness range is 0-100"),
+    (host(MemoryReservation=100), "Minimum memory reservation allowed is 6MB"),
+    (host(OomScoreAdj=5000), "Invalid value 5000, range for oom score adj is [-1000, 1000]"),
+    (host(ShmSize=-1), "SHM size can not be less than 0"),
+    (host(NanoCpus=90000000000), "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"),
+    (host(NanoCpus=10**9, CpuPeriod=1000), "Conflicting options: Nano CPUs and CPU Period cannot both be set"),
+    (host(CpuPeriod=5), "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)"),
+    (host(CpuQuota=5), "CPU cfs quota can not be less than 1ms (i.e. 1000)"),
+    (host(CpusetCpus="foo"), "Invalid value foo for cpuset cpus: invalid format: foo"),
+    (host(CpusetCpus="0-7"), "Requested CPUs are not available - requested 0-7, available: 0-1"),
+    (host(BlkioWeight=5), "Range of blkio weight is from 10 to 1000"),
+    (
+        host(AutoRemove=True, RestartPolicy={"Name": "always"}),
+        "can't create 'AutoRemove' container with restart policy",
+    ),
+    (
+        host(RestartPolicy={"Name": "sometimes"}),
+        "invalid restart policy: unknown policy 'sometimes'; use one of 'no', 'always', 'on-failure', or "
+        "'unless-stopped'",
+    ),
+    (
+        host(RestartPolicy={"Name": "always", "MaximumRetryCount": 3}),
+        "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+    ),
+    (host(NetworkMode="container:"), "Invalid network mode: invalid container format container:<name|id>"),
+    (host(NetworkMode="container:x") | {"Hostname": "h"}, "conflicting options: hostname and the network mode"),
+    (
+        host(NetworkMode="container:x", PortBindings={"80/tcp": [{}]}),
+        "conflicting options: port publishing and the container type network mode",
+    ),
+    (host(CgroupnsMode="foo"), "invalid cgroup namespace mode: foo"),
+    (host(PortBindings={"80x/tcp": [{}]}), 'invalid port specification: "80x/tcp"'),
+    (host(PortBindings={"80/tcp": [{"HostPort": "abc"}]}), 'invalid port specification: "abc"'),
+    (host(LogConfig={"Type": "foo"}), 'error looking up logging plugin foo: plugin "foo" not found'),
+    (host(LogConfig={"Type": "json-file", "Config": {"foo": "1"}}), "unknown log opt 'foo' for json-file log driver"),
+    (host(LogConfig={"Type": "json-file", "Config": {"max-size": "xx"}}), "invalid size: 'xx'"),
+    (host(CapAdd=["NOPE"]), 'invalid CapAdd: unknown capability: "CAP_NOPE"'),
+    (host(SecurityOpt=["foo"]), 'invalid --security-opt 1: "foo"'),
+    (host(ExtraHosts=["foo"]), 'bad format for add-host: "foo"'),
+    (host(ExtraHosts=["foo:bar"]), 'invalid IP address in add-host: "bar"'),
+    (host(Ulimits=[{"Name": "foo", "Soft": 1, "Hard": 1}]), "invalid ulimit type: foo"),
+    (
+        host(Ulimits=[{"Name": "nofile", "Soft": 10, "Hard": 1}]),
+        "ulimit soft limit must be less than or equal to hard limit: 10 > 1",
+    ),
+    (host(Tmpfs={"rel": ""}), "invalid mount path: 'rel' mount path must be absolute"),
+    (host(Runtime="foo"), "unknown or invalid runtime name: foo"),
+    ({"Env": ["=x"]}, "invalid environment variable: =x"),
+    ({"WorkingDir": "rel"}, "the working directory 'rel' is invalid, it needs to be an absolute path"),
+    ({"StopSignal": "FOO"}, "Invalid signal: FOO"),
+    ({"Hostname": "a b"}, "invalid hostname format: a b"),
+    ({"Healthcheck": {"Test": ["CMD", "x"], "Interval": 1000}}, "Interval in Healthcheck cannot be less than 1ms"),
+    ({"Healthcheck": {"Test": ["CMD", "x"], "StartPeriod": -5}}, "StartPeriod in Healthcheck cannot be less than 1ms"),
+    ({"Healthcheck": {"Test": ["CMD", "x"], "Retries": -1}}, "Retries in Healthcheck cannot be negative"),
+]
+
+
+@pytest.mark.parametrize(("body", "text"), REFUSED, ids=lambda value: str(value)[:60])
+def test_refused_as_docker_does(body: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check(subject(dict(body)))
+    assert caught.value.message == text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("Isolation", "hyperv"), ("StorageOpt", {"size": "1G"}), ("CpuCount", 3), ("DeviceRequests", [{"Count": 1}]),
+        ("IpcMode", "container:x"), ("KernelMemory", 10), ("VolumeDriver", "nfs"), ("IOMaximumIOps", 1),
+    ],
+)  # fmt: skip
+def test_what_is_not_honoured_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check(subject(host(**{field: value})))
+    assert field in caught.value.message
+    assert caught.value.detail["field"] == f"HostConfig.{field}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {}, host(NetworkMode="nope"), host(CapAdd=["ALL"], CapDrop=["cap_net_raw"]), host(PidsLimit=-5),
+        host(ExtraHosts=["a:host-gateway", "b:[::1]", "c=1.2.3.4"]), host(SecurityOpt=["seccomp=unconfined"]),
+        host(SecurityOpt=["no-new-privileges"]), host(LogConfig={"Type": "none", "Config": {"max-size": "1m"}}),
+        host(Isolation="default"), host(CpusetCpus="0,1"), {"Hostname": "under_score"}, host(IpcMode="shareable"),
+        host(Ulimits=[{"Name": "nofile", "Soft": -1, "Hard": -1}]), host(Memory=6 << 20, MemorySwap=-1),
+    ],
+)  # fmt: skip
+def test_accepted(body: dict[str, Any]) -> None:
+    check(subject(dict(body)))
+
+
+def test_warnings() -> None:
+    assert warnings(subject(host(OomKillDisable=True)))[0].startswith("OOM killer is disabled for the container")
+    [text] = warnings(subject(host(NetworkMode="host", PortBindings={"80/tcp": [{"HostPort": "80"}]})))
+    assert text == "Published ports are discarded when using host network mode"
+    assert warnings(subject({})) == []
+
+
+@pytest.mark.parametrize(("text", "size"), [("10", 10), ("10k", 10240), ("1.5m", 1572864), ("2GB", 2 << 30)])
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
