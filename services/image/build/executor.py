@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.image.build.layer import WrittenLayer
+from services.image.build.layer import LayerTarget, WrittenLayer
 from services.image.build.ports import Output, RunOrder
 from services.image.build.upper import write_upper
 from shared.bus import Bus
@@ -62,12 +62,14 @@ class BusExecutor:
                 return result.status_code
             ticket = result.ticket
 
-    async def changes(self, container_id: str, target: Path, *, omit: frozenset[str]) -> WrittenLayer | None:
+    async def changes(
+        self, container_id: str, target: LayerTarget, *, omit: frozenset[str], take: bool
+    ) -> WrittenLayer | None:
         container = await self.bus.request(containers.INSPECT, containers.InspectContainer(ref=container_id))
         upper = Path(container.upper_dir)
         if not upper.is_dir():
             raise Unavailable(f"the files of container {container_id[:12]} are not on this machine")
-        return await asyncio.to_thread(write_upper, upper, target, omit=omit)
+        return await asyncio.to_thread(write_upper, upper, target, omit=omit, take=take)
 
     async def remove(self, container_id: str) -> None:
         request = containers.RemoveContainer(ref=container_id, force=True, volumes=True)

@@ -11,17 +11,18 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 from services.image import importing
-from services.image.build.layer import WrittenLayer
+from services.image.build.layer import LayerTarget, WrittenLayer
 from services.image.build.ports import BuiltImage, NewImage, PastStep, Progress
 from services.image.depot import Depot, Lease, image_event
 from services.image.domain import ImageRecord, LayerRecord, make_record
 from services.image.importing import Importer, encode_config
-from services.image.intake import LayerIntake, TakenLayer
+from services.image.intake import TakenLayer
 from services.image.manifests import (
     Descriptor,
     ImageConfig,
@@ -32,6 +33,8 @@ from services.image.manifests import (
     parse_platform,
 )
 from services.image.references import parse
+from services.image.store.content import Ingest
+from services.image.store.layers import StagedFiles
 from shared.bus import Bus
 from shared.clock import Clock
 from shared.contracts import images as contracts
@@ -40,7 +43,6 @@ from shared.contracts.images import RegistryAuth
 from shared.errors import DavitError, InvalidArgument, NotFound, Unavailable
 from shared.streams import offer
 
-READ_BYTES = 1 << 20
 DOCKER_HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io", "docker.io")
 
 
@@ -207,18 +209,21 @@ class DepotSession:
             self._by_key[image.parent.id, image.cache_key] = record.image.id
         return self._remember(record.image.id, _Known(config.raw, layers))
 
-    async def _take(self, written: WrittenLayer, below: str) -> LayerRecord:
-        taken = await asyncio.to_thread(self._take_file, written)
-        return await self.images.depot.commit_layer(self.lease, taken, below)
+    def begin_layer(self) -> LayerTarget:
+        return _Target(self.images.depot.content.ingest(hashing=False), self.images.depot.layers.stage_files())
 
-    def _take_file(self, written: WrittenLayer) -> TakenLayer:
-        with (
-            LayerIntake(self.images.depot.content, self.images.depot.layers) as intake,
-            written.path.open("rb", buffering=0) as source,
-        ):
-            while chunk := source.read(READ_BYTES):
-                intake.write(chunk)
-            return intake.finish()
+    async def _take(self, written: WrittenLayer, below: str) -> LayerRecord:
+        target = written.target
+        assert isinstance(target, _Target)
+        depot = self.images.depot
+        staged = target.staged if written.has_files else None
+        taken = TakenLayer(
+            written.diff_id, written.tar_bytes, "", written.diff_id, written.content_bytes, target.ingest, staged
+        )
+        record = await depot.commit_layer(self.lease, taken, below)
+        if staged is None:
+            await depot.unpack(self.lease, record.blob, record.diff_id, below)
+        return record
 
     async def _reuse(self, diff_id: str, below: str) -> LayerRecord:
         """A layer that the store has, on top of another layer than before, perhaps."""
@@ -256,6 +261,26 @@ class DepotSession:
         async with self.images.depot.catalog.writing() as writer:
             await writer.set_name(reference, image_id)
             writer.emit(image_event("tag", image_id, reference.familiar, labels))
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A layer on its way into the stores."""
+
+    ingest: Ingest
+    staged: StagedFiles
+
+    @property
+    def files(self) -> Path:
+        return self.staged.files
+
+    def write(self, data: bytes, /) -> None:
+        self.ingest.write(data)
+
+    def discard(self) -> None:
+        self.ingest.discard()
+        if self.staged.directory.exists():
+            self.staged.discard()
 
 
 def _past_step(step: Mapping[str, Any]) -> PastStep:

@@ -1,4 +1,4 @@
-"""Plans a layer over an existing file system and writes it as a tar.
+"""Plans a layer over an existing file system and writes it, as a tar and as files at once.
 
 A directory of a layer replaces the attributes of the same directory below it, so every parent that exists already is
 written with the attributes it has.
@@ -9,13 +9,15 @@ Source: OCI image-spec, layer.md; POSIX pax.
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import tarfile
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from services.image.build.context.tree import CHUNK_BYTES, Content, Entry, Tree
 
@@ -29,13 +31,36 @@ _TYPES = {
 }
 
 
+class LayerTarget(Protocol):
+    """Where a layer goes."""
+
+    @property
+    def files(self) -> Path | None:
+        """An empty directory for the layer's files, which may be replaced by another; None when none are wanted."""
+
+    def write(self, data: bytes, /) -> None:
+        """Take the next bytes of the layer's tar."""
+
+    def discard(self) -> None:
+        """Remove what was written, unless the layer has been stored. Idempotent; blocks."""
+
+
 @dataclass(frozen=True, slots=True)
 class WrittenLayer:
-    """An uncompressed layer on disk. diff_id: ``sha256:<hex>`` of the tar. content_bytes: sum of file sizes."""
+    """A layer, complete.
 
-    path: Path
+    Attributes:
+        diff_id: ``sha256:<hex>`` of the uncompressed tar.
+        tar_bytes: Length of the tar.
+        content_bytes: Sum of file sizes.
+        has_files: Whether the target's directory holds the files too; else they are to be unpacked from the tar.
+    """
+
+    target: LayerTarget
     diff_id: str
+    tar_bytes: int
     content_bytes: int
+    has_files: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,59 +149,107 @@ class LayerPlan:
         if path not in self._items:
             self._items[path] = _Item(entry, inherited=True)
 
-    def write(self, path: Path) -> WrittenLayer:
+    def write(self, target: LayerTarget) -> WrittenLayer:
         """Write the layer. Blocks; raises OSError."""
-        with path.open("wb") as raw:
-            writer = LayerWriter(raw)
-            for name in sorted(self._items, key=lambda item: item.split("/")):
-                item = self._items[name]
-                writer.add(name, item.entry, item.open, tree=item.tree)
-            writer.finish()
-        return WrittenLayer(path, "sha256:" + writer.digest.hexdigest(), writer.content_bytes)
+        writer = LayerWriter(target, files=target.files)
+        for name in sorted(self._items, key=lambda item: item.split("/")):
+            item = self._items[name]
+            writer.add(name, item.entry, item.open, tree=item.tree)
+        return writer.finish()
 
 
 class LayerWriter:
-    """A tar going to a file, hashed on the way."""
+    """A layer's tar, hashed on the way, and its files.
 
-    def __init__(self, raw: BinaryIO) -> None:
-        self._raw = raw
-        self.digest = hashlib.sha256()
-        self.content_bytes = 0
+    Args:
+        files: Where to write the files too; None for the tar alone. Entries come parents first, and no parent is a
+            link, so nothing outside of it can be touched.
+    """
+
+    def __init__(self, target: LayerTarget, *, files: Path | None = None) -> None:
+        self._target = target
+        self._files = files
+        self._digest = hashlib.sha256()
+        self._content_bytes = 0
+        self._tar_bytes = 0
         self._links: dict[tuple[int, object], str] = {}
+        self._directories: list[tuple[Path, Entry]] = []
 
     def add(
         self, name: str, entry: Entry, content: Callable[[], Content] | None = None, *, tree: object = None
     ) -> None:
         """Args: tree: where the entry is from; equal identities of one tree become hard links."""
         header = _header(name, entry)
+        place = self._files / name if self._files is not None else None
         if entry.identity is not None:
             first = self._links.setdefault((id(tree), entry.identity), name)
             if first != name:
                 header.type, header.linkname, header.size = tarfile.LNKTYPE, first, 0
                 self._write(header.tobuf(tarfile.PAX_FORMAT))
+                if self._files is not None and place is not None:
+                    os.link(self._files / first, place)
                 return
         self._write(header.tobuf(tarfile.PAX_FORMAT))
-        if entry.kind == "file" and content is not None:
-            self._copy(name, entry.size, content())
+        if entry.kind == "file":
+            self._copy(name, entry.size, content, place)
+        if place is not None:
+            self._place(place, entry)
 
-    def _copy(self, name: str, size: int, stream: Content) -> None:
-        left = size
-        with closing(stream):
-            while left:
+    def _copy(self, name: str, size: int, content: Callable[[], Content] | None, place: Path | None) -> None:
+        with ExitStack() as stack:
+            out = stack.enter_context(place.open("xb", buffering=0)) if place is not None else None
+            stream = stack.enter_context(closing(content())) if content is not None else None
+            left = size
+            while left and stream is not None:
                 chunk = stream.read(min(left, CHUNK_BYTES))
                 if not chunk:
                     raise OSError(f"/{name} became shorter while it was copied")
                 self._write(chunk)
+                if out is not None:
+                    out.write(chunk)
                 left -= len(chunk)
-        self.content_bytes += size
+        self._content_bytes += size
         self._write(b"\0" * (-size % tarfile.BLOCKSIZE))
 
-    def _write(self, data: bytes) -> None:
-        self.digest.update(data)
-        self._raw.write(data)
+    def _place(self, place: Path, entry: Entry) -> None:
+        if entry.kind == "dir":
+            place.mkdir()
+            self._directories.append((place, entry))
+        elif entry.kind == "symlink":
+            place.symlink_to(entry.link)
+        elif entry.kind == "fifo":
+            os.mkfifo(place)
+        elif entry.kind in ("char", "block"):
+            kind = stat.S_IFCHR if entry.kind == "char" else stat.S_IFBLK
+            os.mknod(place, kind | 0o600, os.makedev(*entry.device))
+        set_attributes(place, entry)
 
-    def finish(self) -> None:
+    def _write(self, data: bytes) -> None:
+        self._digest.update(data)
+        self._tar_bytes += len(data)
+        self._target.write(data)
+
+    def finish(self) -> WrittenLayer:
         self._write(b"\0" * (2 * tarfile.BLOCKSIZE))
+        for place, entry in reversed(self._directories):  # what was put in them has changed their times
+            os.utime(place, ns=(entry.mtime_ns, entry.mtime_ns))
+        return WrittenLayer(
+            self._target,
+            f"sha256:{self._digest.hexdigest()}",
+            self._tar_bytes,
+            self._content_bytes,
+            has_files=self._files is not None,
+        )
+
+
+def set_attributes(place: Path, entry: Entry) -> None:
+    """Give a new file its owner, mode, attributes and time. Raises OSError."""
+    os.chown(place, entry.uid, entry.gid, follow_symlinks=False)
+    if entry.kind != "symlink":
+        os.chmod(place, entry.mode)  # after the owner, whose change takes set-id bits away
+    for name, value in entry.xattrs.items():
+        os.setxattr(place, name, value, follow_symlinks=False)
+    os.utime(place, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
 
 
 def _header(name: str, entry: Entry) -> tarfile.TarInfo:

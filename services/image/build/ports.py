@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from services.image.build.layer import WrittenLayer
+from services.image.build.layer import LayerTarget, WrittenLayer
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.contracts.images import RegistryAuth
 
@@ -82,6 +82,9 @@ class ImageStore(Protocol):
     ) -> BuiltImage:
         """Fetch an image, telling how far it is."""
 
+    def begin_layer(self) -> LayerTarget:
+        """Where to write a layer before it is added. Blocks."""
+
     async def add(self, image: NewImage) -> BuiltImage:
         """Store a step's result; others see it, and it survives a crash, after the next `flush`."""
 
@@ -124,11 +127,14 @@ class Executor(Protocol):
     async def run(self, container_id: str, output: Output) -> int:
         """Start it, hand over its output (whether it is stderr, and the bytes) and return its exit code."""
 
-    async def changes(self, container_id: str, target: Path, *, omit: frozenset[str]) -> WrittenLayer | None:
+    async def changes(
+        self, container_id: str, target: LayerTarget, *, omit: frozenset[str], take: bool
+    ) -> WrittenLayer | None:
         """Write what it changed as a layer; None when it changed nothing.
 
         Args:
             omit: Empty directories and files that were made only to mount something on them.
+            take: Its files may be taken away from it, since it is removed next.
         """
 
     async def remove(self, container_id: str) -> None:

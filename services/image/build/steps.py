@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 from services.image.build import metadata
 from services.image.build.caching import CacheProbe, cache_key
@@ -77,8 +76,14 @@ class Workshop:
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     containers: set[str] = field(default_factory=set)
 
-    def new_layer(self) -> Path:
-        return self.scratch.place("layer")
+    def write_layer(self, plan: LayerPlan) -> WrittenLayer:
+        """Write a planned layer; nothing of it stays when that fails. Blocks."""
+        target = self.images.begin_layer()
+        try:
+            return plan.write(target)
+        except BaseException:
+            target.discard()
+            raise
 
 
 class StageBuilder:
@@ -154,7 +159,7 @@ class StageBuilder:
             self._state.advance(await self._shop.images.add(new))
         finally:
             if layer is not None:
-                layer.path.unlink(missing_ok=True)
+                await asyncio.shield(asyncio.to_thread(layer.target.discard))
 
     # -- WORKDIR ------------------------------------------------------------------------------------------------
 
@@ -175,7 +180,7 @@ class StageBuilder:
                 plan.make_directories(real)
             except NotADirectoryError as error:
                 raise InvalidArgument(f"Cannot mkdir: {path} is not a directory", field="WORKDIR") from error
-            return plan.write(self._shop.new_layer())
+            return self._shop.write_layer(plan)
 
         return await asyncio.to_thread(make)
 
@@ -207,7 +212,7 @@ class StageBuilder:
                 # With --link the layer is made as if on nothing, so that it fits any base.
                 plan = LayerPlan(MemoryTree({}) if copy.link else base)
                 place(plan, selected, destination, placement)
-                return plan.write(self._shop.new_layer()) if plan else None
+                return self._shop.write_layer(plan) if plan else None
 
             return await asyncio.to_thread(write)
 
@@ -235,14 +240,25 @@ class StageBuilder:
             shop.containers.add(container_id)
             await self._out.text(f" ---> Running in {short_id(container_id)}\n")
             await self._command(container_id, prepared)
-            base = DirectoryTree(self._state.image.layers)
-            omit = await asyncio.to_thread(mount_points, prepared.mounts, base)
-            layer = await shop.executor.changes(container_id, shop.new_layer(), omit=omit)
+            layer = await self._changes(container_id, prepared)
         await self._store(replace(new, container_id=container_id), layer)
         if shop.request.rm or shop.request.force_rm:
             await self._remove(container_id)
         else:
             shop.containers.discard(container_id)
+
+    async def _changes(self, container_id: str, prepared: PreparedRun) -> WrittenLayer | None:
+        base = DirectoryTree(self._state.image.layers)
+        omit = await asyncio.to_thread(mount_points, prepared.mounts, base)
+        take = self._shop.request.rm or self._shop.request.force_rm
+        target = await asyncio.to_thread(self._shop.images.begin_layer)
+        layer = None
+        try:
+            layer = await self._shop.executor.changes(container_id, target, omit=omit, take=take)
+            return layer
+        finally:
+            if layer is None:
+                await asyncio.shield(asyncio.to_thread(target.discard))
 
     async def _command(self, container_id: str, prepared: PreparedRun) -> None:
         """Run the command to its end. Its container stays when it failed, unless the request says otherwise."""

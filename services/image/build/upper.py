@@ -12,36 +12,56 @@ from pathlib import Path
 
 from services.image.build.context.directories import DirectoryTree, is_opaque, is_whiteout
 from services.image.build.context.tree import Entry, walk
-from services.image.build.layer import LayerWriter, WrittenLayer
+from services.image.build.layer import LayerTarget, LayerWriter, WrittenLayer
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 
 
-def write_upper(upper: Path, target: Path, *, omit: frozenset[str] = frozenset()) -> WrittenLayer | None:
+def write_upper(
+    upper: Path, target: LayerTarget, *, omit: frozenset[str] = frozenset(), take: bool = False
+) -> WrittenLayer | None:
     """Write the changes in an upper directory as a layer; None when there are none. Blocks.
 
     Args:
         omit: Paths that were made only to mount something there: left out as long as nothing is in them.
+        take: Make the directory itself the layer's files; its container is not started again.
     """
     tree = DirectoryTree([upper])
-    entries = _without_empty(dict(walk(tree, "")), omit)
+    everything = dict(walk(tree, ""))
+    entries = _without_empty(everything, omit)
     whiteouts = list(_whiteouts(upper, [path for path, entry in entries.items() if entry.kind == "dir"]))
     if not entries and not whiteouts:
         return None
-    names = sorted([*entries, *whiteouts], key=lambda path: path.split("/"))
-    with target.open("wb") as raw:
-        writer = LayerWriter(raw)
-        for name in names:
-            entry = entries.get(name)
-            if entry is None:
-                writer.add(name, Entry("file", 0o644))
-            elif entry.kind == "file":
-                writer.add(name, entry, partial(tree.open, name), tree=tree)
-            else:
-                writer.add(name, replace(entry, identity=None))
-        writer.finish()
-    return WrittenLayer(target, "sha256:" + writer.digest.hexdigest(), writer.content_bytes)
+    writer = LayerWriter(target)
+    for name in sorted([*entries, *whiteouts], key=lambda path: path.split("/")):
+        entry = entries.get(name)
+        if entry is None:
+            writer.add(name, Entry("file", 0o644))
+        elif entry.kind == "file":
+            writer.add(name, entry, partial(tree.open, name), tree=tree)
+        else:
+            writer.add(name, replace(entry, identity=None))
+    written = writer.finish()
+    files = target.files
+    if not take or files is None:
+        return written
+    _take(upper, files, everything.keys() - entries.keys(), everything)
+    return replace(written, has_files=True)
+
+
+def _take(upper: Path, files: Path, omitted: set[str], entries: dict[str, Entry]) -> None:
+    """Move the directory to where layers are; a rename, since both are below the data root."""
+    for path in sorted(omitted, key=lambda path: -path.count("/")):
+        if entries[path].kind == "dir":
+            (upper / path).rmdir()
+        else:
+            (upper / path).unlink()
+    for path, entry in entries.items():
+        if entry.kind == "dir" and path not in omitted:
+            os.utime(upper / path, ns=(entry.mtime_ns, entry.mtime_ns))
+    os.rename(upper, files)
+    upper.mkdir(mode=0o755)
 
 
 def _without_empty(entries: dict[str, Entry], omit: frozenset[str]) -> dict[str, Entry]:

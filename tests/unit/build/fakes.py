@@ -14,12 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from services.image.build.context.tree import MemoryTree
-from services.image.build.layer import LayerPlan, WrittenLayer
+from services.image.build.layer import LayerPlan, LayerTarget, WrittenLayer
 from services.image.build.ports import BuiltImage, NewImage, Output, PastStep, Progress, RunOrder
 from services.image.build.upper import write_upper
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import RegistryAuth
 from shared.errors import InvalidArgument, NotFound
+
+
+class FileTarget:
+    """A `LayerTarget` that keeps the tar in a file, and the files in a directory if there is one."""
+
+    def __init__(self, path: Path, files: Path | None = None) -> None:
+        self.path = path
+        self.files = files
+        path.write_bytes(b"")
+
+    def write(self, data: bytes, /) -> None:
+        with self.path.open("ab") as out:
+            out.write(data)
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
 
 
 class FakeImages:
@@ -32,6 +48,7 @@ class FakeImages:
         self.cache: dict[tuple[str, str], str] = {}
         self.stored: list[NewImage] = []
         self.pulled: list[str] = []
+        self.targets: list[FileTarget] = []
         self.visible: set[str] = set()
         self.remote: dict[str, BuiltImage] = {}
 
@@ -74,6 +91,11 @@ class FakeImages:
         await progress({"status": f"Pulling from {name}"})
         return self.remote[name]
 
+    def begin_layer(self) -> FileTarget:
+        self.root.mkdir(exist_ok=True)
+        self.targets.append(FileTarget(self.root / f"tar-{len(self.targets)}"))
+        return self.targets[-1]
+
     async def add(self, image: NewImage) -> BuiltImage:
         await asyncio.sleep(0)
         number = len(self.stored)
@@ -82,7 +104,8 @@ class FakeImages:
         if image.layer is not None:
             directory = self.root / f"layer-{number}"
             directory.mkdir(parents=True)
-            with tarfile.open(image.layer.path) as tar:
+            assert isinstance(image.layer.target, FileTarget)
+            with tarfile.open(image.layer.target.path) as tar:
                 tar.extractall(directory, filter="fully_trusted")
             layers, diff_ids = (*layers, directory), (*diff_ids, image.layer.diff_id)
         elif image.known_layer:
@@ -160,8 +183,10 @@ class FakeExecutor:
         container.state = "exited"
         return code
 
-    async def changes(self, container_id: str, target: Path, *, omit: frozenset[str]) -> WrittenLayer | None:
-        return write_upper(self.containers[container_id].upper, target, omit=omit)
+    async def changes(
+        self, container_id: str, target: LayerTarget, *, omit: frozenset[str], take: bool
+    ) -> WrittenLayer | None:
+        return write_upper(self.containers[container_id].upper, target, omit=omit, take=take)
 
     async def remove(self, container_id: str) -> None:
         container = self.containers.pop(container_id, None)

@@ -78,7 +78,8 @@ class Lab:
         return Built(stream.written, self)
 
     def leftovers(self) -> list[Path]:
-        return [path for name in ("build/tmp", "run") for path in (self.root / name).iterdir()]
+        tars = [target.path for target in self.images.targets if target.path.exists()]
+        return [path for name in ("build/tmp", "run") for path in (self.root / name).iterdir()] + tars
 
 
 class Built:

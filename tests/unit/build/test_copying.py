@@ -25,6 +25,7 @@ from services.image.build.layer import LayerPlan
 from services.image.build.owners import Mode, find_owner
 from services.image.build.upper import write_upper
 from shared.errors import DavitError, InvalidArgument, NotFound
+from tests.unit.build.fakes import FileTarget
 
 BASE = MemoryTree(
     {
@@ -60,7 +61,13 @@ def layer(
     plan = LayerPlan(base, now_ns=0)
     found = [item for source in sources for item in select(CONTEXT, source, keyword="COPY", parents=parents)]
     place(plan, found, absolute_destination(to, "/work"), Placement(**options))  # type: ignore[arg-type]
-    return read(plan.write(tmp_path / "layer").path)
+    return written(plan, tmp_path)
+
+
+def written(plan: LayerPlan, tmp_path: Path) -> dict[str, tuple[str, int, int, int, bytes | str]]:
+    target = FileTarget(tmp_path / "layer")
+    plan.write(target)
+    return read(target.path)
 
 
 def read(path: Path) -> dict[str, tuple[str, int, int, int, bytes | str]]:
@@ -270,7 +277,7 @@ def test_hard_links_in_a_context_share_content(tmp_path: Path) -> None:
     assert tree.open("b").read() == b"data"
     plan = LayerPlan(MemoryTree({}))
     place(plan, select(tree, ".", keyword="COPY"), "/", Placement())
-    assert read(plan.write(tmp_path / "layer").path)["b"][0::4] == ("hard", "a")
+    assert written(plan, tmp_path)["b"][0::4] == ("hard", "a")
     tree.close()
 
 
@@ -300,9 +307,14 @@ def test_layers_on_top_of_each_other(tmp_path: Path) -> None:
     assert tree.lookup("file/below") is None
     assert (entry := tree.lookup("file")) is not None
     assert entry.kind == "file"
-    written = write_upper(high, tmp_path / "layer", omit=frozenset({"file"}))
-    assert written is not None
-    assert sorted(read(written.path)) == [
+    target = FileTarget(tmp_path / "layer", tmp_path / "files")
+    (tmp_path / "files").mkdir()
+    result = write_upper(high, target, omit=frozenset({"file"}), take=True)
+    assert result is not None
+    assert result.has_files
+    assert os.listxattr(tmp_path / "files" / "opaque") == ["trusted.overlay.opaque"]
+    assert list(high.iterdir()) == []
+    assert sorted(read(target.path)) == [
         ".wh.gone",
         "both",
         "both/high",
@@ -311,3 +323,28 @@ def test_layers_on_top_of_each_other(tmp_path: Path) -> None:
         "opaque/.wh..wh..opq",
         "opaque/high",
     ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users, which only root can do")
+def test_files_and_tar_of_a_layer_are_the_same(tmp_path: Path) -> None:
+    source = MemoryTree({"d/x": Entry("symlink", 0o777, link="y"), "d/y": b"Y", "d/fifo": Entry("fifo", 0o600)})
+    plan = LayerPlan(BASE)
+    place(plan, select(source, "d", keyword="COPY"), "/tmp/o", Placement((7, 8), Mode("2750")))
+    (tmp_path / "files").mkdir()
+    target = FileTarget(tmp_path / "tar", tmp_path / "files")
+    assert plan.write(target).has_files
+    tree = DirectoryTree([tmp_path / "files"])
+    (tmp_path / "unpacked").mkdir()
+    with tarfile.open(target.path) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="fully_trusted")
+    for path in ("tmp", "tmp/o", "tmp/o/x", "tmp/o/y", "tmp/o/fifo"):
+        here, there = tree.lookup(path), DirectoryTree([tmp_path / "unpacked"]).lookup(path)
+        assert here is not None
+        assert there is not None
+        assert (here.kind, here.mode, here.uid, here.gid, here.link) == (
+            there.kind,
+            there.mode,
+            there.uid,
+            there.gid,
+            there.link,
+        )
