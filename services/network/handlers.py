@@ -61,7 +61,7 @@ class NetworkHandlers:
                     tx.emit(_event("create", record))
 
     def _now(self) -> str:
-        return self._clock.now().isoformat()
+        return self._clock.now().isoformat().replace("+00:00", "Z")
 
     # Networks
 

@@ -96,7 +96,7 @@ class VolumeHandlers:
             wanted.options,
             wanted.labels,
             node=node,
-            created_at=self._clock.now().isoformat(),
+            created_at=self._clock.now().isoformat(timespec="seconds").replace("+00:00", "Z"),
         )
         made[record.name] = record
         return record, True

@@ -153,6 +153,10 @@ class KernelNetwork:
     def attachments(self, container_id: str) -> list[Attachment]:
         return list(self._attachments.get(container_id, {}).values())
 
+    def present(self) -> list[Attachment]:
+        """Every endpoint on this node."""
+        return [attachment for container_id in list(self._attachments) for attachment in self.attachments(container_id)]
+
     def prepare(self, container_id: str, attachments: Sequence[Attachment]) -> Sandbox:
         """A configured namespace for a container about to start.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,9 @@ REFRESH_RETRY_S = 1.0
 # The truth is asked for again this often, for the broadcasts that were missed.
 REFRESH_INTERVAL_S = 60.0
 
+HEARD_RECORDS = 1000
+
+RecordChange = Callable[[Attachment], None]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -61,6 +65,7 @@ class NodeNetwork:
         self._pool = SandboxPool()
         self._kernel: KernelNetwork | None = None
         self._records = NameRecords()
+        self._heard: deque[tuple[RecordChange, Attachment]] = deque(maxlen=HEARD_RECORDS)
         self._servers: dict[str, DnsServer] = {}
         self._chosen_dns: dict[str, list[str]] = {}
         self._proxies: dict[str, list[PortProxy]] = {}
@@ -226,11 +231,14 @@ class NodeNetwork:
             server.close()
 
     async def _record_added(self, attachment: Attachment) -> Empty:
-        self._records.add(attachment)
-        return EMPTY
+        return self._record_heard(self._records.add, attachment)
 
     async def _record_removed(self, attachment: Attachment) -> Empty:
-        self._records.remove(attachment)
+        return self._record_heard(self._records.remove, attachment)
+
+    def _record_heard(self, change: RecordChange, attachment: Attachment) -> Empty:
+        change(attachment)
+        self._heard.append((change, attachment))
         return EMPTY
 
     # Proxies
@@ -239,7 +247,8 @@ class NodeNetwork:
         for attachment in attachments:
             target = (attachment.address or attachment.address6).partition("/")[0]
             for held in self.kernel.ports.held.get(attachment.endpoint_id, []):
-                if held.port.protocol in ("tcp", "udp") and needs_proxy(attachment, held.port):
+                carried = held.port.protocol in ("tcp", "udp") and needs_proxy(attachment, held.port)
+                if carried and held.socket is not None:
                     proxy = PortProxy(held.socket, (target, held.port.container_port))
                     self._proxies.setdefault(attachment.endpoint_id, []).append(proxy)
                     proxy.start()
@@ -258,9 +267,13 @@ class NodeNetwork:
         """
         if self._bus is None:
             return
+        self._heard.clear()
         answer = await self._bus.request(contract.NODE_WANTED, NodeNetworksRequest(node=self._node))
         await self._run(self._follow, answer)
         self._records.replace(answer.attachments)
+        # What came and went while the answer was under way is newer than it.
+        for change, attachment in [*((self._records.add, one) for one in self.kernel.present()), *self._heard]:
+            change(attachment)
         self._store(answer)
 
     def _follow(self, answer: NodeNetworks) -> None:

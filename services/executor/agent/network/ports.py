@@ -20,12 +20,20 @@ from shared.errors import Conflict
 
 IPPROTO_SCTP = 132
 BACKLOG = 128
+# A kernel without IPv6, or without SCTP sockets.
+ABSENT = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT)
 
 
 @dataclass(slots=True)
 class HeldPort:
+    """A port and the socket that holds it; None where this kernel lacks the protocol, so that nobody can take it."""
+
     port: PublishedPort
-    socket: socket.socket
+    socket: socket.socket | None
+
+    def close(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
 
 
 @dataclass(slots=True)
@@ -47,7 +55,7 @@ class HostPorts:
                 taken.append(HeldPort(port, _bind(port, listening=self.proxied(attachment, port))))
         except OSError as error:
             for held in taken:
-                held.socket.close()
+                held.close()
             raise _refusal(attachment, attachment.ports[len(taken)], error) from error
         if taken:
             self.held[attachment.endpoint_id] = taken
@@ -55,14 +63,14 @@ class HostPorts:
 
     def release(self, endpoint_id: str) -> None:
         for held in self.held.pop(endpoint_id, []):
-            held.socket.close()
+            held.close()
 
     def close(self) -> None:
         for endpoint_id in list(self.held):
             self.release(endpoint_id)
 
 
-def _bind(port: PublishedPort, *, listening: bool) -> socket.socket:
+def _bind(port: PublishedPort, *, listening: bool) -> socket.socket | None:
     version = ipaddress.ip_address(port.host_ip).version
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     kind, protocol = {
@@ -73,9 +81,8 @@ def _bind(port: PublishedPort, *, listening: bool) -> socket.socket:
     try:
         holder = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
-        if port.protocol == "sctp" and error.errno in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT):
-            # Without SCTP sockets nobody else on this host can have the port either.
-            return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        if error.errno in ABSENT:
+            return None
         raise
     try:
         if family == socket.AF_INET6:
