@@ -30,7 +30,8 @@ def test_commands_in_both_forms() -> None:
 def test_the_other_instructions() -> None:
     config = changed(
         'ENV A=2 B="x y"', "LABEL k=v", "EXPOSE 80 90-91/udp", "USER app", "VOLUME /a /b", 'VOLUME ["/c"]',
-        "WORKDIR /w", "WORKDIR sub", "STOPSIGNAL SIGQUIT", "ONBUILD RUN x", "HEALTHCHECK --interval=1m30s --retries=2 CMD curl x",
+        "WORKDIR /w", "WORKDIR sub", "STOPSIGNAL SIGQUIT", "ONBUILD RUN x",
+        "HEALTHCHECK --interval=1m30s --retries=2 CMD curl x",
         env=["A=1", "C=3"],
     )  # fmt: skip
     assert config.env == ["C=3", "A=2", "B=x y"]

@@ -63,15 +63,24 @@ def test_bad_modes_and_names(spec: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("mount", "text"),
     [
-        ({"Type": "bind", "Target": "/x"}, BIND + 'field Source must not be empty'),
-        ({"Type": "bind", "Source": "rel", "Target": "/x"}, BIND + "invalid mount path: 'rel' mount path must be absolute"),
-        ({"Type": "bind", "Source": "/tmp"}, BIND + 'field Target must not be empty'),
-        ({"Type": "bind", "Source": "/tmp", "Target": "x"}, BIND + "invalid mount path: 'x' mount path must be absolute"),
+        ({"Type": "bind", "Target": "/x"}, BIND + "field Source must not be empty"),
+        (
+            {"Type": "bind", "Source": "rel", "Target": "/x"},
+            BIND + "invalid mount path: 'rel' mount path must be absolute",
+        ),
+        ({"Type": "bind", "Source": "/tmp"}, BIND + "field Target must not be empty"),
+        (
+            {"Type": "bind", "Source": "/tmp", "Target": "x"},
+            BIND + "invalid mount path: 'x' mount path must be absolute",
+        ),
         ({"Type": "foo", "Target": "/x"}, 'invalid mount config for type "foo": mount type unknown'),
-        ({"Type": "tmpfs", "Source": "/tmp", "Target": "/x"}, TMPFS + 'field Source must not be specified'),
-        ({"Type": "volume", "Source": "ab", "Target": "/x", "BindOptions": {}}, VOLUME + 'field BindOptions must not be specified'),
+        ({"Type": "tmpfs", "Source": "/tmp", "Target": "/x"}, TMPFS + "field Source must not be specified"),
+        (
+            {"Type": "volume", "Source": "ab", "Target": "/x", "BindOptions": {}},
+            VOLUME + "field BindOptions must not be specified",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_mounts(mount: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         parse_mount(Mount.model_validate(mount))
