@@ -32,6 +32,7 @@ ROOT_FD = 3
 OUTCOME_FD = 4
 READ_BYTES = 1 << 20
 _QUEUED_PIECES = 8
+SWITCH_INTERVAL_S = 0.0005
 
 
 class _Plain:
@@ -45,6 +46,7 @@ class _Plain:
         self._digest = hashlib.sha256() if digest else None
         self._pieces: queue.Queue[bytes | Exception] = queue.Queue(_QUEUED_PIECES)
         self._over = False
+        self._buffer = bytearray(READ_BYTES)
         self.size_bytes = 0
 
     def start(self) -> None:
@@ -74,8 +76,15 @@ class _Plain:
             self._pieces.put(error)
 
     def _read_raw(self) -> bytes:
+        """Pieces as large as can be: each costs this thread a wait for the interpreter's lock."""
         head, self._head = self._head, b""
-        return head or os.read(0, READ_BYTES)
+        if head:
+            return head
+        filled = 0
+        buffer = memoryview(self._buffer)
+        while filled < READ_BYTES and (count := os.readv(0, [buffer[filled:]])):
+            filled += count
+        return bytes(buffer[:filled])
 
 
 def _first(descriptor: int) -> bytes:
@@ -134,6 +143,8 @@ _JOBS = {"unpack": _unpack, "pack": _pack}
 
 
 def main() -> None:
+    # The reading thread runs seldom and shortly, and the other one has nothing to do meanwhile.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     order = json.loads(sys.argv[1])
     try:
         outcome = {"ok": _JOBS[order["job"]](order)}
