@@ -20,12 +20,12 @@ class Waits:
 
         An exit after which the container restarts counts, as with Docker: whoever waits learns of the first one.
         """
-        first = not request.ticket
-        if first:
-            record = await self._records.find(request.ref)
-            container_id, baseline = record.id, record.exits
-        else:
+        found: Record | None = None
+        if request.ticket:
             container_id, baseline = _parsed(request.ticket)
+        else:
+            found = await self._records.find(request.ref)
+            container_id, baseline = found.id, found.exits
         condition = request.condition
 
         def done(record: Record | None) -> bool:
@@ -33,12 +33,13 @@ class Waits:
                 return record is None
             return record.exits > baseline or (condition == "not-running" and not record.alive)
 
-        record_now = await self._records.until(container_id, done, request.patience_s)
-        if not done(record_now):
+        if found is None or not (done(found) or request.patience_s <= 0):
+            found = await self._records.until(container_id, done, request.patience_s)
+        if not done(found):
             return WaitResult(pending=True, ticket=f"{container_id}:{baseline}")
-        if record_now is None:
+        if found is None:
             return await self._of_removed(container_id)
-        state = record_now.container.state
+        state = found.container.state
         return WaitResult(status_code=state.exit_code, error=state.error)
 
     async def _of_removed(self, container_id: str) -> WaitResult:
