@@ -255,3 +255,20 @@ async def test_a_hundred_endpoints_cost_what_one_costs(lab: Lab) -> None:
     for number in range(100):
         await lab.node.release(f"cbridge{number + 2}")
     assert "elements" not in nft("list", "map", "inet", "davit", "publish4_any")
+
+
+async def test_macvlan_puts_a_container_on_the_hosts_network(lab: Lab) -> None:
+    host = Netlink()
+    neighbour = await lab.node.empty("neighbour")
+    host.run([links.new_veth("lan0", "lan1", neighbour.netns_fd)])
+    here, there = links.get_link(host, "lan0"), links.get_link(neighbour.socket(), "lan1")
+    assert here is not None
+    assert there is not None
+    host.run([links.set_link(here.index, up=True)])
+    neighbour.socket().run([links.add_address(there.index, "172.30.0.9/16"), links.set_link(there.index, up=True)])
+    net = network(30, driver="macvlan", bridge="", options={"parent": "lan0"})
+    box = await lab.container(attachment(net, 2))
+    lab.serve(box, 80)
+    assert await _blocking(fetch, neighbour, "172.30.0.2", 80) == b"hello 172.30.0.9"
+    await lab.node.release("cnet302")
+    host.close()
