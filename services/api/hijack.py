@@ -23,6 +23,7 @@ Source: Docker Engine API 1.50, ContainerAttach ("Hijacking"); RFC 9110 section 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import select
@@ -39,6 +40,7 @@ EXTENSION_PEER = "davit.peer"
 
 READ_HIGH_WATER_BYTES = 256 * 1024
 GONE_CHECK_S = 5.0
+LINGER_S = 2.0
 REASONS = {101: b"UPGRADED", 200: b"OK"}
 # Requests that may become raw connections without saying so in an Upgrade header.
 MAY_HIJACK = re.compile(rb"POST [^ ]*/(?:containers/[^/ ?]+/attach|exec/[^/ ?]+/start)[ ?]")
@@ -118,8 +120,23 @@ class RawConnection:
         poll.register(descriptor, 0)
         return bool(poll.poll(0))
 
+    async def finish(self) -> None:
+        """End our direction, and close when the client has ended its own.
+
+        Closing over input that nobody has read would reset the connection under output that the client has yet to
+        read. A client that goes on sending is not listened to for long.
+        """
+        transport = self._protocol.transport
+        if not self._eof and transport.can_write_eof() and not transport.is_closing():
+            transport.write_eof()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while await self.read():
+                        pass
+        transport.close()
+
     def close(self) -> None:
-        """End both directions, after what was written has left."""
+        """End both directions at once, after what was written has left."""
         self._protocol.transport.close()
 
 

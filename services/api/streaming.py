@@ -204,7 +204,7 @@ async def pump(
     finally:
         await end_tasks(inward, outward, gone)
         await end_stream(stream, finished=outward.done() and not outward.cancelled() and outward.exception() is None)
-        connection.close()
+        await connection.finish()
 
 
 async def _client_to_stream(

@@ -131,7 +131,7 @@ async def pump(connection: RawConnection, stream: ByteStream, *, multiplexed: bo
         finished = outward.done() and outward.exception() is None
         await end_tasks(inward, outward)
         await end_stream(stream, finished=finished)
-        connection.close()
+        await connection.finish()
 
 
 async def _frames_to_stream(connection: RawConnection, stream: ByteStream) -> None:

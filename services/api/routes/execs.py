@@ -5,6 +5,8 @@ Source: Docker Engine API 1.50, Exec.
 
 from __future__ import annotations
 
+import asyncio
+
 from pydantic import Field
 from starlette.responses import Response
 
@@ -16,12 +18,12 @@ from services.api.views import containers as views
 from shared.contracts import containers as contracts
 from shared.contracts.containers import CreateExec, ExecRef, ResizeExec, StartExec
 from shared.contracts.docker import Bool, DockerModel, Str, StrList
-from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from shared.errors import Conflict, DavitError, InvalidArgument
 from shared.streams import ByteStream
 
 STDOUT_FRAME = 1
-# Failures of the exec as a resource; any other belongs to the process it should have run, and goes to its output.
-REFUSALS = (NotFound, Conflict, Unavailable, DeadlineExceeded)
+# A refusal can be faster than any process; the client gets this long to read the head.
+AFTER_HEAD_S = 0.02
 
 
 class CreateBody(DockerModel):
@@ -69,15 +71,24 @@ async def create(call: Call) -> Response:
 
 
 async def start(call: Call) -> Response | None:
+    """Start the process and join it.
+
+    The head leaves before the process runs: some clients read it through a buffer that they then drop, with whatever
+    output came along. So what would refuse the exec is asked for first, and a failure to run its command is told in
+    the output, as Docker tells it.
+    """
     body = await call.json_body(StartBody)
     request = StartExec(id=call.path("id"), detach=body.detach, tty=body.tty, console_size=body.console_size or [])
     if body.detach:
         await call.ask(contracts.EXEC_START, request)
         return empty_response(200)
+    found = await call.ask(contracts.EXEC_INSPECT, ExecRef(id=request.id))
+    if found.running or found.exit_code is not None:
+        raise Conflict(f"Error: Exec command {found.id} has already run")
     stream = await call.deps.offer()
     try:
-        failure = await _start_attached(call, request, stream)
         connection = await call.hijack(content_type(call, body.tty).encode())
+        failure = await _start_attached(call, request, stream)
     except BaseException:
         await end_stream(stream, finished=False)
         raise
@@ -90,13 +101,8 @@ async def start(call: Call) -> Response | None:
 
 
 async def _start_attached(call: Call, request: StartExec, stream: ByteStream) -> DavitError | None:
-    """Start it; the failure to run its command is returned, since Docker tells it in the output."""
     try:
         await call.ask(contracts.EXEC_START, request.model_copy(update={"stream": stream.ref}))
-    except REFUSALS as error:
-        if isinstance(error, NotFound) and not error.message.startswith("No such"):
-            return error  # the command was not found, not the exec
-        raise
     except DavitError as error:
         return error
     return None
@@ -105,10 +111,11 @@ async def _start_attached(call: Call, request: StartExec, stream: ByteStream) ->
 async def _tell(connection: RawConnection, error: DavitError, tty: bool) -> None:
     text = error.message.encode() + b"\r\n"
     head = b"" if tty else bytes([STDOUT_FRAME, 0, 0, 0]) + len(text).to_bytes(4, "big")
+    await asyncio.sleep(AFTER_HEAD_S)
     try:
         await connection.write(head + text)
     finally:
-        connection.close()
+        await connection.finish()
 
 
 async def inspect(call: Call) -> Response:

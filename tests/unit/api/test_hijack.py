@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from services.api import websocket
 from shared import streams
 from shared.bus import EMPTY
 from shared.contracts import containers as contracts
-from shared.contracts.containers import AttachInfo
+from shared.contracts.containers import AttachInfo, Exec
 from shared.errors import InvalidArgument, NotFound
 
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
@@ -136,7 +138,15 @@ async def test_a_client_that_leaves_cancels_the_stream(edge):
 EXEC = b'{"Detach":false,"Tty":false}'
 
 
-async def test_exec_has_a_body_and_an_upgrade(edge):
+@pytest.fixture
+def edge_with_exec(edge):
+    edge.bus.answer(contracts.EXEC_INSPECT, Exec(id="e1", container_id="c", cmd=["x"]))
+    return edge
+
+
+async def test_exec_has_a_body_and_an_upgrade(edge_with_exec):
+    edge = edge_with_exec
+
     async def start(request):
         stream = await streams.accept(edge.bus, request.stream)
 
@@ -159,7 +169,8 @@ async def test_exec_has_a_body_and_an_upgrade(edge):
     writer.close()
 
 
-async def test_a_command_that_cannot_run_is_told_in_the_output(edge):
+async def test_a_command_that_cannot_run_is_told_in_the_output(edge_with_exec):
+    edge = edge_with_exec
     edge.bus.answer(contracts.EXEC_START, InvalidArgument("OCI runtime exec failed: executable file not found"))
     headers = {**UPGRADE, "Content-Type": "application/json"}
     reader, writer = await edge.client.open()
@@ -171,8 +182,9 @@ async def test_a_command_that_cannot_run_is_told_in_the_output(edge):
     writer.close()
 
 
-async def test_an_exec_that_does_not_exist_is_http(edge):
-    edge.bus.answer(contracts.EXEC_START, NotFound("No such exec instance: e1"))
+async def test_an_exec_that_does_not_exist_is_http(edge_with_exec):
+    edge = edge_with_exec
+    edge.bus.answer(contracts.EXEC_INSPECT, NotFound("No such exec instance: e1"))
     reply = await edge.client.request("POST", "/exec/e1/start", EXEC)
     assert reply.status == 404
 
@@ -208,7 +220,7 @@ async def test_attach_over_websocket(edge):
 
 
 async def test_a_body_may_arrive_after_the_head(edge):
-    edge.bus.answer(contracts.EXEC_START, NotFound("No such exec instance: e1"))
+    edge.bus.answer(contracts.EXEC_INSPECT, NotFound("No such exec instance: e1"))
     for upgrade in ({}, UPGRADE):
         reader, writer = await edge.client.open()
         headers = {**upgrade, "Content-Type": "application/json", "Content-Length": str(len(EXEC))}
@@ -219,3 +231,44 @@ async def test_a_body_may_arrive_after_the_head(edge):
         writer.write(EXEC[5:])
         assert "404" in await read_head(reader)
         writer.close()
+
+
+async def test_an_exec_runs_once(edge):
+    edge.bus.answer(contracts.EXEC_INSPECT, Exec(id="e1", container_id="c", cmd=["x"], exit_code=0))
+    assert (await edge.client.request("POST", "/exec/e1/start", EXEC)).status == 409
+
+
+async def test_the_head_leaves_before_the_process_starts(edge_with_exec):
+    edge = edge_with_exec
+    begin = asyncio.Event()
+
+    async def start(request):
+        await begin.wait()
+        stream = await streams.accept(edge.bus, request.stream)
+        await stream.write(b"now")
+        await stream.aclose()
+        return EMPTY
+
+    edge.bus.answer(contracts.EXEC_START, start)
+    reader, writer = await edge.client.open()
+    writer.write(edge.client.head("POST", "/exec/e1/start", {**UPGRADE, "Content-Type": "application/json"}, EXEC))
+    await read_head(reader)
+    begin.set()
+    assert await asyncio.wait_for(reader.read(), 5) == b"now"
+    writer.close()
+
+
+async def test_output_is_not_lost_to_a_client_that_still_sends(edge):
+    async def attach(request):
+        stream = await streams.accept(edge.bus, request.stream)
+        await stream.write(b"last words")
+        await stream.aclose()
+        return AttachInfo(tty=False)
+
+    edge.bus.answer(contracts.ATTACH, attach)
+    reader, writer = await edge.client.open()
+    writer.write(edge.client.head("POST", ATTACH, UPGRADE) + b"x" * 400_000)
+    await read_head(reader)
+    writer.write(b"x" * 400_000)
+    assert await asyncio.wait_for(reader.read(), 5) == b"last words"
+    writer.close()
