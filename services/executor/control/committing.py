@@ -42,7 +42,8 @@ class Committing:
         finally:
             if paused:
                 await self._peers.unpause(record)
-        reference = f"{request.repo}:{request.tag or 'latest'}" if request.repo else ""
+        repo = request.repo.removeprefix("docker.io/").removeprefix("library/")
+        reference = f"{repo}:{request.tag or 'latest'}" if repo else ""
         await self._records.note(record.event("commit", comment=request.comment, imageID=image.id, imageRef=reference))
         return image
 

@@ -37,7 +37,7 @@ class Creating:
         if not request.config.image:
             raise InvalidArgument("no image specified", field="Image")
         node = await self._nodes.choose()
-        host = creation.with_defaults(request.host_config, request.config, self._config)
+        host = creation.with_defaults(request.host_config, request.config, self._config, node)
         subject = Subject(request.config, host, node, BUILT_IN_RUNTIMES | frozenset(self._config.runtimes))
         check(subject)
         image = await self._peers.image(request.config.image, request.platform)

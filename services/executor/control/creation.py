@@ -67,7 +67,7 @@ def command(config: ContainerConfig) -> tuple[str, list[str]]:
     return words[0], words[1:]
 
 
-def with_defaults(host: HostConfig, own: ContainerConfig, config: EngineConfig) -> HostConfig:
+def with_defaults(host: HostConfig, own: ContainerConfig, config: EngineConfig, node: NodeFacts) -> HostConfig:
     """What Docker fills in and shows in inspect."""
     filled = host.model_copy(deep=True)
     if filled.network_mode in ("", "default"):
@@ -78,6 +78,12 @@ def with_defaults(host: HostConfig, own: ContainerConfig, config: EngineConfig) 
     filled.restart_policy.name = host.restart_policy.name or "no"
     filled.runtime = host.runtime or config.default_runtime or "davit"
     filled.shm_size = host.shm_size or shm_bytes(config.default_shm_size)
+    if not filled.cgroupns_mode:
+        filled.cgroupns_mode = config.default_cgroupns_mode if node.cgroup_version == "2" else "host"
+    if filled.pids_limit is not None and filled.pids_limit <= 0:
+        filled.pids_limit = None
+    if filled.memory_swappiness == -1:
+        filled.memory_swappiness = None
     if filled.memory > 0 and not filled.memory_swap:
         filled.memory_swap = filled.memory * 2
     if not filled.log_config.type:

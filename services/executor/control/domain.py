@@ -174,11 +174,10 @@ class Record(BaseModel):
             )
 
     def failed_to_start(self, text: str, exit_code: int) -> None:
-        """Status and times stay: it never ran. Whoever waits for its next exit waits no more."""
+        """Status and times stay: it never ran, so this is no exit for those who wait for one."""
         state = self.container.state
         state.error = text
         state.exit_code = exit_code
-        self.exits += 1
         self._forget_endpoints()
 
     def health_reported(self, report: ContainerReport) -> bool:

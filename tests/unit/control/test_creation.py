@@ -10,6 +10,7 @@ from services.executor.control import creation
 from services.executor.control.names import checked_name, generated_name, new_id
 from services.executor.control.signals import parse_signal
 from shared.config import EngineConfig
+from shared.contracts.containers import NodeFacts
 from shared.contracts.docker import ContainerConfig, HealthConfig, HostConfig, LogConfig
 from shared.contracts.images import ResolvedImage
 from shared.errors import InvalidArgument
@@ -61,7 +62,9 @@ def test_health_checks_are_merged_field_by_field() -> None:
 
 
 def with_defaults(host: HostConfig | None = None, own: ContainerConfig | None = None, **config: Any) -> HostConfig:
-    return creation.with_defaults(host or HostConfig(), own or ContainerConfig(), EngineConfig(**config))
+    return creation.with_defaults(
+        host or HostConfig(), own or ContainerConfig(), EngineConfig(**config), NodeFacts(node="n1")
+    )
 
 
 def test_defaults_as_inspect_shows_them() -> None:
@@ -69,6 +72,8 @@ def test_defaults_as_inspect_shows_them() -> None:
     assert (host.network_mode, host.ipc_mode, host.shm_size) == ("bridge", "private", 64 << 20)
     assert host.memory_swap == 200 << 20
     assert host.log_config.type == "json-file"
+    assert host.cgroupns_mode == "host"
+    assert with_defaults(HostConfig(pids_limit=0)).pids_limit is None
     assert with_defaults(own=ContainerConfig(network_disabled=True)).network_mode == "none"
 
 
