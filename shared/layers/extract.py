@@ -222,7 +222,7 @@ class Extractor:
             TarError: It may not be replaced.
             OSError: The error, when it was about something else.
         """
-        if error.errno == errno.ENOENT:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):  # the latter where a whiteout stands for the parent
             self._parents(path)
             return False
         if error.errno != errno.EEXIST:
