@@ -9,11 +9,12 @@ import struct
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from shared.errors import DavitError, InvalidArgument, NotFound
+from shared.errors import InvalidArgument, NotFound
 from shared.layers import changes
 from shared.layers.worker import Packer, Unpacked, Unpacker
 
@@ -22,6 +23,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: chroot, owners, devices"),
 ]
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service=ep
+
+CAPABILITY_TEXT = CAPABILITY.decode("utf-8", "surrogateescape")
 
 
 class Tar:
@@ -70,9 +73,7 @@ def test_files_keep_what_they_have(root: Path) -> None:
         Tar()
         .add("bin", kind=tarfile.DIRTYPE, mode=0o1777, mtime=11)
         .add("bin/su", b"program", mode=0o4755, uid=1, gid=2, mtime=1_000_000_000)
-        .add(
-            "bin/ping", b"x", mode=0o755, pax_headers={"SCHILY.xattr.security.capability": CAPABILITY.decode("utf-8", "surrogateescape")}
-        )
+        .add("bin/ping", b"x", mode=0o755, pax_headers={"SCHILY.xattr.security.capability": CAPABILITY_TEXT})
         .add("bin/link", kind=tarfile.LNKTYPE, linkname="bin/su")
         .add("lib", kind=tarfile.SYMTYPE, linkname="usr/lib", uid=7, mtime=22)
         .add("null", kind=tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666)
@@ -178,7 +179,7 @@ def test_what_was_packed_unpacks_the_same(root: Path, tmp_path: Path) -> None:
     assert is_opaque(again / "d")
 
 
-def tmp_path_new(tmp_path: Path) -> Path:
+def new_directory(tmp_path: Path) -> Path:
     third = tmp_path / "third"
     third.mkdir()
     return third
@@ -227,10 +228,8 @@ def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[bytes]:
 
 
 def test_no_archive_reaches_out(hostile: bytes, root: Path) -> None:
-    try:
+    with suppress(InvalidArgument):  # refusing is right, too; the fixture looks outside
         unpack(root, hostile)
-    except DavitError as error:
-        assert isinstance(error, InvalidArgument)
 
 
 def test_limits(root: Path) -> None:

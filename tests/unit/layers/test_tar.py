@@ -37,9 +37,9 @@ def written(members: list[tuple[tarfile.TarInfo, bytes]], form: int) -> bytes:
     return out.getvalue()
 
 
-_name = st.text(
-    st.characters(blacklist_characters="\0/", blacklist_categories=("Cs",)), min_size=1, max_size=60
-).filter(lambda name: name not in (".", ".."))
+_name = st.text(st.characters(blacklist_characters="\0/", blacklist_categories=["Cs"]), min_size=1, max_size=60).filter(
+    lambda name: name not in (".", "..")
+)
 _path = st.lists(_name, min_size=1, max_size=5).map("/".join)
 
 
@@ -134,7 +134,13 @@ def test_compressions_come_out_as_they_went_in(kind: str, size: int) -> None:
 
     import zstandard
 
-    pack = {"gzip": gzip.compress, "xz": lzma.compress, "bzip2": bz2.compress, "zstd": zstandard.compress}[kind]
+    packers: dict[str, Callable[[bytes], bytes]] = {
+        "gzip": gzip.compress,
+        "xz": lzma.compress,
+        "bzip2": bz2.compress,
+        "zstd": zstandard.compress,
+    }
+    pack = packers[kind]
     plain = (b"0123456789abcdef" * (size // 16 + 1))[:size]
     packed = pack(plain) + pack(b"tail")  # members may follow each other
     found = compression.detect(packed)
