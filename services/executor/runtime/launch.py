@@ -52,6 +52,7 @@ def backend() -> CgroupBackend:
     """The machine's control groups, looked for once per process; the zygote looks before it forks."""
     if not _known_backend:
         _known_backend.append(cgroups.detect())
+        _known_backend[0].preload()
     return _known_backend[0]
 
 

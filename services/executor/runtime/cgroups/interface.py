@@ -128,6 +128,9 @@ class CgroupBackend(Protocol):
     def open(self, path: str) -> Cgroup:
         """The control group at `path`, whether or not it exists."""
 
+    def preload(self) -> None:
+        """Import what is otherwise imported when it is needed: for processes that are about to fork."""
+
     def prune(self, path: str) -> None:
         """Remove the groups at and below `path` that have no processes: an engine's empty parent, when it goes."""
 

@@ -101,6 +101,9 @@ class SystemdBackend:
     def open(self, path: str) -> Cgroup:
         return SystemdCgroup(self.inner.open(path), os.path.basename(path), self.kind, None)
 
+    def preload(self) -> None:
+        self.inner.preload()
+
     def prune(self, path: str) -> None:
         self.inner.prune(path)
 

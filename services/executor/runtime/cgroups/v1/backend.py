@@ -6,39 +6,30 @@ import errno
 import os
 import time
 
-from services.executor.runtime.cgroups import checks, directories, files, rdma
+from services.executor.runtime.cgroups import checks, directories, files
+from services.executor.runtime.cgroups.controllers import Controllers
 from services.executor.runtime.cgroups.paths import DEFAULT_PARENT
-from services.executor.runtime.cgroups.v1 import (
-    blkio,
-    cpu,
-    cpuacct,
-    cpuset,
-    devices,
-    freezer,
-    hugetlb,
-    memory,
-    net_cls,
-    net_prio,
-    pids,
-)
 from services.executor.runtime.errors import KernelFailure, NotSupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from services.executor.runtime.cgroups.interface import Cgroup, CgroupBackend, Controller, Resources, Stats
+    from services.executor.runtime.cgroups.interface import Cgroup, CgroupBackend, Resources, Stats
 
-_CONTROLLERS: tuple[Controller, ...] = (
-    cpuset,
-    cpu,
-    cpuacct,
-    memory,
-    pids,
-    blkio,
-    hugetlb,
-    net_cls,
-    net_prio,
-    rdma,
-    devices,
+_CONTROLLERS = Controllers(
+    "services.executor.runtime.cgroups.v1",
+    (
+        ("cpuset", "cpu"),
+        ("cpu", "cpu"),
+        ("cpuacct", None),
+        ("memory", "memory"),
+        ("pids", "pids"),
+        ("blkio", "blockIO"),
+        ("hugetlb", "hugepageLimits"),
+        ("net_cls", "network"),
+        ("net_prio", "network"),
+        ("rdma", "rdma"),
+        ("devices", "devices"),
+    ),
 )
 UNIFIED = "unified"
 # Hierarchies to ask for processes, best first.
@@ -69,10 +60,8 @@ class V1Cgroup:
             raise KernelFailure("open", self.paths[UNIFIED], error.errno or 0, step="cgroups") from error
 
     def apply(self, resources: Resources) -> None:
-        for controller in _CONTROLLERS:
-            field = controller.wanted(resources)
-            if field is not None:
-                controller.apply(self._needed(controller.NAME, field), resources)
+        for controller, field in _CONTROLLERS.wanted(resources):
+            controller.apply(self._needed(controller.NAME, field), resources)
 
     def _needed(self, name: str, field: str) -> str:
         if name not in self.paths:
@@ -80,12 +69,18 @@ class V1Cgroup:
         return self.paths[name]
 
     def freeze(self) -> None:
+        from services.executor.runtime.cgroups.v1 import freezer
+
         freezer.freeze(self._needed("freezer", "linux.resources"))
 
     def thaw(self) -> None:
+        from services.executor.runtime.cgroups.v1 import freezer
+
         freezer.thaw(self._needed("freezer", "linux.resources"))
 
     def frozen(self) -> bool:
+        from services.executor.runtime.cgroups.v1 import freezer
+
         return "freezer" in self.paths and freezer.frozen(self.paths["freezer"])
 
     def pids(self, recursive: bool = True) -> list[int]:
@@ -95,6 +90,8 @@ class V1Cgroup:
         return next((self.paths[name] for name in _LISTING if name in self.paths), self._directories[0])
 
     def kill(self, signal_number: int = 9) -> None:
+        from services.executor.runtime.cgroups.v1 import freezer
+
         if not self.exists():
             return
         if signal_number == 9 and self._kill_at_once():
@@ -131,8 +128,8 @@ class V1Cgroup:
         except OSError as error:
             raise KernelFailure("write", f"{directory}/cgroup.kill", error.errno or 0, step="cgroups") from error
         # The killed wake up only where no freezer holds them.
-        if "freezer" in self.paths and freezer.frozen(self.paths["freezer"]):
-            freezer.thaw(self.paths["freezer"])
+        if self.frozen():
+            self.thaw()
         return True
 
     def remove(self, timeout_s: float = 2.0) -> None:
@@ -148,15 +145,19 @@ class V1Cgroup:
 
     def stats(self) -> Stats:
         into: Stats = {"cpu": {}, "cpuset": {}, "memory": {}, "pids": {}, "blkio": {}, "hugetlb": {}}
-        for controller in _CONTROLLERS:
+        for controller in _CONTROLLERS.all():
             if controller.NAME in self.paths:
                 controller.stats(self.paths[controller.NAME], into)
         return into
 
     def oom_kill_count(self) -> int:
+        from services.executor.runtime.cgroups.v1 import memory
+
         return memory.oom_kill_count(self.paths["memory"]) if "memory" in self.paths else 0
 
     def oom_notify_fd(self) -> int:
+        from services.executor.runtime.cgroups.v1 import memory
+
         return memory.oom_notify_fd(self._needed("memory", "linux.resources.memory"))
 
 
@@ -180,14 +181,14 @@ class V1Backend:
         checks.check_resources(resources)
         if resources.get("unified"):
             raise NotSupported("linux.resources.unified", "needs cgroup v2; this machine has v1")
-        for controller in _CONTROLLERS:
-            field = controller.wanted(resources)
-            if field is not None:
-                if controller.NAME not in self.roots:
-                    raise NotSupported(field, f"the {controller.NAME} controller is not mounted")
-                controller.validate(self.roots[controller.NAME], resources)
+        for controller, field in _CONTROLLERS.wanted(resources):
+            if controller.NAME not in self.roots:
+                raise NotSupported(field, f"the {controller.NAME} controller is not mounted")
+            controller.validate(self.roots[controller.NAME], resources)
 
     def create(self, path: str, resources: Resources) -> Cgroup:
+        from services.executor.runtime.cgroups.v1 import cpuset
+
         cgroup = V1Cgroup(self, path)
         made: list[str] = []
         try:
@@ -203,6 +204,10 @@ class V1Backend:
 
     def open(self, path: str) -> Cgroup:
         return V1Cgroup(self, path)
+
+    def preload(self) -> None:
+        _CONTROLLERS.all()
+        _CONTROLLERS.get("freezer")
 
     def prune(self, path: str) -> None:
         for root in self.unique_roots:

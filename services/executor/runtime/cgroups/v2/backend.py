@@ -5,29 +5,31 @@ from __future__ import annotations
 import os
 import time
 
-from services.executor.runtime.cgroups import checks, directories, files, rdma
+from services.executor.runtime.cgroups import checks, directories, files
+from services.executor.runtime.cgroups.controllers import Controllers
 from services.executor.runtime.cgroups.paths import DEFAULT_PARENT
-from services.executor.runtime.cgroups.v2 import (
-    cpu,
-    cpuset,
-    devices,
-    freezer,
-    hugetlb,
-    io,
-    memory,
-    pids,
-    tree,
-    unified,
-)
+from services.executor.runtime.cgroups.v2 import freezer, tree, unified
 from services.executor.runtime.errors import KernelFailure, NotSupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from services.executor.runtime.cgroups.interface import Cgroup, CgroupBackend, Controller, Resources, Stats
+    from services.executor.runtime.cgroups.interface import Cgroup, CgroupBackend, Resources, Stats
 
-_CONTROLLERS: tuple[Controller, ...] = (cpuset, cpu, memory, pids, io, hugetlb, rdma, devices)
+_CONTROLLERS = Controllers(
+    "services.executor.runtime.cgroups.v2",
+    (
+        ("cpuset", "cpu"),
+        ("cpu", "cpu"),
+        ("memory", "memory"),
+        ("pids", "pids"),
+        ("io", "blockIO"),
+        ("hugetlb", "hugepageLimits"),
+        ("rdma", "rdma"),
+        ("devices", "devices"),
+    ),
+)
 # Part of the hierarchy itself rather than a controller to be switched on.
-_BUILT_IN = frozenset({devices.NAME})
+_BUILT_IN = frozenset({"devices"})
 # What statistics and limits need; others are switched on when a container asks for them.
 _USUAL = ("cpu", "cpuset", "io", "memory", "pids")
 
@@ -53,11 +55,9 @@ class V2Cgroup:
             raise KernelFailure("open", self.directory, error.errno or 0, step="cgroups") from error
 
     def apply(self, resources: Resources) -> None:
-        for controller in _CONTROLLERS:
-            field = controller.wanted(resources)
-            if field is not None:
-                self._need(controller.NAME, field)
-                controller.apply(self.directory, resources)
+        for controller, field in _CONTROLLERS.wanted(resources):
+            self._need(controller.NAME, field)
+            controller.apply(self.directory, resources)
         unified.apply(self.directory, resources)
 
     def _need(self, name: str, field: str) -> None:
@@ -104,16 +104,20 @@ class V2Cgroup:
     def stats(self) -> Stats:
         into: Stats = {"cpu": {}, "cpuset": {}, "memory": {}, "pids": {}, "blkio": {}, "hugetlb": {}}
         here = tree.available(self.directory)
-        for controller in _CONTROLLERS:
+        for controller in _CONTROLLERS.all():
             # Processor time is counted everywhere, with or without the controller.
-            if controller.NAME in here or controller.NAME == cpu.NAME:
+            if controller.NAME in here or controller.NAME == "cpu":
                 controller.stats(self.directory, into)
         return into
 
     def oom_kill_count(self) -> int:
+        from services.executor.runtime.cgroups.v2 import memory
+
         return memory.oom_kill_count(self.directory)
 
     def oom_notify_fd(self) -> int:
+        from services.executor.runtime.cgroups.v2 import memory
+
         self._need("memory", "linux.resources.memory")
         return memory.oom_notify_fd(self.directory)
 
@@ -139,18 +143,16 @@ class V2Backend:
                 raise NotSupported(f"linux.resources.network.{key}", "cgroup v2 has no such controller")
         for name, key in unified.controllers(resources).items():
             self._need(name, key)
-        for controller in _CONTROLLERS:
-            field = controller.wanted(resources)
-            if field is not None:
-                controller.validate(self.root, resources)
-                self._need(controller.NAME, field)
+        for controller, field in _CONTROLLERS.wanted(resources):
+            controller.validate(self.root, resources)
+            self._need(controller.NAME, field)
 
     def _need(self, name: str, field: str) -> None:
         if name not in self.controllers:
             raise NotSupported(field, f"this kernel has no {name} controller, or not in this hierarchy")
 
     def create(self, path: str, resources: Resources) -> Cgroup:
-        asked = [controller.NAME for controller in _CONTROLLERS if controller.wanted(resources) is not None]
+        asked = [controller.NAME for controller, _ in _CONTROLLERS.wanted(resources)]
         made: list[str] = []
         cgroup = V2Cgroup(self.root, path)
         try:
@@ -164,6 +166,9 @@ class V2Backend:
 
     def open(self, path: str) -> Cgroup:
         return V2Cgroup(self.root, path)
+
+    def preload(self) -> None:
+        _CONTROLLERS.all()
 
     def prune(self, path: str) -> None:
         directories.prune(self.root + path)
