@@ -80,7 +80,7 @@ class Engine:
 
     def davit(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the davit command for this engine, in its network namespace."""
-        where = ("--run-dir", str(self.run_dir))
+        where: tuple[str, ...] = ("--run-dir", str(self.run_dir))
         if arguments[0] == "up":
             where = ("--data-root", str(self.data), *where)
         return run(

@@ -1,0 +1,181 @@
+"""Requests between two connections: errors, deadlines, headers, and a server that is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from pydantic import BaseModel
+
+from cli.nats import permissions
+from shared.bus import Bus, Contract
+from shared.context import RequestContext, current_context, use_context
+from shared.errors import Conflict, DeadlineExceeded, Internal, InvalidArgument, Unavailable
+from shared.leases import Lease
+from tests.lab.nats import NatsServer
+
+
+class Number(BaseModel):
+    value: int
+
+
+DOUBLE = Contract("davit.test.number.double", Number, Number, deadline_s=2, idempotent=True)
+
+
+@pytest.fixture
+async def caller(own_nats: NatsServer) -> AsyncIterator[Bus]:
+    bus = await Bus.connect(own_nats.url, name="caller")
+    yield bus
+    await bus.close()
+
+
+@pytest.fixture
+async def server(own_nats: NatsServer) -> AsyncIterator[Bus]:
+    bus = await Bus.connect(own_nats.url, name="server")
+    yield bus
+    await bus.close()
+
+
+async def double(request: Number) -> Number:
+    if request.value < 0:
+        raise Conflict("it is negative", value=request.value)
+    if request.value == 13:
+        raise ZeroDivisionError("oops")
+    return Number(value=request.value * 2)
+
+
+async def test_errors_come_out_as_they_went_in(caller: Bus, server: Bus) -> None:
+    await server.serve(DOUBLE, double)
+    assert (await caller.request(DOUBLE, Number(value=4))).value == 8
+    with pytest.raises(Conflict, match="it is negative") as caught:
+        await caller.request(DOUBLE, Number(value=-1))
+    assert caught.value.detail == {"value": -1}
+    with pytest.raises(Internal, match="oops"):
+        await caller.request(DOUBLE, Number(value=13))
+
+
+async def test_a_payload_of_another_shape_names_the_field(caller: Bus, server: Bus) -> None:
+    class Text(BaseModel):
+        value: str
+
+    await server.serve(DOUBLE, double)
+    wrong = Contract(DOUBLE.subject, Text, Number, deadline_s=2)
+    with pytest.raises(InvalidArgument) as caught:
+        await caller.request(wrong, Text(value="many"))
+    assert caught.value.detail["field"] == "value"
+
+
+async def test_actor_and_request_travel(caller: Bus, server: Bus) -> None:
+    seen: list[RequestContext] = []
+
+    async def note(request: Number) -> Number:
+        seen.append(current_context())
+        return request
+
+    await server.serve(DOUBLE, note)
+    with use_context(RequestContext(request_id="r7", actor="uid:1000")):
+        await caller.request(DOUBLE, Number(value=1))
+    assert (seen[0].request_id, seen[0].actor) == ("r7", "uid:1000")
+    assert seen[0].deadline is not None
+
+
+async def test_nobody_there(caller: Bus) -> None:
+    with pytest.raises(Unavailable, match="no service answers"):
+        await caller.request(DOUBLE, Number(value=1), deadline_s=0.3)
+
+
+async def test_a_service_that_comes_back_within_the_deadline_answers(caller: Bus, server: Bus) -> None:
+    asking = asyncio.create_task(caller.request(DOUBLE, Number(value=3), deadline_s=5))
+    await asyncio.sleep(0.3)
+    await server.serve(DOUBLE, double)
+    assert (await asking).value == 6
+
+
+async def test_too_slow(caller: Bus, server: Bus) -> None:
+    async def slow(request: Number) -> Number:
+        await asyncio.sleep(30)
+        return request
+
+    await server.serve(DOUBLE, slow)
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await caller.request(DOUBLE, Number(value=1), deadline_s=0.3)
+    assert time.monotonic() - began < 2
+
+
+async def test_an_idempotent_request_survives_a_restart_of_the_server(
+    caller: Bus, server: Bus, own_nats: NatsServer
+) -> None:
+    calls = 0
+
+    async def counted(request: Number) -> Number:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await asyncio.to_thread(own_nats.kill)
+            await asyncio.to_thread(own_nats.start)
+            await asyncio.sleep(1)
+        return Number(value=request.value * 2)
+
+    await server.serve(DOUBLE, counted)
+    assert (await caller.request(DOUBLE, Number(value=5), deadline_s=15)).value == 10
+
+
+async def test_copies_of_a_service_share_the_work(caller: Bus, server: Bus, own_nats: NatsServer) -> None:
+    second = await Bus.connect(own_nats.url, name="second")
+    served: list[str] = []
+
+    def by(name: str):  # type: ignore[no-untyped-def]
+        async def handle(request: Number) -> Number:
+            served.append(name)
+            return request
+
+        return handle
+
+    await server.serve(DOUBLE, by("first"))
+    await second.serve(DOUBLE, by("second"))
+    await second.nats.flush()
+    await asyncio.gather(*(caller.request(DOUBLE, Number(value=n)) for n in range(40)))
+    assert len(served) == 40
+    assert set(served) == {"first", "second"}
+    await second.close()
+
+
+async def test_a_lease_has_one_holder_and_passes_on(caller: Bus, server: Bus) -> None:
+    running: set[str] = set()
+    overlaps = []
+
+    def work(name: str):  # type: ignore[no-untyped-def]
+        async def loop() -> None:
+            running.add(name)
+            overlaps.append(len(running))
+            try:
+                await asyncio.Event().wait()
+            finally:
+                running.discard(name)
+
+        return loop
+
+    first = asyncio.create_task(Lease(caller, "t.one", "a", ttl_s=2, renew_s=0.3).hold(work("a")))
+    while not running:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    second = asyncio.create_task(Lease(server, "t.one", "b", ttl_s=2, renew_s=0.3).hold(work("b")))
+    await asyncio.sleep(3)
+    assert running == {"a"}
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    async with asyncio.timeout(8):
+        while running != {"b"}:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert max(overlaps) == 1
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+
+
+def test_an_agent_may_only_listen_as_its_own_node() -> None:
+    listen = permissions("agent", "one")["subscribe"]["allow"]
+    assert "davit.node.one.>" in listen
+    assert not any(subject in ("davit.>", ">", "davit.node.>") for subject in listen)
+    assert "davit.event.>" in permissions("agent", "one")["publish"]["deny"]

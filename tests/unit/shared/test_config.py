@@ -1,0 +1,90 @@
+"""Where settings come from, and how wrong ones are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shared.config import EngineConfig, ProcessSettings
+from shared.errors import InvalidArgument, Unsupported
+
+
+def write(path: Path, values: object) -> Path:
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "daemon.json", {"mtu": 1400, "node": "file", "data-root": "/file"})
+    config = EngineConfig.load(
+        {"DAVIT_NODE": "environment", "DAVIT_DATA_ROOT": "/env"}, file=file, flags={"node": "flag"}
+    )
+    assert (config.mtu, config.node, config.data_root) == (1400, "flag", Path("/env"))
+
+
+def test_lists_and_maps_in_the_environment(tmp_path: Path) -> None:
+    config = EngineConfig.load(
+        {
+            "DAVIT_DNS": "1.1.1.1, 8.8.8.8",
+            "DAVIT_LOG_OPTS": '{"max-size":"1m"}',
+            "DAVIT_DEFAULT_ADDRESS_POOLS": '[{"base":"10.9.0.0/16","size":24}]',
+        },
+        file=write(tmp_path / "daemon.json", {}),
+    )
+    assert config.dns == ["1.1.1.1", "8.8.8.8"]
+    assert config.log_opts == {"max-size": "1m"}
+    assert config.default_address_pools[0].size == 24
+
+
+def test_what_a_child_gets_is_what_was_set(tmp_path: Path) -> None:
+    flags = {"hosts": ["unix:///a", "tcp://127.0.0.1:1"], "debug": True, "run_dir": Path("/r"), "mtu": 1300}
+    file = write(tmp_path / "daemon.json", {})
+    config = EngineConfig.load({}, file=file, flags=flags)
+    again = EngineConfig.load(config.environment(flags), file=file)
+    assert again == config
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "words"),
+    [
+        ({"no-such-key": 1}, InvalidArgument, "unknown configuration key no-such-key"),
+        ({"userns-remap": "default"}, Unsupported, "userns-remap"),
+        ({"mtu": "wide"}, InvalidArgument, "mtu"),
+        ({"log-level": "loud"}, InvalidArgument, "log-level"),
+        ({"live-restore": False}, InvalidArgument, "live-restore"),
+        ({"default-runtime": "kata"}, InvalidArgument, "kata"),
+        ({"node": "a b"}, InvalidArgument, "node"),
+        ({"default-address-pools": [{"base": "10.0.0.0/8"}]}, InvalidArgument, "default-address-pools.0.size"),
+    ],
+)
+def test_a_wrong_key_is_named(values: dict[str, object], error: type[Exception], words: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=words):
+        EngineConfig.load({}, file=write(tmp_path / "daemon.json", values))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "7"])
+def test_a_file_that_is_no_object_is_refused(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "daemon.json"
+    file.write_text(content)
+    with pytest.raises(InvalidArgument, match=r"daemon\.json"):
+        EngineConfig.load({}, file=file)
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="does not exist"):
+        EngineConfig.load({"DAVIT_CONFIG_FILE": str(tmp_path / "none")})
+
+
+def test_secrets_are_not_shown() -> None:
+    config = EngineConfig(database_url="postgresql://davit:hunter2@db/davit", nats_url="nats://u:hunter2@n:4222")
+    assert "hunter2" not in str(config.loggable())
+
+
+def test_process_settings() -> None:
+    settings = ProcessSettings.load(
+        {"DAVIT_READY_FD": "7", "DAVIT_LISTEN_FDS": "3:unix:///run/a.sock,4:tcp://0.0.0.0:2376"}
+    )
+    assert settings.ready_fd == 7
+    assert settings.listen_fds == {"unix:///run/a.sock": 3, "tcp://0.0.0.0:2376": 4}
