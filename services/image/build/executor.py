@@ -10,7 +10,6 @@ The changes are read from the container's upper directory, which is on this mach
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,12 @@ from services.image.build.ports import Output, RunOrder
 from services.image.build.upper import write_upper
 from shared.bus import Bus
 from shared.contracts import containers
-from shared.errors import Conflict, DavitError, Internal, NotFound, Unavailable
+from shared.errors import Conflict, Internal, NotFound, Unavailable
 from shared.streams import ByteStream, offer
 
 STDERR = 2
+# A client that reads slowly holds output back; one that reads nothing for this long after the command's end is gone.
+OUTPUT_GRACE_S = 60.0
 _HEADER = struct.Struct(">BxxxI")
 
 
@@ -46,12 +47,25 @@ class BusExecutor:
             reading = asyncio.create_task(_demultiplex(stream, output), name=f"output of {container_id[:12]}")
             try:
                 await self.bus.request(containers.START, containers.StartContainer(ref=container_id))
-                await reading
+                return await self._finish(container_id, reading)
             finally:
                 reading.cancel()
-                with contextlib.suppress(asyncio.CancelledError, DavitError):
-                    await reading
-        return await self._exit_code(container_id)
+                await asyncio.gather(reading, return_exceptions=True)
+
+    async def _finish(self, container_id: str, reading: asyncio.Task[None]) -> int:
+        """The exit code, once all output has been handed over. Output that fails ends the wait, too."""
+        waiting = asyncio.create_task(self._exit_code(container_id), name=f"exit of {container_id[:12]}")
+        try:
+            await asyncio.wait({reading, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                await asyncio.wait({reading}, timeout=OUTPUT_GRACE_S)
+            if not reading.done():
+                raise Unavailable(f"the output of container {container_id[:12]} did not end with it")
+            reading.result()
+            return await waiting
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
 
     async def _exit_code(self, container_id: str) -> int:
         ticket = ""
