@@ -32,11 +32,12 @@ _NOT_SETTINGS = frozenset(
 _DOCKER_ONLY_KEYS = """
     allow-nondistributable-artifacts authorization-plugins bridge builder cdi-spec-dirs cgroup-parent containerd
     containerd-namespace containerd-plugin-namespace cpu-rt-period cpu-rt-runtime default-gateway default-gateway-v6
-    default-network-opts dns-opts exec-opts exec-root experimental features fixed-cidr fixed-cidr-v6 host-gateway-ip
-    http-proxy https-proxy no-proxy init-path insecure-registry ip-forward ip-masq ip6tables iptables ipv6
-    max-download-attempts metrics-addr min-api-version network-control-plane-mtu network-diagnostic-port
-    no-new-privileges node-generic-resources oom-score-adjust pidfile proxies raw-logs selinux-enabled
-    storage-driver storage-opts swarm-default-advertise-addr userland-proxy userland-proxy-path userns-remap
+    default-network-opts dns-opts dns-search exec-opts exec-root experimental features fixed-cidr fixed-cidr-v6
+    host-gateway-ip http-proxy https-proxy init-path insecure-registry ip-forward ip-masq ip6tables iptables ipv6
+    max-concurrent-downloads max-concurrent-uploads max-download-attempts metrics-addr min-api-version
+    network-control-plane-mtu network-diagnostic-port no-new-privileges no-proxy node-generic-resources
+    oom-score-adjust pidfile proxies raw-logs seccomp-profile selinux-enabled shutdown-timeout storage-driver
+    storage-opts swarm-default-advertise-addr userland-proxy userland-proxy-path userns-remap
 """
 _DOCKER_ONLY = frozenset(_DOCKER_ONLY_KEYS.split())
 
@@ -103,9 +104,7 @@ class EngineConfig(BaseModel):
         nats_url: An existing bus; empty means the embedded one.
         database_url: ``postgresql://…``; empty means one SQLite file per service under the data root.
         log_driver, log_opts: Defaults for containers' logs.
-        max_concurrent_downloads: Layers pulled at once per image.
         event_retention_s: How long events stay on record.
-        shutdown_timeout: Seconds that ``davit down --containers`` gives a container.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=_key, populate_by_name=True)
@@ -129,8 +128,6 @@ class EngineConfig(BaseModel):
 
     registry_mirrors: StringList = Field(default_factory=list)
     insecure_registries: StringList = Field(default_factory=list)
-    max_concurrent_downloads: int = Field(default=3, ge=1)
-    max_concurrent_uploads: int = Field(default=5, ge=1)
 
     log_driver: str = "json-file"
     log_opts: StringMap = Field(default_factory=dict)
@@ -141,19 +138,16 @@ class EngineConfig(BaseModel):
     default_ipc_mode: Literal["private", "shareable"] = "private"
     default_cgroupns_mode: Literal["private", "host"] = "private"
     init: bool = False
-    seccomp_profile: str = ""
     labels: StringList = Field(default_factory=list)
 
     default_address_pools: Annotated[list[AddressPool], BeforeValidator(_parsed)] = Field(default_factory=list)
     bip: str = ""
     dns: StringList = Field(default_factory=list)
-    dns_search: StringList = Field(default_factory=list)
     mtu: int = Field(default=1500, ge=68, le=65535)
     icc: bool = True
     ip: str = "0.0.0.0"
 
     live_restore: bool = True
-    shutdown_timeout: int = Field(default=15, ge=0)
     event_retention_s: int = Field(default=7 * DAY_S, ge=60)
 
     @model_validator(mode="after")

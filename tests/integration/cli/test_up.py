@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,14 +137,22 @@ def test_an_unknown_service_is_named(base: Path) -> None:
 
 def test_without_root_it_says_so(base: Path) -> None:
     """In a forked child that gives root up, since nobody may not be able to reach the interpreter."""
+    # All that the child needs, since without root it may not be able to read modules any more.
+    from cli import checks, commands, down, status, warm  # noqa: F401
     from cli.__main__ import main
 
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.dup2(writer, 2)
-        os.setresuid(65534, 65534, 65534)
-        os._exit(main(["up", "--detach", "--data-root", f"{base}/d", "--run-dir", f"{base}/r"]))
+        code = 99
+        try:
+            os.dup2(writer, 2)
+            sys.stderr = os.fdopen(2, "w")
+            os.setresuid(65534, 65534, 65534)
+            code = main(["up", "--detach", "--data-root", f"{base}/d", "--run-dir", f"{base}/r"])
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         said = pipe.read()

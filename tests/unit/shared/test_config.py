@@ -27,13 +27,13 @@ def test_flags_win_over_environment_over_file(tmp_path: Path) -> None:
 def test_lists_and_maps_in_the_environment(tmp_path: Path) -> None:
     config = EngineConfig.load(
         {
-            "DAVIT_DNS": "1.1.1.1, 8.8.8.8",
+            "DAVIT_INSECURE_REGISTRIES": "one:5000, two:5000",
             "DAVIT_LOG_OPTS": '{"max-size":"1m"}',
             "DAVIT_DEFAULT_ADDRESS_POOLS": '[{"base":"10.9.0.0/16","size":24}]',
         },
         file=write(tmp_path / "daemon.json", {}),
     )
-    assert config.dns == ["1.1.1.1", "8.8.8.8"]
+    assert config.insecure_registries == ["one:5000", "two:5000"]
     assert config.log_opts == {"max-size": "1m"}
     assert config.default_address_pools[0].size == 24
 
@@ -51,6 +51,7 @@ def test_what_a_child_gets_is_what_was_set(tmp_path: Path) -> None:
     [
         ({"no-such-key": 1}, InvalidArgument, "unknown configuration key no-such-key"),
         ({"userns-remap": "default"}, Unsupported, "userns-remap"),
+        ({"seccomp-profile": "/x"}, Unsupported, "seccomp-profile"),
         ({"mtu": "wide"}, InvalidArgument, "mtu"),
         ({"log-level": "loud"}, InvalidArgument, "log-level"),
         ({"live-restore": False}, InvalidArgument, "live-restore"),
