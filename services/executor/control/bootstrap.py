@@ -133,4 +133,4 @@ async def start(ctx: ServiceContext) -> None:
     lease = Lease(ctx.bus, "control-reconcile", f"{ctx.node}-{os.getpid()}")
     ctx.spawn(lease.hold(reconciler.sweep_for_ever), name="reconcile")
     ctx.spawn(endpoints.write_down_for_ever(), name="released endpoints")
-    ctx.on_close(endpoints.write_down)
+    ctx.on_close(endpoints.close)

@@ -17,6 +17,7 @@ from shared.contracts.containers import CreateContainer, CreatedContainer
 from shared.contracts.docker import HostConfig
 from shared.contracts.volumes import Volume
 from shared.errors import Conflict, InvalidArgument, NotFound
+from shared.failpoints import failpoint
 
 NAME_ATTEMPTS = 6
 BUILT_IN_RUNTIMES = frozenset({"davit", "io.containerd.runc.v2", "runc"})
@@ -117,6 +118,7 @@ class Creating:
         for attempt in range(NAME_ATTEMPTS):
             if attempt:
                 record.container.name = generated_name(attempt)
+            failpoint("control.create.before_commit")
             try:
                 async with self._records.database.transaction() as tx:
                     await sql.insert(tx, record, record.created_ns)

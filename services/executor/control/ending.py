@@ -16,6 +16,7 @@ from shared.contracts.containers import KillContainer, RemoveContainer, StopCont
 from shared.contracts.node import ExitRecord
 from shared.errors import Conflict, InvalidArgument, NotFound, NotModified
 from shared.events import DomainEvent
+from shared.failpoints import failpoint
 
 DEFAULT_STOP_TIMEOUT_S = 10
 # How long an exit waits for the commit of its own start, which a short-lived process overtakes.
@@ -70,6 +71,7 @@ class Ending:
             record = await self._records.change(record, apply)
         except (NotModified, NotFound):
             return
+        failpoint("control.exit.after_commit")
         if record.status == "removing":
             self._removing.finish_soon(record)
         elif not restarting:

@@ -20,6 +20,7 @@ from shared.errors import DavitError
 log = logging.getLogger(__name__)
 
 WRITE_DOWN_PERIOD_S = 10.0
+CLOSE_WITHIN_S = 5.0
 
 
 class Endpoints:
@@ -73,6 +74,12 @@ class Endpoints:
         for container_id, generation in done.items():
             if self._released.get(container_id) == generation:
                 del self._released[container_id]
+
+    async def close(self) -> None:
+        """Let the releases under way end, and write all of them down."""
+        if self._leaving:
+            await asyncio.wait(self._leaving.values(), timeout=CLOSE_WITHIN_S)
+        await self.write_down()
 
     async def write_down_for_ever(self) -> None:
         while True:

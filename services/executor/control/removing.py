@@ -14,6 +14,7 @@ from services.executor.control.peers import Peers
 from services.executor.control.records import Records
 from shared.errors import Conflict, DavitError, NotFound
 from shared.events import DomainEvent
+from shared.failpoints import failpoint
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Removing:
                 return []
 
             record = await self._records.change(record, mark)
+            failpoint("control.remove.after_mark")
         await self.finish(record)
 
     def finish_soon(self, record: Record) -> None:
@@ -70,6 +72,7 @@ class Removing:
                     raise outcome
             if any(mount.type == "volume" for mount in record.mounts):
                 await self._peers.release_volumes(record.id, remove_anonymous=record.remove_volumes)
+            failpoint("control.remove.before_forget")
             await self._forget(record)
         finally:
             self._finishing.discard(record.id)

@@ -26,6 +26,7 @@ from shared.contracts.networks import Joined
 from shared.contracts.node import Started
 from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, NotFound, NotModified, Unavailable
 from shared.events import DomainEvent
+from shared.failpoints import failpoint
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Starting:
         try:
             joined = await self._peers.join(record) if record.requested_networks else None
             record.take(joined)
+            failpoint("control.start.before_order")
             started = await self._peers.start(record)
         except (Unavailable, DeadlineExceeded):
             raise  # what became of it is for the inventory to find out
@@ -119,6 +121,7 @@ class Starting:
             current.take(joined)
             return [current.started(started.pid, started.started_at_ns), *(current.event(action) for action in more)]
 
+        failpoint("control.start.before_commit")
         try:
             return await self._records.change(record, apply)
         except (Conflict, NotFound):
