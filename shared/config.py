@@ -34,7 +34,7 @@ _DOCKER_ONLY_KEYS = """
     containerd-namespace containerd-plugin-namespace cpu-rt-period cpu-rt-runtime default-gateway default-gateway-v6
     default-network-opts dns-opts dns-search exec-opts exec-root experimental features fixed-cidr fixed-cidr-v6
     host-gateway-ip http-proxy https-proxy init-path insecure-registry ip-forward ip-masq ip6tables iptables ipv6
-    max-concurrent-downloads max-concurrent-uploads max-download-attempts metrics-addr min-api-version
+    max-download-attempts metrics-addr min-api-version
     network-control-plane-mtu network-diagnostic-port no-new-privileges no-proxy node-generic-resources
     oom-score-adjust pidfile proxies raw-logs seccomp-profile selinux-enabled shutdown-timeout storage-driver
     storage-opts swarm-default-advertise-addr userland-proxy userland-proxy-path userns-remap
@@ -128,6 +128,8 @@ class EngineConfig(BaseModel):
 
     registry_mirrors: StringList = Field(default_factory=list)
     insecure_registries: StringList = Field(default_factory=list)
+    max_concurrent_downloads: int = Field(default=3, ge=1)
+    max_concurrent_uploads: int = Field(default=5, ge=1)
 
     log_driver: str = "json-file"
     log_opts: StringMap = Field(default_factory=dict)

@@ -12,6 +12,10 @@ from services.image.handlers import ImageQueries
 from services.image.importing import Importer
 from services.image.jobs import Jobs
 from services.image.loading import Loader
+from services.image.registry.hosts import CERTIFICATES, Hosts
+from services.image.registry.pull import Puller
+from services.image.registry.push import Pusher
+from services.image.registry.queries import RegistryQueries
 from services.image.removal import Remover
 from services.image.saving import Saver
 from services.image.sql import SqlCatalog
@@ -39,6 +43,14 @@ async def start(ctx: ServiceContext) -> None:
         ctx.log.error("a layer is lost: neither its files nor its blob are there", chain_id=chain_id)
     queries, remover = ImageQueries(depot, ctx.bus), Remover(depot, ctx.bus)
     importer, loader, saver = Importer(depot, ctx.bus, ctx.clock), Loader(depot, ctx.bus), Saver(depot, ctx.bus)
+    hosts = Hosts(
+        ctx.config.registry_mirrors,
+        ctx.config.insecure_registries,
+        (ctx.config.data_root / "certs.d", *CERTIFICATES),
+    )
+    puller = Puller(depot, ctx.bus, hosts, ctx.config.max_concurrent_downloads)
+    pusher = Pusher(depot, ctx.bus, hosts, ctx.config.max_concurrent_uploads)
+    registries = RegistryQueries(hosts)
     served: list[tuple[Any, Any]] = [
         (contracts.RESOLVE, queries.resolve),
         (contracts.INSPECT, queries.inspect),
@@ -52,6 +64,11 @@ async def start(ctx: ServiceContext) -> None:
         (contracts.COMMIT, importer.commit),
         (contracts.LOAD, loader.load),
         (contracts.SAVE, saver.save),
+        (contracts.PULL, puller.pull),
+        (contracts.PUSH, pusher.push),
+        (contracts.LOGIN, registries.login),
+        (contracts.DISTRIBUTION, registries.distribution),
+        (contracts.SEARCH, registries.search),
     ]
     await asyncio.gather(*(ctx.bus.serve(contract, handler) for contract, handler in served))
     await build_handlers.join(ctx, depot, importer, jobs).serve()

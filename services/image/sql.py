@@ -405,6 +405,19 @@ class Writer(Reader):
     async def remove_name(self, name: str) -> None:
         await self._execute(sa.delete(names).where(names.c.name == name))
 
+    async def set_manifest(self, image_id: str, digest: str, blobs: Collection[str]) -> None:
+        """Let an image have another manifest, of other blobs of the same layers."""
+        found = await self.by_id(image_id)
+        if found is None:
+            return  # removed meanwhile
+        image = found.image().model_copy(update={"manifest_digest": digest})
+        document = image.model_dump_json(by_alias=True, exclude_defaults=True)
+        await self._execute(sa.update(images).where(images.c.id == image_id).values(document=document))
+        known = set(await self.content_of(image_id))
+        new = [item for item in dict.fromkeys([digest, *blobs]) if item not in known]
+        if new:
+            await self._execute(sa.insert(image_content), [{"image_id": image_id, "digest": item} for item in new])
+
     async def hide(self, image_id: str) -> None:
         await self._execute(sa.delete(names).where(names.c.image_id == image_id))
         await self._execute(sa.update(images).where(images.c.id == image_id).values(hidden=True))

@@ -66,6 +66,11 @@ class Ingest:
         if self._hash is not None:
             self._hash.update(data)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still be written, committed or discarded."""
+        return not self._done
+
     def resume(self) -> int:
         """Take in what an earlier attempt left, and return how many bytes that is."""
         self._file.seek(0)

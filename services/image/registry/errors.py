@@ -1,0 +1,65 @@
+"""A registry's answers and failures as the engine's errors, in Docker's words.
+
+Source: distribution spec, "Error Codes".
+"""
+
+from __future__ import annotations
+
+import ssl
+
+import httpx
+
+from shared.errors import DavitError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
+
+_BY_STATUS: dict[int, type[DavitError]] = {
+    400: InvalidArgument,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    405: Unavailable,
+    413: InvalidArgument,
+    416: InvalidArgument,
+}
+
+
+def details(response: httpx.Response) -> list[tuple[str, str]]:
+    """Codes and messages of an error answer whose body was read."""
+    try:
+        errors = response.json().get("errors") or []
+        return [(str(item.get("code", "")), str(item.get("message") or "")) for item in errors]
+    except (ValueError, AttributeError, httpx.ResponseNotRead):
+        return []
+
+
+def failure_of(response: httpx.Response, what: str) -> DavitError:
+    """The error that an answer is.
+
+    Args:
+        what: What was asked, for the text.
+    """
+    told = details(response)
+    text = "; ".join(f"{code.lower().replace('_', ' ')}: {message}" for code, message in told)
+    if response.status_code == 429:
+        return Unavailable(f"toomanyrequests: {text or 'the registry limits the rate of requests'}", status=429)
+    kind = _BY_STATUS.get(response.status_code, Unavailable)
+    if not text:
+        text = f"{what}: received unexpected HTTP status: {response.status_code} {response.reason_phrase}"
+    return kind(text, status=response.status_code)
+
+
+def connection_failure(error: httpx.HTTPError, url: str) -> DavitError:
+    """What kept a request from being answered, said as Docker says it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return Unavailable(f'Get "{url}": tls: {cause.reason or cause}', tls=True)
+        cause = cause.__cause__ or cause.__context__
+    text = str(error) or type(error).__name__
+    if isinstance(error, httpx.ConnectError):
+        host = httpx.URL(url).host
+        if "Name or service not known" in text or "name resolution" in text or "No address" in text:
+            return Unavailable(f'Get "{url}": dial tcp: lookup {host}: no such host')
+        return Unavailable(f'Get "{url}": dial tcp {httpx.URL(url).netloc.decode()}: connect: {text}')
+    if isinstance(error, httpx.TimeoutException):
+        return Unavailable(f'Get "{url}": net/http: request canceled (Client.Timeout exceeded): {text}')
+    return Unavailable(f'Get "{url}": {text}')

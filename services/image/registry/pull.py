@@ -1,0 +1,382 @@
+"""`docker pull`: an image's layers are fetched in parallel, and each is unpacked while it arrives.
+
+A connection that breaks is continued where it broke; so is, by the next pull, what a crash left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+
+import httpx
+
+from services.image.depot import Depot, Lease, image_event
+from services.image.domain import ImageRecord, LayerRecord, make_record
+from services.image.intake import READ_BYTES, TakenLayer
+from services.image.manifests import (
+    MAX_CONFIG_BYTES,
+    Descriptor,
+    ImageConfig,
+    Manifest,
+    Platform,
+    build_manifest,
+    chain_ids,
+    choose,
+    digest_of,
+    own_platform,
+    parse,
+    parse_platform,
+)
+from services.image.progress import Progress, reported, unless_gone
+from services.image.references import Reference
+from services.image.references import parse as parse_reference
+from services.image.registry.client import Fetched, Repository
+from services.image.registry.errors import connection_failure
+from services.image.registry.hosts import Hosts
+from services.image.sql import name_of
+from services.image.store.content import Ingest
+from services.image.store.layers import StagedLayer
+from shared.bus import EMPTY, Bus, Empty
+from shared.contracts.images import PullImage, RegistryAuth
+from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
+from shared.streams import ByteStream, accept
+
+ATTEMPTS = 5
+FIRST_PAUSE_S = 0.5
+FOREIGN = "foreign"
+
+
+class Puller:
+    """Serves PULL.
+
+    Args:
+        at_once: How many layers are fetched at the same time.
+    """
+
+    def __init__(self, depot: Depot, bus: Bus, hosts: Hosts, at_once: int) -> None:
+        self._depot = depot
+        self._bus = bus
+        self._hosts = hosts
+        self._at_once = at_once
+
+    async def pull(self, request: PullImage) -> Empty:
+        reference = parse_reference(request.ref)
+        platform = parse_platform(request.platform)
+        stream = await accept(self._bus, request.stream)
+        self._depot.jobs.start(self._serve(request, reference, platform, stream), "pull")
+        return EMPTY
+
+    async def _serve(
+        self, request: PullImage, reference: Reference, platform: Platform | None, stream: ByteStream
+    ) -> None:
+        async with reported(stream) as progress:
+            work = asyncio.create_task(self._pull(request, reference, platform, progress), name="pull")
+            await unless_gone(stream, work)
+
+    async def _pull(
+        self, request: PullImage, reference: Reference, platform: Platform | None, progress: Progress
+    ) -> None:
+        async with Repository(
+            self._hosts, reference.domain, reference.path, request.auth, actions="pull"
+        ) as repository:
+            if request.all_tags and reference.is_name_only:
+                try:
+                    tags = await repository.tags()
+                except DavitError as error:
+                    raise explained(error, reference, request.auth) from error
+                for tag in tags:
+                    await self.pull_one(repository, reference.with_tag(tag), platform, progress, request.auth)
+            else:
+                await self.pull_one(repository, reference.with_default_tag(), platform, progress, request.auth)
+
+    async def pull_one(
+        self,
+        repository: Repository,
+        reference: Reference,
+        platform: Platform | None,
+        progress: Progress,
+        auth: RegistryAuth | None,
+    ) -> None:
+        """Fetch one image and name it."""
+        wanted = reference.digest or reference.tag or ""
+        try:
+            fetched = await repository.manifest(wanted)
+        except DavitError as error:
+            raise explained(error, reference, auth) from error
+        await progress.line({"status": f"Pulling from {reference.path}", "id": wanted})
+        async with self._depot.lease() as lease:
+            fetch = _Fetch(self._depot, repository, lease, progress, self._at_once)
+            is_new = await fetch.image(fetched, reference, platform)
+        self._depot.wake()
+        await progress.line({"status": f"Digest: {fetched.digest}"})
+        word = "Downloaded newer image for" if is_new else "Image is up to date for"
+        await progress.line({"status": f"Status: {word} {reference.familiar}"})
+
+
+def explained(error: DavitError, reference: Reference, auth: RegistryAuth | None) -> DavitError:
+    """An error about a manifest as Docker puts it."""
+    if isinstance(error, NotFound):
+        if "name unknown" in error.message or "denied" in error.message:
+            return NotFound(
+                f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
+                f"'docker login': {error.message}"
+            )
+        return NotFound(f"manifest for {reference.familiar} not found: {error.message}")
+    if isinstance(error, Unauthorized | Forbidden):
+        return type(error)(
+            f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
+            f"'docker login': {error.message}"
+            if auth is None or not auth.username
+            else error.message
+        )
+    return error
+
+
+class _Fetch:
+    """One image being fetched."""
+
+    def __init__(self, depot: Depot, repository: Repository, lease: Lease, progress: Progress, at_once: int) -> None:
+        self._depot = depot
+        self._repository = repository
+        self._lease = lease
+        self._progress = progress
+        self._at_once = asyncio.Semaphore(at_once)
+
+    async def image(self, fetched: Fetched, reference: Reference, platform: Platform | None) -> bool:
+        """Whether anything about the image or its name is new."""
+        manifest, data, extra = await self._chosen(fetched, platform)
+        config_data = await self._config(manifest.config)
+        config = ImageConfig.parse(config_data)
+        if platform is not None and not config.platform.matches(platform):
+            raise NotFound(
+                f"image with reference {reference.familiar} was found but does not match the specified platform: "
+                f"wanted {platform}, actual: {config.platform}"
+            )
+        if len(config.diff_ids) != len(manifest.layers):
+            raise InvalidArgument("invalid rootfs in image configuration: its layers do not match the manifest's")
+        layers = await self._layers(manifest.layers, config.diff_ids)
+        if [layer.blob for layer in layers] != [item.digest for item in manifest.layers]:
+            data = build_manifest(
+                config_data, [Descriptor(item.media_type, item.blob, item.blob_bytes) for item in layers]
+            )
+        for content in (config_data, data, *extra):
+            await self._depot.put(self._lease, content, digest_of(content))
+        record = make_record(
+            manifest.config.digest,
+            config,
+            layers,
+            manifest_digest=digest_of(data),
+            content=[digest_of(item) for item in extra],
+        )
+        names = [reference] if reference.digest is None else []
+        names.append(reference.with_digest(fetched.digest))
+        return await self._add(record, names, reference, [layer.digest for layer in manifest.layers])
+
+    async def _add(self, record: ImageRecord, names: list[Reference], reference: Reference, blobs: list[str]) -> bool:
+        image_id = record.image.id
+        async with self._depot.catalog.writing() as writer:
+            before = {name.name for name in await writer.names(image_id)}
+            was_new = await writer.add(record)
+            for name in names:
+                await writer.set_name(name, image_id)
+            await writer.add_blob_source(self._repository.domain, self._repository.path, blobs)
+            event = image_event("pull", reference.familiar, reference.familiar_name, record.image.config.labels)
+            writer.emit(event)
+        return was_new or not {name_of(name) for name in names} <= before
+
+    async def _chosen(self, fetched: Fetched, platform: Platform | None) -> tuple[Manifest, bytes, list[bytes]]:
+        """The manifest for the platform with its bytes, and those of the index that it was chosen from."""
+        parsed = parse(fetched.data, fetched.media_type)
+        if isinstance(parsed, Manifest):
+            return parsed, fetched.data, []
+        extra = [fetched.data]
+        for _ in range(3):  # indexes may hold indexes
+            descriptor = choose(parsed, platform or own_platform())
+            inner = await self._repository.manifest(descriptor.digest)
+            found = parse(inner.data, inner.media_type)
+            if isinstance(found, Manifest):
+                return found, inner.data, extra
+            parsed, extra = found, [*extra, inner.data]
+        raise InvalidArgument("invalid manifest: indexes are nested too deeply")
+
+    async def _config(self, descriptor: Descriptor) -> bytes:
+        if await self._lease.keep_blob(descriptor.digest):
+            return await asyncio.to_thread(self._depot.content.read, descriptor.digest, MAX_CONFIG_BYTES)
+        return await self._repository.small_blob(descriptor, MAX_CONFIG_BYTES)
+
+    # -- layers -------------------------------------------------------------------------------------------------
+
+    async def _layers(self, descriptors: Sequence[Descriptor], diff_ids: list[str]) -> list[LayerRecord]:
+        chains = chain_ids(diff_ids)
+        known = await self._lease.keep_layers(chains)
+        for descriptor, chain in zip(descriptors, chains, strict=True):
+            text = "Already exists" if chain in known else "Pulling fs layer"
+            await self._progress.status(text, _short(descriptor.digest))
+        fetching: dict[str, asyncio.Task[TakenLayer | None]] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for descriptor, chain in zip(descriptors, chains, strict=True):
+                    if chain not in known and descriptor.digest not in fetching:
+                        fetching[descriptor.digest] = group.create_task(self._fetched(descriptor))
+                return await self._in_order(descriptors, diff_ids, chains, known, fetching)
+        except* DavitError as failed:
+            raise _first(failed) from None
+        finally:
+            for task in fetching.values():
+                if task.done() and not task.cancelled() and task.exception() is None and (taken := task.result()):
+                    await asyncio.shield(asyncio.to_thread(taken.discard))
+
+    async def _in_order(
+        self,
+        descriptors: Sequence[Descriptor],
+        diff_ids: list[str],
+        chains: list[str],
+        known: dict[str, LayerRecord],
+        fetching: dict[str, asyncio.Task[TakenLayer | None]],
+    ) -> list[LayerRecord]:
+        """Put the layers on top of each other as they become complete, lowest first."""
+        layers: list[LayerRecord] = []
+        for descriptor, diff_id, chain in zip(descriptors, diff_ids, chains, strict=True):
+            if chain in known:
+                layers.append(known[chain])
+                continue
+            taken = await fetching[descriptor.digest]
+            parent = layers[-1].chain_id if layers else ""
+            if taken is not None and taken.diff_id != diff_id:
+                raise InvalidArgument(f"layer {descriptor.digest} unpacks to {taken.diff_id}, not to {diff_id}")
+            if taken is not None and taken.staged is not None:
+                layers.append(await self._depot.commit_layer(self._lease, taken, parent))
+            else:
+                layers.append(await self._depot.layer_from_blob(self._lease, descriptor, diff_id, parent))
+            await self._progress.status("Pull complete", _short(descriptor.digest))
+        return layers
+
+    async def _fetched(self, descriptor: Descriptor) -> TakenLayer | None:
+        """A layer's blob and files; None when the store has the blob already."""
+        item = _short(descriptor.digest)
+        if FOREIGN in descriptor.media_type:
+            raise InvalidArgument(f"layer {descriptor.digest} is distributed elsewhere, which is not supported")
+        if await self._lease.keep_blob(descriptor.digest):
+            await self._progress.status("Download complete", item)
+            return None
+        async with self._at_once:
+            download = _Download(self._depot, self._repository, descriptor, self._progress)
+            taken = await download.run()
+        await self._lease.keep(taken.blob)
+        return taken
+
+
+def _first(group: BaseExceptionGroup[DavitError]) -> DavitError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, DavitError)
+    return error
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
+
+
+class _Download:
+    """One layer on its way from the registry into the stores."""
+
+    def __init__(self, depot: Depot, repository: Repository, descriptor: Descriptor, progress: Progress) -> None:
+        self._depot = depot
+        self._repository = repository
+        self._descriptor = descriptor
+        self._progress = progress
+        self._item = _short(descriptor.digest)
+
+    async def run(self) -> TakenLayer:
+        ingest = await self._begin()
+        staged: StagedLayer | None = None
+        try:
+            staged = await asyncio.to_thread(self._depot.layers.stage)
+            if ingest.size:
+                await asyncio.to_thread(_replay, ingest, staged)
+            await self._with_retries(ingest, staged)
+            return await self._finished(ingest, staged)
+        except asyncio.CancelledError:
+            ingest.discard()
+            raise
+        except (InvalidArgument, NotFound):
+            ingest.discard()
+            raise
+        except DavitError:
+            ingest.keep()  # the next pull continues
+            raise
+        finally:
+            if not ingest.is_open and staged is not None:
+                await asyncio.shield(asyncio.to_thread(staged.discard))
+
+    async def _begin(self) -> Ingest:
+        """The download's file; when another process has it, wait for that one."""
+        while True:
+            with suppress(Conflict):
+                return await asyncio.to_thread(self._depot.content.continued, self._descriptor.digest)
+            await self._progress.status("Waiting", self._item)
+            await asyncio.sleep(FIRST_PAUSE_S)
+
+    async def _with_retries(self, ingest: Ingest, staged: StagedLayer) -> None:
+        pause_s = FIRST_PAUSE_S
+        for attempt in range(ATTEMPTS):
+            if ingest.size >= self._descriptor.size > 0:
+                return
+            before = ingest.size
+            try:
+                await self._receive(ingest, staged)
+                return
+            except Unavailable as error:
+                if attempt + 1 == ATTEMPTS and ingest.size == before:
+                    raise
+                await self._progress.status(f"Retrying in {max(1, round(pause_s))} second(s)", self._item)
+                last = error
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+        raise last
+
+    async def _receive(self, ingest: Ingest, staged: StagedLayer) -> None:
+        total = self._descriptor.size
+        async with self._repository.blob(self._descriptor.digest, ingest.size) as (chunks, continued):
+            skip = 0 if continued else ingest.size
+            try:
+                async for chunk in chunks:
+                    if skip:
+                        chunk, skip = chunk[skip:], max(0, skip - len(chunk))  # noqa: PLW2901
+                    if ingest.size + len(chunk) > total:
+                        raise InvalidArgument(f"blob {self._descriptor.digest} is larger than its manifest says")
+                    if chunk:
+                        await asyncio.to_thread(_take, ingest, staged, chunk)
+                        await self._progress.advance("Downloading", self._item, ingest.size, total)
+            except httpx.HTTPError as error:
+                raise connection_failure(error, self._descriptor.digest) from error
+        if ingest.size < total:
+            raise Unavailable(f"blob {self._descriptor.digest} ended after {ingest.size} of {total} bytes")
+
+    async def _finished(self, ingest: Ingest, staged: StagedLayer) -> TakenLayer:
+        await self._progress.status("Verifying Checksum", self._item)
+        digest = self._descriptor.digest
+        if ingest.digest != digest:
+            raise InvalidArgument(f"filesystem layer verification failed for digest {digest}")
+        await self._progress.status("Download complete", self._item)
+        unpacked = await asyncio.to_thread(staged.finish)
+        await self._progress.advance("Extracting", self._item, ingest.size, ingest.size)
+        return TakenLayer(
+            digest, ingest.size, unpacked.compression, unpacked.diff_id, unpacked.size_bytes, ingest, staged
+        )
+
+
+def _take(ingest: Ingest, staged: StagedLayer, chunk: bytes) -> None:
+    ingest.write(chunk)
+    if not staged.write(chunk):
+        staged.finish()
+
+
+def _replay(ingest: Ingest, staged: StagedLayer) -> None:
+    """Give the unpacking child what an earlier attempt fetched."""
+    with ingest.reading() as file:
+        while data := file.read(READ_BYTES):
+            if not staged.write(data):
+                staged.finish()
