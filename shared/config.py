@@ -104,6 +104,8 @@ class EngineConfig(BaseModel):
         nats_url: An existing bus; empty means the embedded one.
         database_url: ``postgresql://…``; empty means one SQLite file per service under the data root.
         log_driver, log_opts: Defaults for containers' logs.
+        registry_listen: ``host:port`` where images can be pulled and pushed; empty for nowhere.
+        registry_users: File of ``user:hash`` lines (htpasswd) of those who may; empty for everybody.
         event_retention_s: How long events stay on record.
     """
 
@@ -130,6 +132,10 @@ class EngineConfig(BaseModel):
     insecure_registries: StringList = Field(default_factory=list)
     max_concurrent_downloads: int = Field(default=3, ge=1)
     max_concurrent_uploads: int = Field(default=5, ge=1)
+    registry_listen: str = ""
+    registry_tls_cert: str = ""
+    registry_tls_key: str = ""
+    registry_users: str = ""
 
     log_driver: str = "json-file"
     log_opts: StringMap = Field(default_factory=dict)

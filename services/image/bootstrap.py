@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Any
 
 from services.image.build import handlers as build_handlers
@@ -72,6 +73,7 @@ async def start(ctx: ServiceContext) -> None:
     ]
     await asyncio.gather(*(ctx.bus.serve(contract, handler) for contract, handler in served))
     await build_handlers.join(ctx, depot, importer, jobs).serve()
+    await start_registry(ctx, depot)
     ctx.on_close(jobs.close)
     ctx.spawn(depot.settle_for_ever(), name="settle")
     lease = Lease(ctx.bus, "image-collect", f"{ctx.node}-{os.getpid()}")
@@ -93,3 +95,27 @@ async def collect_for_ever(ctx: ServiceContext, depot: Depot, remover: Remover) 
         else:
             if freed:
                 ctx.log.info("garbage collected", freed_bytes=freed)
+
+
+async def start_registry(ctx: ServiceContext, depot: Depot) -> None:
+    """Serve the store to registry clients, if there is an address to do it on.
+
+    Raises:
+        InvalidArgument, Unavailable: Address, certificate or file of users cannot be used.
+    """
+    if not ctx.config.registry_listen:
+        return
+    # Imported here: a process that serves no registry does without a web server in its memory.
+    from services.image.server.app import Registry
+    from services.image.server.repositories import Repositories
+    from services.image.server.serving import listen, serve
+    from services.image.server.uploads import Uploads
+    from services.image.server.users import Users
+
+    users = Users(Path(ctx.config.registry_users)) if ctx.config.registry_users else None
+    uploads = Uploads(depot.content)
+    await asyncio.to_thread(uploads.prepare)
+    await asyncio.to_thread(uploads.remove_old, PARTS_KEPT_S)
+    app = Registry(depot, Repositories(ctx.required_database), uploads, users)
+    listener = listen(ctx.config.registry_listen)
+    ctx.spawn(serve(app, listener, ctx.config.registry_tls_cert, ctx.config.registry_tls_key), name="registry")

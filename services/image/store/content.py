@@ -236,6 +236,10 @@ class ContentStore:
             raise Unavailable(f"content cannot be stored: {error.strerror}") from error
         return Ingest(self, path, file, hashing=hashing)
 
+    def sync(self) -> None:
+        """Wait until the names of all blobs are on the disk. Raises OSError."""
+        _sync_directory(self._blobs)
+
     def put(self, data: bytes) -> str:
         """Store a small blob and return its digest."""
         digest = digest_of(data)

@@ -1,0 +1,366 @@
+"""The distribution API over the store.
+
+Source: OCI distribution-spec 1.1, "Endpoints", "Error Codes".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from services.image import manifests
+from services.image.depot import Depot
+from services.image.references import MAX_NAME
+from services.image.server.repositories import ManifestRow, Repositories, artifact_type_of, page
+from services.image.server.uploads import Uploads
+from services.image.server.users import Users
+from shared.errors import Conflict, DavitError, InvalidArgument, NotFound, Unauthorized, Unavailable
+
+READ_BYTES = 1 << 20
+VERSION_HEADER = {"Docker-Distribution-Api-Version": "registry/2.0"}
+_NAME = r"(?P<name>[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*)"
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_STATUS: tuple[tuple[type[DavitError], int, str], ...] = (
+    (NotFound, 404, "NAME_UNKNOWN"),
+    (Unauthorized, 401, "UNAUTHORIZED"),
+    (Conflict, 409, "BLOB_UPLOAD_INVALID"),
+    (InvalidArgument, 400, "MANIFEST_INVALID"),
+    (Unavailable, 503, "UNAVAILABLE"),
+)
+Handler = Callable[..., Awaitable[Response]]
+
+
+def answer(status: int, value: Any = None, **headers: str) -> Response:
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    body = b"" if value is None else orjson.dumps(value)
+    return Response(body, status, {**VERSION_HEADER, **named}, "application/json" if value is not None else None)
+
+
+def unknown(what: str, code: str) -> NotFound:
+    return NotFound(what, registry_code=code)
+
+
+class Registry:
+    """An ASGI application.
+
+    Args:
+        users: Who may use it; None for everybody who reaches it.
+    """
+
+    def __init__(self, depot: Depot, repositories: Repositories, uploads: Uploads, users: Users | None) -> None:
+        self._depot = depot
+        self._repositories = repositories
+        self._uploads = uploads
+        self._users = users
+        routes: list[tuple[str, str, Handler]] = [
+            ("GET", r"/v2/?", self._root),
+            ("GET", r"/v2/_catalog", self._catalog),
+            ("GET", rf"/v2/{_NAME}/tags/list", self._tags),
+            ("GET", rf"/v2/{_NAME}/manifests/(?P<reference>[^/]+)", self._get_manifest),
+            ("PUT", rf"/v2/{_NAME}/manifests/(?P<reference>[^/]+)", self._put_manifest),
+            ("DELETE", rf"/v2/{_NAME}/manifests/(?P<reference>[^/]+)", self._delete_manifest),
+            ("GET", rf"/v2/{_NAME}/referrers/(?P<digest>[^/]+)", self._referrers),
+            ("POST", rf"/v2/{_NAME}/blobs/uploads/?", self._begin_upload),
+            ("GET", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", self._upload_status),
+            ("PATCH", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", self._patch_upload),
+            ("PUT", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", self._end_upload),
+            ("DELETE", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", self._cancel_upload),
+            ("GET", rf"/v2/{_NAME}/blobs/(?P<digest>[^/]+)", self._get_blob),
+            ("DELETE", rf"/v2/{_NAME}/blobs/(?P<digest>[^/]+)", self._delete_blob),
+        ]
+        self._routes = [(method, re.compile(pattern), handler) for method, pattern, handler in routes]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except ClientDisconnect:
+            return
+        except DavitError as error:
+            response = failure(error)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        if self._users is not None:
+            allowed = await asyncio.to_thread(self._users.allows, request.headers.get("authorization", ""))
+            if not allowed:
+                raise Unauthorized("authentication required")
+        method = "GET" if request.method == "HEAD" else request.method
+        path = request.url.path
+        known = False
+        for wanted, pattern, handler in self._routes:
+            match = pattern.fullmatch(path)
+            if match is None:
+                continue
+            known = True
+            if wanted == method:
+                if len(match.groupdict().get("name") or "") > MAX_NAME:
+                    raise InvalidArgument("invalid repository name", registry_code="NAME_INVALID")
+                return await handler(request, **match.groupdict())
+        return answer(405 if known else 404, {"errors": [{"code": "UNSUPPORTED" if known else "NAME_INVALID"}]})
+
+    # -- lists --------------------------------------------------------------------------------------------------
+
+    async def _root(self, request: Request) -> Response:
+        return answer(200, {})
+
+    async def _catalog(self, request: Request) -> Response:
+        return self._paged(request, "repositories", {}, await self._repositories.catalog())
+
+    async def _tags(self, request: Request, name: str) -> Response:
+        tags = await self._repositories.tags(name)
+        if tags is None:
+            raise unknown("repository name not known to registry", "NAME_UNKNOWN")
+        return self._paged(request, "tags", {"name": name}, tags)
+
+    def _paged(self, request: Request, key: str, value: dict[str, Any], items: list[str]) -> Response:
+        count_text = request.query_params.get("n")
+        if count_text is not None and not count_text.isdigit():
+            raise InvalidArgument("invalid number of results requested", registry_code="PAGINATION_NUMBER_INVALID")
+        count = int(count_text) if count_text is not None else None
+        shown, more = page(items, request.query_params.get("last", ""), count)
+        headers = {"Link": f'<{request.url.path}?last={shown[-1]}&n={count}>; rel="next"'} if more else {}
+        return answer(200, {**value, key: shown}, **headers)
+
+    # -- manifests ----------------------------------------------------------------------------------------------
+
+    async def _get_manifest(self, request: Request, name: str, reference: str) -> Response:
+        digest: str | None = reference
+        if ":" not in reference:
+            digest = await self._repositories.resolve(name, reference)
+        elif not manifests.is_digest(reference) or not await self._repositories.has_manifest(name, reference):
+            digest = None
+        if digest is None or not self._depot.content.has(digest):
+            raise unknown("manifest unknown", "MANIFEST_UNKNOWN")
+        data = await asyncio.to_thread(self._depot.content.read, digest, manifests.MAX_MANIFEST_BYTES)
+        media_type = manifests.parse(data).media_type
+        headers = {"Docker-Content-Digest": digest, "ETag": f'"{digest}"', "Content-Length": str(len(data))}
+        body = b"" if request.method == "HEAD" else data
+        return Response(body, 200, {**VERSION_HEADER, **headers}, media_type)
+
+    async def _put_manifest(self, request: Request, name: str, reference: str) -> Response:
+        data = await _body(request, manifests.MAX_MANIFEST_BYTES)
+        digest = manifests.digest_of(data)
+        by_digest = ":" in reference
+        if by_digest and reference != digest:
+            raise InvalidArgument("provided digest did not match uploaded content", registry_code="DIGEST_INVALID")
+        if not by_digest and not _TAG.fullmatch(reference):
+            raise InvalidArgument("invalid tag name", registry_code="TAG_INVALID")
+        parsed = manifests.parse(data, request.headers.get("content-type", "").partition(";")[0])
+        async with self._depot.lease() as lease:
+            await self._check_parts(name, parsed)
+            await self._depot.put(lease, data, digest)
+            row = ManifestRow(digest, parsed.media_type, len(data), artifact_type_of(parsed), parsed.annotations)
+            await self._repositories.add_manifest(name, row, parsed, None if by_digest else reference)
+        headers = {"Location": f"/v2/{name}/manifests/{digest}", "Docker-Content-Digest": digest}
+        if parsed.subject is not None:
+            headers["OCI-Subject"] = parsed.subject.digest
+        return answer(201, None, **headers)
+
+    async def _check_parts(self, name: str, parsed: manifests.Manifest | manifests.Index) -> None:
+        """Raises NotFound when a manifest names what the repository does not have."""
+        if isinstance(parsed, manifests.Index):
+            for item in parsed.manifests:
+                if not await self._repositories.has_manifest(name, item.digest):
+                    raise InvalidArgument(f"manifest {item.digest} unknown", registry_code="MANIFEST_BLOB_UNKNOWN")
+            return
+        for item in (parsed.config, *parsed.layers):
+            if "foreign" not in item.media_type and not await self._repositories.has_blob(name, item.digest):
+                raise InvalidArgument(f"blob {item.digest} unknown to registry", registry_code="MANIFEST_BLOB_UNKNOWN")
+
+    async def _delete_manifest(self, request: Request, name: str, reference: str) -> Response:
+        by_digest = ":" in reference
+        remove = self._repositories.remove_manifest if by_digest else self._repositories.remove_tag
+        if not await remove(name, reference):
+            raise unknown("manifest unknown", "MANIFEST_UNKNOWN")
+        return answer(202)
+
+    async def _referrers(self, request: Request, name: str, digest: str) -> Response:
+        if not manifests.is_digest(digest):
+            raise InvalidArgument("invalid digest", registry_code="DIGEST_INVALID")
+        rows = await self._repositories.referrers(name, digest)
+        wanted = request.query_params.get("artifactType")
+        headers = {}
+        if wanted:
+            rows = [row for row in rows if row.artifact_type == wanted]
+            headers["OCI-Filters-Applied"] = "artifactType"
+        index = {
+            "schemaVersion": 2,
+            "mediaType": manifests.OCI_INDEX,
+            "manifests": [row.descriptor() for row in rows],
+        }
+        return Response(orjson.dumps(index), 200, {**VERSION_HEADER, **headers}, manifests.OCI_INDEX)
+
+    # -- blobs --------------------------------------------------------------------------------------------------
+
+    async def _get_blob(self, request: Request, name: str, digest: str) -> Response:
+        known = manifests.is_digest(digest) and await self._repositories.has_blob(name, digest)
+        if not known or not self._depot.content.has(digest):
+            raise unknown("blob unknown to registry", "BLOB_UNKNOWN")
+        size = self._depot.content.size(digest)
+        headers = {
+            **VERSION_HEADER,
+            "Docker-Content-Digest": digest,
+            "ETag": f'"{digest}"',
+            "Accept-Ranges": "bytes",
+        }
+        start, end = byte_range(request.headers.get("range", ""), size)
+        status = 200
+        if (start, end) != (0, size):
+            status = 206
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        headers["Content-Length"] = str(end - start)
+        if request.method == "HEAD":
+            return Response(None, status, headers, "application/octet-stream")
+        return StreamingResponse(self._blob(digest, start, end), status, headers, "application/octet-stream")
+
+    async def _blob(self, digest: str, start: int, end: int) -> AsyncIterator[bytes]:
+        with self._depot.content.open(digest) as file:
+            file.seek(start)
+            while start < end:
+                data = await asyncio.to_thread(file.read, min(READ_BYTES, end - start))
+                if not data:
+                    return
+                start += len(data)
+                yield data
+
+    async def _delete_blob(self, request: Request, name: str, digest: str) -> Response:
+        if not manifests.is_digest(digest) or not await self._repositories.remove_blob(name, digest):
+            raise unknown("blob unknown to registry", "BLOB_UNKNOWN")
+        return answer(202)
+
+    # -- uploads ------------------------------------------------------------------------------------------------
+
+    async def _begin_upload(self, request: Request, name: str) -> Response:
+        query = request.query_params
+        mount, source = query.get("mount", ""), query.get("from", "")
+        if source and manifests.is_digest(mount) and await self._mount(source, mount, name):
+            return self._created(name, mount)
+        upload = await asyncio.to_thread(self._uploads.begin, name)
+        digest = query.get("digest", "")
+        if digest:
+            await self._append(request, name, upload)
+            return await self._finish(name, upload, digest)
+        return self._accepted(name, upload, 0)
+
+    async def _mount(self, source: str, digest: str, name: str) -> bool:
+        """Show a blob of one repository in another; whether there was one."""
+        if not await self._repositories.has_blob(source, digest) or not self._depot.content.has(digest):
+            return False
+        await self._repositories.add_blob(name, digest)
+        return True
+
+    async def _upload_status(self, request: Request, name: str, upload: str) -> Response:
+        size = self._uploads.size(name, upload)
+        response = self._accepted(name, upload, size)
+        response.status_code = 204
+        return response
+
+    async def _patch_upload(self, request: Request, name: str, upload: str) -> Response:
+        stated = re.fullmatch(r"(?:bytes[= ])?(\d+)-(\d+)(?:/.*)?", request.headers.get("content-range", ""))
+        size = self._uploads.size(name, upload)
+        if stated is not None and int(stated[1]) != size:
+            response = self._accepted(name, upload, size)
+            response.status_code = 416
+            return response
+        return self._accepted(name, upload, await self._append(request, name, upload))
+
+    async def _end_upload(self, request: Request, name: str, upload: str) -> Response:
+        digest = request.query_params.get("digest", "")
+        await self._append(request, name, upload)
+        return await self._finish(name, upload, digest)
+
+    async def _cancel_upload(self, request: Request, name: str, upload: str) -> Response:
+        await asyncio.to_thread(self._uploads.cancel, name, upload)
+        return answer(204)
+
+    async def _append(self, request: Request, name: str, upload: str) -> int:
+        """Write the request's body to an upload; its size afterwards."""
+        with self._uploads.open(name, upload) as file:
+            buffered: list[bytes] = []
+            size = 0
+            async for chunk in request.stream():
+                buffered.append(chunk)
+                size += len(chunk)
+                if size >= READ_BYTES:
+                    await asyncio.to_thread(_write, file, b"".join(buffered))
+                    buffered, size = [], 0
+            await asyncio.to_thread(_write, file, b"".join(buffered))
+            return file.tell()
+
+    async def _finish(self, name: str, upload: str, digest: str) -> Response:
+        if not manifests.is_digest(digest):
+            raise InvalidArgument("provided digest is not supported", registry_code="DIGEST_INVALID")
+        async with self._depot.lease() as lease:
+            await lease.keep(digest)
+            await asyncio.to_thread(self._uploads.finish, name, upload, digest)
+            await self._repositories.add_blob(name, digest)
+        return self._created(name, digest)
+
+    def _created(self, name: str, digest: str) -> Response:
+        return answer(201, None, Location=f"/v2/{name}/blobs/{digest}", Docker_Content_Digest=digest)
+
+    def _accepted(self, name: str, upload: str, size: int) -> Response:
+        return answer(
+            202,
+            None,
+            Location=f"/v2/{name}/blobs/uploads/{upload}",
+            Range=f"0-{max(0, size - 1)}",
+            Docker_Upload_UUID=upload,
+            Content_Length="0",
+        )
+
+
+def failure(error: DavitError) -> Response:
+    """An error as registries tell it."""
+    status, code = next(((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), (500, "UNKNOWN"))
+    code = str(error.detail.get("registry_code", code))
+    status = int(error.detail.get("registry_status", status))
+    headers = {"WWW-Authenticate": 'Basic realm="davit"'} if status == 401 else {}
+    return answer(status, {"errors": [{"code": code, "message": error.message}]}, **headers)
+
+
+def byte_range(header: str, size: int) -> tuple[int, int]:
+    """Start and end (exclusive) of a ``Range`` header; all of it for none, or one that is not understood.
+
+    Raises:
+        InvalidArgument: It lies outside of the content (416).
+    """
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header.strip())
+    if match is None or not (match[1] or match[2]):
+        return 0, size
+    if not match[1]:
+        return max(0, size - int(match[2])), size
+    start = int(match[1])
+    end = min(size, int(match[2]) + 1) if match[2] else size
+    if start >= size or end <= start:
+        raise InvalidArgument("the range lies outside of the blob", registry_code="RANGE_INVALID", registry_status=416)
+    return start, end
+
+
+def _write(file: Any, data: bytes) -> None:
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+    except OSError as error:
+        raise Unavailable(f"content cannot be stored: {error.strerror}") from error
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    parts = []
+    size = 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise InvalidArgument(f"a manifest larger than {limit} bytes", registry_code="MANIFEST_INVALID")
+    return b"".join(parts)
