@@ -177,14 +177,14 @@ class Reconciler:
         await self._release_volumes_of_nobody(now)
 
     async def _release_volumes_of_nobody(self, now_ns: int) -> None:
-        """Volumes held by containers that were never committed."""
+        """Volumes held by containers that were never committed. Anonymous ones are left for a prune to take."""
         held = {one for volume in await self._peers.volumes() for one in volume.in_use_by}
         async with self._records.database.read() as reader:
             nobody = held - await sql.all_ids(reader)
         self._nobodys_since = {one: self._nobodys_since.get(one, now_ns) for one in nobody}
         for one in nobody:
             if now_ns - self._nobodys_since[one] > CREATE_WITHIN_NS:
-                await self._peers.release_volumes(one, remove_anonymous=True)
+                await self._peers.release_volumes(one, remove_anonymous=False)
 
 
 def _agree(status: str, generation: int, item: InventoryItem | None) -> bool:
