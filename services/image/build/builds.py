@@ -107,12 +107,19 @@ class Builder:
         return image
 
     async def _remove_containers(self, shop: Workshop) -> None:
-        """Containers of a build that ends early. Goes on past failures; what stays is found by its absent build."""
-        for container_id in list(shop.containers):
+        """Wait for removals under way, and remove the containers of a build that ends early; go on past failures."""
+        for container_id in shop.containers - shop.removals.keys():
+            shop.removals[container_id] = asyncio.create_task(self.executor.remove(container_id))
+        outcomes = asyncio.gather(*shop.removals.values(), return_exceptions=True)
+        # Shielded, and waited for again when cancelled: no container may outlive its build.
+        while not outcomes.done():
             try:
-                await asyncio.shield(self.executor.remove(container_id))
-            except DavitError as error:
-                log.warning("container %s of a build could not be removed: %s", container_id, error)
+                await asyncio.shield(outcomes)
+            except asyncio.CancelledError:
+                continue
+        for container_id, outcome in zip(shop.removals, outcomes.result(), strict=True):
+            if isinstance(outcome, BaseException):
+                log.warning("container %s of a build could not be removed: %s", container_id, outcome)
 
 
 def check_request(request: BuildImage) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.image.build.builds import Builder
@@ -15,8 +17,12 @@ from services.image.jobs import Jobs
 from shared.bus import EMPTY, Bus, Empty
 from shared.contracts import images as contracts
 from shared.contracts.images import BuildCacheEntries, BuildCachePrune, BuildImage, PrunedCache
+from shared.errors import DavitError
 from shared.service import ServiceContext
 from shared.streams import accept
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +33,21 @@ class BuildHandlers:
     cache: BuildCache
     jobs: Jobs
     bus: Bus
+    orphans: Sequence[str] = ()
 
     async def serve(self) -> None:
+        if self.orphans:
+            self.jobs.start(self._remove_orphans(), "remove containers of builds that a crash ended")
         await self.bus.serve(contracts.BUILD, self.build)
         await self.bus.serve(contracts.BUILD_PRUNE, self.prune)
         await self.bus.serve(contracts.BUILD_CACHE, self.list)
+
+    async def _remove_orphans(self) -> None:
+        for container_id in self.orphans:
+            try:
+                await self.builder.executor.remove(container_id)
+            except DavitError as error:
+                log.warning("container %s of a build could not be removed: %s", container_id, error)
 
     async def build(self, request: BuildImage) -> Empty:
         """Answered once the stream is accepted; the build goes on and tells the rest there."""
@@ -49,7 +65,9 @@ class BuildHandlers:
 def join(ctx: ServiceContext, depot: Depot, importer: Importer, jobs: Jobs) -> BuildHandlers:
     """The builder's parts, joined; leftovers of builds that a crash ended are removed."""
     directories = WorkDirectories(ctx.config.data_root / "build", ctx.config.run_dir / "build")
-    directories.prepare()
+    orphans = directories.prepare()
     images = DepotImages(depot, importer, ctx.bus, ctx.clock)
     builder = Builder(images, BusExecutor(ctx.bus), directories)
-    return BuildHandlers(builder, BuildCache(ctx.required_database, directories.caches, ctx.bus), jobs, ctx.bus)
+    return BuildHandlers(
+        builder, BuildCache(ctx.required_database, directories.caches, ctx.bus), jobs, ctx.bus, orphans
+    )

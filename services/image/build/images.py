@@ -24,6 +24,7 @@ from services.image.domain import ImageRecord, LayerRecord, make_record
 from services.image.importing import Importer, encode_config
 from services.image.intake import TakenLayer
 from services.image.manifests import (
+    MAX_CONFIG_BYTES,
     Descriptor,
     ImageConfig,
     Platform,
@@ -95,6 +96,7 @@ class DepotSession:
     _known: dict[str, _Known] = field(default_factory=dict)
     _built: dict[str, BuiltImage] = field(default_factory=dict)
     _by_key: dict[tuple[str, str], str] = field(default_factory=dict)
+    _unheld: set[str] = field(default_factory=set)
     _pending: list[_Pending] = field(default_factory=list)
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -114,10 +116,22 @@ class DepotSession:
         return image
 
     async def _load(self, image_id: str) -> BuiltImage:
+        """An image by its id. It is only held (a write each) once something is built on it."""
         if image_id not in self._built:
-            raw, layers = await self.images.importer.base(self.lease, image_id)
-            self._remember(image_id, _Known(raw or {}, layers))
+            depot = self.images.depot
+            async with depot.catalog.reading() as reader:
+                layers = await reader.layers_of(image_id)
+            data = await asyncio.to_thread(depot.content.read, image_id, MAX_CONFIG_BYTES)
+            self._remember(image_id, _Known(ImageConfig.parse(data).raw, layers))
+            self._unheld.add(image_id)
         return self._built[image_id]
+
+    async def _hold(self, image_id: str) -> None:
+        """Keep what an image that was there before consists of until this build ends."""
+        if image_id in self._unheld:
+            self._unheld.discard(image_id)
+            layers = self._known[image_id].layers
+            await self.lease.keep(image_id, *(layer.chain_id for layer in layers), *(layer.blob for layer in layers))
 
     def _remember(self, image_id: str, known: _Known) -> BuiltImage:
         self._known[image_id] = known
@@ -168,6 +182,7 @@ class DepotSession:
 
     async def add(self, image: NewImage) -> BuiltImage:
         parent = self._known.get(image.parent.id) or _Known({}, [])
+        await self._hold(image.parent.id)
         layers = list(parent.layers)
         below = layers[-1].chain_id if layers else ""
         if image.layer is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from services.image.build.ignore import IgnoreRules
 from services.image.build.layer import LayerPlan, WrittenLayer
 from services.image.build.output import StageOutput, short_id
 from services.image.build.owners import Mode, find_owner
-from services.image.build.ports import BuiltImage, Executor, ImageStore, NewImage
+from services.image.build.ports import BuiltImage, Executor, ImageStore, NewImage, RunOrder
 from services.image.build.runs import (
     PreparedRun,
     RunPlace,
@@ -64,6 +65,7 @@ class Workshop:
     Attributes:
         context: The build context.
         containers: Containers that exist at this moment, to be removed whatever happens.
+        removals: Containers that are being removed while the build goes on; it ends after them.
     """
 
     request: BuildImage
@@ -75,6 +77,7 @@ class Workshop:
     caches: CacheDirectories
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     containers: set[str] = field(default_factory=set)
+    removals: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def write_layer(self, plan: LayerPlan) -> WrittenLayer:
         """Write a planned layer; nothing of it stays when that fails. Blocks."""
@@ -236,16 +239,28 @@ class StageBuilder:
         async with AsyncExitStack() as stack:
             order = await run_order(run, prepared, self._state, where, stack)
             await shop.images.flush()  # the executor finds the image by its id
-            container_id = await shop.executor.create(order)
-            shop.containers.add(container_id)
+            container_id = await self._create(order)
             await self._out.text(f" ---> Running in {short_id(container_id)}\n")
             await self._command(container_id, prepared)
             layer = await self._changes(container_id, prepared)
-        await self._store(replace(new, container_id=container_id), layer)
         if shop.request.rm or shop.request.force_rm:
             await self._remove(container_id)
         else:
             shop.containers.discard(container_id)
+        await self._store(replace(new, container_id=container_id), layer)
+
+    async def _create(self, order: RunOrder) -> str:
+        """A container that is known here, and to the next start of the service, however this ends."""
+        creating = asyncio.ensure_future(self._shop.executor.create(order))
+        try:
+            container_id = await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            with contextlib.suppress(DavitError):
+                self._shop.containers.add(await creating)
+            raise
+        self._shop.containers.add(container_id)
+        self._shop.scratch.note_container(container_id)
+        return container_id
 
     async def _changes(self, container_id: str, prepared: PreparedRun) -> WrittenLayer | None:
         base = DirectoryTree(self._state.image.layers)
@@ -281,8 +296,12 @@ class StageBuilder:
             raise CommandFailed(error_command(prepared), exit_code)
 
     async def _remove(self, container_id: str) -> None:
-        await self._shop.executor.remove(container_id)
-        self._shop.containers.discard(container_id)
+        """Have a container removed, which takes a while that nothing needs to wait for."""
+        shop = self._shop
+        shop.removals[container_id] = asyncio.create_task(
+            shop.executor.remove(container_id), name=f"remove {container_id[:12]}"
+        )
+        shop.containers.discard(container_id)
         await self._out.text(f"Removing intermediate container {short_id(container_id)}\n")
 
     async def _mount_tree(self, origin: str) -> tuple[Tree, str]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 LOCK = "lock"
+CONTAINERS = "containers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Scratch:
         """A path that nothing has yet."""
         return self.path / f"{what}-{next(self.numbers)}"
 
+    def note_container(self, container_id: str) -> None:
+        """Remember a container, for whoever cleans up after a crash."""
+        with (self.path / CONTAINERS).open("a") as out:
+            out.write(container_id + "\n")
+
     def spool(self, what: str) -> BinaryIO:
         """A new file to write and read again."""
         return self.files.enter_context(self.place(what).open("w+b"))
@@ -51,12 +57,14 @@ class WorkDirectories:
         self._secrets = run
         self.caches = CacheDirectories(data / "cache")
 
-    def prepare(self) -> None:
-        """Make the directories and remove what builds left that a crash ended."""
+    def prepare(self) -> list[str]:
+        """Make the directories and remove what builds left that a crash ended; the containers that they had."""
+        containers: list[str] = []
         for parent in (self._temporary, self._secrets):
             parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             for child in parent.iterdir():
-                _remove_if_abandoned(child)
+                containers.extend(_remove_if_abandoned(child))
+        return containers
 
     @contextmanager
     def scratch(self) -> Iterator[Scratch]:
@@ -83,17 +91,20 @@ def _locked_directory(parent: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _remove_if_abandoned(path: Path) -> None:
+def _remove_if_abandoned(path: Path) -> list[str]:
+    """Remove a directory whose build is dead; ids of its containers."""
     try:
         lock = os.open(path / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return  # just being made by another copy of the service
+        return []  # just being made by another copy of the service
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    else:
+        noted = path / CONTAINERS
+        containers = noted.read_text().split() if noted.exists() else []
         shutil.rmtree(path, ignore_errors=True)
+        return containers
+    except BlockingIOError:
+        return []
     finally:
         os.close(lock)
 

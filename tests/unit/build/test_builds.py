@@ -443,3 +443,37 @@ def test_changes_outside_of_a_build() -> None:
     assert (config.exposed_ports, config.labels) == ({"80/tcp": {}}, {"l": "1"})
     with pytest.raises(InvalidArgument, match="RUN is not a valid change command"):
         changed_config(config, ["RUN x"])
+
+
+def test_what_a_crash_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    directories = WorkDirectories(tmp_path / "build", tmp_path / "run")
+    assert directories.prepare() == []
+    abandoned = tmp_path / "build" / "tmp" / "abandoned"
+    abandoned.mkdir()
+    (abandoned / "lock").touch()
+    (abandoned / "containers").write_text("abc\ndef\n")
+    with directories.scratch() as alive:
+        alive.note_container("123")
+        assert WorkDirectories(tmp_path / "build", tmp_path / "run").prepare() == ["abc", "def"]
+        assert alive.path.is_dir()
+    assert list((tmp_path / "build" / "tmp").iterdir()) == []
+
+
+async def test_client_that_leaves_while_a_container_is_being_made(lab: Lab) -> None:
+    making = asyncio.Event()
+    create = lab.executor.create
+
+    async def slow(order: RunOrder) -> str:
+        making.set()
+        await asyncio.sleep(0.05)
+        return await create(order)
+
+    lab.executor.create = slow  # type: ignore[method-assign]  # the fake, slowed down
+    stream = FakeStream(tar({"Dockerfile": "FROM busybox\nRUN x\n"}))
+    task = asyncio.create_task(lab.builder.serve(BuildImage(stream=StreamRef(id="x")), stream))  # type: ignore[arg-type]
+    await making.wait()
+    stream.leave()
+    await asyncio.wait_for(task, 5)
+    assert len(lab.executor.orders) == 1
+    assert lab.executor.containers == {}
+    assert lab.leftovers() == []
