@@ -181,6 +181,7 @@ class TestControlGroups:
         file: str,
         expected: str,
     ) -> None:
+        hierarchy(controller)
         bundle.linux["resources"].update(resources)
         oci.running(bundle)
         assert (group(controller) / file).read_text().splitlines()[0] == expected

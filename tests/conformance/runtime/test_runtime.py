@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,18 +154,23 @@ class TestDelete:
 
     def test_what_create_made_must_be_removed_and_nothing_else(self, oci: Runtime, bundle: Bundle) -> None:
         bundle.linux["cgroupsPath"] = "/conformance-delete/one"
-        os.makedirs("/sys/fs/cgroup/pids/conformance-delete", exist_ok=True)
+        roots = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
+        parents = [root / "conformance-delete" for root in roots if (root / "cgroup.procs").exists()]
+        parents[0].mkdir()
         (bundle.rootfs / "kept").touch()
-        container = oci.running(bundle)
-        assert os.path.isdir("/sys/fs/cgroup/pids/conformance-delete/one")
-        oci.stop(container)
-        assert oci.call("delete", container).code == 0
-        assert not os.path.isdir("/sys/fs/cgroup/pids/conformance-delete/one")
-        assert (bundle.rootfs / "kept").exists()
-        for hierarchy in os.listdir("/sys/fs/cgroup"):
-            path = f"/sys/fs/cgroup/{hierarchy}/conformance-delete"
-            if os.path.isdir(path):
-                os.rmdir(path)
+        try:
+            container = oci.running(bundle)
+            assert (parents[0] / "one").is_dir()
+            oci.stop(container)
+            assert oci.call("delete", container).code == 0
+            assert not (parents[0] / "one").exists()
+            assert parents[0].exists()
+            assert (bundle.rootfs / "kept").exists()
+        finally:
+            oci.clean()
+            for parent in parents:
+                if parent.is_dir():
+                    parent.rmdir()
 
     def test_the_id_can_be_used_again(self, oci: Runtime, bundle: Bundle) -> None:
         container = oci.create(bundle)
