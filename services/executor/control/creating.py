@@ -114,9 +114,9 @@ class Creating:
         return dict(zip((position for position, _ in wanted), found, strict=True))
 
     async def _insert(self, record: Record, *, chosen: bool) -> Record:
-        """Store it; with a generated name that is taken, under another."""
+        """Store it; with a generated name that is taken, under another. Raises Conflict, saying who has the name."""
         for attempt in range(NAME_ATTEMPTS):
-            if attempt:
+            if attempt and not chosen:
                 record.container.name = generated_name(attempt)
             failpoint("control.create.before_commit")
             try:
@@ -126,5 +126,6 @@ class Creating:
                 return record
             except Conflict:
                 if chosen:
-                    raise
+                    async with self._records.database.transaction() as tx:
+                        await sql.check_name(tx, record.name)  # free by now: try again
         raise Conflict("no free name was found for the container")

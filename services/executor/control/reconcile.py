@@ -31,6 +31,8 @@ GONE_EXIT_CODE = 255
 # A start or an exit younger than this is left to the request or report that is bringing it.
 SETTLING_NS = 5 * SECOND_NS
 SWEEP_PERIOD_S = 30.0
+# How long the exit code of a removed container is kept for those who wait for it.
+TOMBSTONE_NS = 600 * SECOND_NS
 # A create holds its volumes before its record is committed, within the contract's deadline of a minute.
 CREATE_WITHIN_NS = 120 * SECOND_NS
 
@@ -174,6 +176,8 @@ class Reconciler:
             await self._peers.leave(container_id)
             async with self._records.database.transaction() as tx:
                 await sql.released(tx, {container_id: generation})
+        async with self._records.database.transaction() as tx:
+            await sql.forget_tombstones(tx, now - TOMBSTONE_NS)
         await self._release_volumes_of_nobody(now)
 
     async def _release_volumes_of_nobody(self, now_ns: int) -> None:

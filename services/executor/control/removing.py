@@ -89,10 +89,8 @@ class Removing:
 
     async def _forget(self, record: Record) -> None:
         async with self._records.database.transaction() as tx:
-            current = await sql.by_id(tx, record.id)
-            if current is None:
-                return
-            await sql.delete(tx, current, self._records.clock.time_ns())
-            tx.emit(current.event("destroy"))
+            if not await sql.delete(tx, record, self._records.clock.time_ns()):
+                return  # somebody else has finished it
+            tx.emit(record.event("destroy"))
         self._endpoints.forget(record.id)
         await self._records.changes.announce(record.id)

@@ -87,6 +87,9 @@ _update = (
 
 _CHANGING = ("name", "status", "generation", "holding", "changed_ns", "version", "summary", "document")
 _insert = sa.insert(containers)
+_delete = sa.delete(containers).where(containers.c.id == sa.bindparam("key"))
+_delete_execs = sa.delete(execs).where(execs.c.container_id == sa.bindparam("key"))
+_bury = sa.insert(tombstones)
 _name_holder = sa.select(containers.c.id).where(containers.c.name == sa.bindparam("name"))
 _released = (
     sa.update(containers)
@@ -151,8 +154,7 @@ async def check_name(tx: Transaction, name: str) -> None:
 
 
 async def insert(tx: Transaction, record: Record, now_ns: int) -> None:
-    """Raises Conflict, with Docker's words, when the name is taken."""
-    await check_name(tx, record.name)
+    """Raises Conflict when the name is taken; `check_name`, in another transaction, then tells by whom."""
     await tx.execute(_insert, _row(record, now_ns))
 
 
@@ -183,15 +185,23 @@ async def save(tx: Transaction, record: Record, now_ns: int) -> None:
         raise StaleRecord(f"container {record.id} has changed meanwhile")
 
 
-async def delete(tx: Transaction, record: Record, now_ns: int) -> None:
-    """Remove a container and its execs; a tombstone keeps its exit code for those who still wait."""
-    await tx.execute(sa.delete(containers).where(containers.c.id == record.id))
-    await tx.execute(sa.delete(execs).where(execs.c.container_id == record.id))
-    await tx.execute(sa.delete(tombstones).where(tombstones.c.removed_ns < now_ns - 600 * 10**9))
-    await tx.execute(
-        sa.insert(tombstones),
-        {"id": record.id, "exit_code": record.container.state.exit_code, "removed_ns": now_ns},
-    )
+async def delete(tx: Transaction, record: Record, now_ns: int) -> bool:
+    """Remove a container and its execs; a tombstone keeps its exit code for those who still wait.
+
+    Returns:
+        False when it was gone already.
+    """
+    result = await tx.execute(_delete, {"key": record.id})
+    if result.rowcount != 1:
+        return False
+    await tx.execute(_delete_execs, {"key": record.id})
+    await tx.execute(_bury, {"id": record.id, "exit_code": record.container.state.exit_code, "removed_ns": now_ns})
+    return True
+
+
+async def forget_tombstones(tx: Transaction, before_ns: int) -> None:
+    """Those of containers removed before a time."""
+    await tx.execute(sa.delete(tombstones).where(tombstones.c.removed_ns < before_ns))
 
 
 async def tombstone(reader: Reader, container_id: str) -> int | None:
