@@ -89,21 +89,24 @@ class Builder:
 
     async def _solve(self, solver: Solver, shop: Workshop, out: BuildOutput, names: list[str]) -> BuiltImage | None:
         """The named result; None when the client has been told why there is none."""
+        image: BuiltImage | None = None
+        failed: tuple[DavitError, StageOutput | None] | None = None
         try:
             image = await solver.build()
             await shop.images.flush()
             for name in names:
                 await shop.images.tag(image.id, name)
         except StageFailed as failure:
-            await fail(out, failure.cause, solver.output(failure.stage))
-            return None
+            failed = failure.cause, solver.output(failure.stage)
         except DavitError as error:
             if not out.started:
                 raise
-            await fail(out, error, None)
-            return None
+            failed = error, None
         finally:
-            await self._remove_containers(shop)
+            await self._remove_containers(shop)  # before the client hears of the end, and looks
+        if failed is not None:
+            await fail(out, *failed)
+            return None
         return image
 
     async def _remove_containers(self, shop: Workshop) -> None:

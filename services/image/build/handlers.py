@@ -21,7 +21,6 @@ from shared.errors import DavitError
 from shared.service import ServiceContext
 from shared.streams import accept
 
-
 log = logging.getLogger(__name__)
 
 
