@@ -131,7 +131,8 @@ class Repositories:
             pushed = set(await connection.scalars(sa.select(repository_manifests.c.repository).distinct()))
             local = await connection.scalars(sa.select(sql.names.c.repository).distinct())
             shown = {parse(name).familiar_name for name in local}
-        return sorted(pushed | {name for name in shown if _local(name) is not None})
+        # A name with a port is none that this API can spell.
+        return sorted(pushed | {name for name in shown if ":" not in name})
 
     async def add_blob(self, repository: str, digest: str) -> None:
         async with self._database.transaction() as transaction:

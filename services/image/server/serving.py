@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +72,8 @@ async def serve(app: Any, listener: socket.socket, certificate: str, key: str) -
         ssl_keyfile=key or None,
         timeout_graceful_shutdown=2,
     )
+    # Clients that try TLS first on a plain port would each leave a warning.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     server = _Server(config)
     serving = asyncio.create_task(server.serve([listener]), name="registry server")
     try:
