@@ -62,7 +62,7 @@ def run_tests(directory: Path, tests: str, selection: str = "") -> str:
 def _payload(directory: Path, tests: str, selection: str) -> None:
     """The runtime, the tests, pytest, a busybox, and the script that starts it."""
     tree = directory / "tree"
-    ignore = shutil.ignore_patterns("__pycache__", "test_v2_machine.py", "test_docker_defaults.py")
+    ignore = shutil.ignore_patterns("__pycache__", "test_v2_machine.py", "test_*docker*.py")
     for part in ("services/executor/runtime", tests):
         shutil.copytree(ROOT / part, tree / part, ignore=ignore)
     for package in ("services", "services/executor"):

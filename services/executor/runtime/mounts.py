@@ -210,21 +210,29 @@ class Mounter:
         raise RuntimeFailure(f'"{where}" cannot be mounted because it is inside /proc', step="mounts")
 
     def _filesystem(self, mount: Mount) -> None:
-        target = self.directory(mount)
         options = mount.options
+        inherits_mode = mount.kind == "tmpfs" and "mode=" not in options.data and self._exists(mount.destination)
+        target = self.directory(mount)
         flags = options.flags
         later = flags & mountcalls.MS_RDONLY and mount.kind == "tmpfs"
         if later:
             flags &= ~mountcalls.MS_RDONLY
             self._read_only_later.append(mount.destination)
         data = options.data
-        if mount.kind == "tmpfs" and "mode=" not in data:
-            # the kernel's default is 1777; what is covered decides, as it does for runc
+        if inherits_mode:
+            # as for runc, the directory that is covered decides; where there is none, the kernel's default of 1777
             data = ",".join(filter(None, (data, f"mode={stat.S_IMODE(os.stat(f'/proc/self/fd/{target}').st_mode):o}")))
         mountcalls.mount(mount.source or mount.kind, f"/proc/self/fd/{target}", mount.kind, flags, data or None)
         if options.copy_up:
             self._copy_up(target, mount.destination)
         os.close(target)
+
+    def _exists(self, destination: str) -> bool:
+        fd = beneath.try_open_beneath(self.root, destination)
+        if fd is None:
+            return False
+        os.close(fd)
+        return True
 
     def _copy_up(self, covered: int, destination: str) -> None:
         """Fill a fresh tmpfs with what it covers; `covered` still refers to the directory below."""

@@ -73,6 +73,12 @@ class TestMounts:
         found = oci.output(bundle, "grep ' /mnt ' /proc/mounts").split()[3].split(",")
         assert expected in found
 
+    def test_a_tmpfs_has_the_mode_of_what_it_covers(self, oci: Runtime, bundle: Bundle) -> None:
+        (bundle.rootfs / "covered").mkdir(mode=0o710)
+        for name in ("covered", "new"):
+            bundle.spec["mounts"].append({"destination": f"/{name}", "type": "tmpfs", "source": "t"})
+        assert oci.output(bundle, "stat -c %a /covered /new").split() == ["710", "1777"]
+
     def test_bind_mounts_of_directories_and_files(self, oci: Runtime, bundle: Bundle) -> None:
         outside = bundle.directory / "outside"
         outside.mkdir()
