@@ -96,7 +96,8 @@ _released = (
     .where(
         containers.c.id == sa.bindparam("key"),
         containers.c.generation == sa.bindparam("upto"),
-        containers.c.status.in_(("created", "exited", "dead")),
+        # Not in_(): its parameters expand for each execution, and this statement runs for many rows at once.
+        sa.or_(*(containers.c.status == status for status in ("created", "exited", "dead"))),
     )
     .values(holding=False)
 )

@@ -10,6 +10,7 @@ The changes are read from the container's upper directory, which is on this mach
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,17 @@ from pathlib import Path
 from services.image.build.layer import LayerTarget, WrittenLayer
 from services.image.build.ports import Output, RunOrder
 from services.image.build.upper import write_upper
-from shared.bus import Bus
+from shared.bus import Bus, Contract, Rep, Req
 from shared.contracts import containers
-from shared.errors import Conflict, Internal, NotFound, Unavailable
+from shared.errors import Conflict, DeadlineExceeded, Internal, NotFound, Unavailable
 from shared.streams import ByteStream, offer
+
+log = logging.getLogger(__name__)
 
 STDERR = 2
 # A client that reads slowly holds output back; one that reads nothing for this long after the command's end is gone.
 OUTPUT_GRACE_S = 60.0
+RETRY_PAUSES_S = (0.2, 1.0, 3.0)
 _HEADER = struct.Struct(">BxxxI")
 
 
@@ -67,11 +71,21 @@ class BusExecutor:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
 
+    async def _persistently(self, contract: Contract[Req, Rep], request: Req) -> Rep:
+        """Ask what may be asked again, until an executor service that went away meanwhile is back."""
+        for pause_s in RETRY_PAUSES_S:
+            try:
+                return await self.bus.request(contract, request)
+            except (DeadlineExceeded, Unavailable) as error:
+                log.info("asking again in %g s: %s", pause_s, error)
+                await asyncio.sleep(pause_s)
+        return await self.bus.request(contract, request)
+
     async def _exit_code(self, container_id: str) -> int:
         ticket = ""
         while True:
             request = containers.WaitContainer(ref=container_id, ticket=ticket)
-            result = await self.bus.request(containers.WAIT, request)
+            result = await self._persistently(containers.WAIT, request)
             if not result.pending:
                 return result.status_code
             ticket = result.ticket
@@ -79,7 +93,7 @@ class BusExecutor:
     async def changes(
         self, container_id: str, target: LayerTarget, *, omit: frozenset[str], take: bool
     ) -> WrittenLayer | None:
-        container = await self.bus.request(containers.INSPECT, containers.InspectContainer(ref=container_id))
+        container = await self._persistently(containers.INSPECT, containers.InspectContainer(ref=container_id))
         upper = Path(container.upper_dir)
         if not upper.is_dir():
             raise Unavailable(f"the files of container {container_id[:12]} are not on this machine")
@@ -88,7 +102,7 @@ class BusExecutor:
     async def remove(self, container_id: str) -> None:
         request = containers.RemoveContainer(ref=container_id, force=True, volumes=True)
         try:
-            await self.bus.request(containers.REMOVE, request)
+            await self._persistently(containers.REMOVE, request)
         except NotFound:
             return
         except Conflict as error:
