@@ -30,7 +30,6 @@ SILENCE_TIMEOUT_S = 60.0
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.5
 MOST_PAUSE_S = 10.0
-CHUNK_BYTES = 1 << 20
 PAGE = 1000
 MAX_TAG_PAGES = 1000
 _RETRIED = (408, 425, 429, 500, 502, 503, 504)
@@ -58,7 +57,8 @@ class Repository:
         self.path = path
         self._scope = f"repository:{path}:{actions}" if path else ""
         self._auth = auth
-        self._endpoints = hosts.endpoints(domain, "push" if "push" in actions else "pull")
+        self._writes = "push" in actions
+        self._endpoints = hosts.endpoints(domain, "push" if self._writes else "pull")
         self._stack = AsyncExitStack()
         self._clients: dict[str, tuple[httpx.AsyncClient, Authorizer]] = {}
         self._usable: Endpoint | None = None
@@ -125,12 +125,21 @@ class Repository:
     ) -> httpx.Response:
         endpoints = [self._usable] if self._usable else self._endpoints
         last: DavitError = Unavailable(f"no endpoint of {self.domain} can be used for this")
+        missing: httpx.Response | None = None
         for endpoint in endpoints:
             try:
-                return await self._send_to(endpoint, method, path, headers, content, retried, params)
+                response = await self._send_to(endpoint, method, path, headers, content, retried, params)
             except Unavailable as error:
                 # The registry is asked when its mirror is away, and plain HTTP when TLS does not work.
-                last = error if not isinstance(last, Unauthorized) else last
+                last = last if last.detail.get("tls") else error
+                continue
+            if response.status_code != 404 or not endpoint.is_mirror or self._writes:
+                self._usable = self._usable or endpoint
+                return response
+            await response.aread()  # a mirror need not have everything
+            missing = response
+        if missing is not None:
+            return missing
         raise last
 
     async def _send_to(
@@ -157,10 +166,6 @@ class Repository:
                     break
             else:
                 if response.status_code not in _RETRIED:
-                    if response.status_code == 404 and endpoint.is_mirror and endpoint is not self._endpoints[-1]:
-                        await response.aclose()
-                        raise Unavailable(f"{endpoint.url} does not have it")
-                    self._usable = self._usable or endpoint
                     return response
                 await response.aread()
                 failure = failure_of(response, address)
@@ -262,7 +267,7 @@ class Repository:
             if response.status_code >= 400:
                 await response.aread()
                 raise failure_of(response, f"blob {digest}")
-            yield response.aiter_raw(CHUNK_BYTES), response.status_code == 206
+            yield response.aiter_raw(), response.status_code == 206
 
     # -- writing ------------------------------------------------------------------------------------------------
 

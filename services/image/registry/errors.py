@@ -21,6 +21,12 @@ _BY_STATUS: dict[int, type[DavitError]] = {
     416: InvalidArgument,
 }
 
+# Answers to HEAD have no body that would say more.
+_WITHOUT_BODY = {
+    401: "unauthorized: authentication required",
+    403: "denied: requested access to the resource is denied",
+}
+
 
 def details(response: httpx.Response) -> list[tuple[str, str]]:
     """Codes and messages of an error answer whose body was read."""
@@ -42,6 +48,8 @@ def failure_of(response: httpx.Response, what: str) -> DavitError:
     if response.status_code == 429:
         return Unavailable(f"toomanyrequests: {text or 'the registry limits the rate of requests'}", status=429)
     kind = _BY_STATUS.get(response.status_code, Unavailable)
+    if not text:
+        text = _WITHOUT_BODY.get(response.status_code, "")
     if not text:
         text = f"{what}: received unexpected HTTP status: {response.status_code} {response.reason_phrase}"
     return kind(text, status=response.status_code)

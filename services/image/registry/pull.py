@@ -338,22 +338,35 @@ class _Download:
         raise last
 
     async def _receive(self, ingest: Ingest, staged: StagedLayer) -> None:
-        total = self._descriptor.size
-        async with self._repository.blob(self._descriptor.digest, ingest.size) as (chunks, continued):
+        digest, total = self._descriptor.digest, self._descriptor.size
+        async with self._repository.blob(digest, ingest.size) as (chunks, continued):
             skip = 0 if continued else ingest.size
+            gathered: list[bytes] = []
+            arrived = ingest.size
             try:
                 async for chunk in chunks:
-                    if skip:
-                        chunk, skip = chunk[skip:], max(0, skip - len(chunk))  # noqa: PLW2901
-                    if ingest.size + len(chunk) > total:
-                        raise InvalidArgument(f"blob {self._descriptor.digest} is larger than its manifest says")
-                    if chunk:
-                        await asyncio.to_thread(_take, ingest, staged, chunk)
-                        await self._progress.advance("Downloading", self._item, ingest.size, total)
+                    new = chunk[skip:]
+                    skip = max(0, skip - len(chunk))
+                    gathered.append(new)
+                    arrived += len(new)
+                    if arrived > total:
+                        raise InvalidArgument(f"blob {digest} is larger than its manifest says")
+                    if arrived - ingest.size >= READ_BYTES:
+                        await self._take(ingest, staged, gathered)
             except httpx.HTTPError as error:
-                raise connection_failure(error, self._descriptor.digest) from error
+                raise connection_failure(error, digest) from error
+            finally:
+                await self._take(ingest, staged, gathered)
         if ingest.size < total:
-            raise Unavailable(f"blob {self._descriptor.digest} ended after {ingest.size} of {total} bytes")
+            raise Unavailable(f"blob {digest} ended after {ingest.size} of {total} bytes")
+
+    async def _take(self, ingest: Ingest, staged: StagedLayer, gathered: list[bytes]) -> None:
+        """Pass on what has arrived, in large pieces: each costs a change of threads."""
+        data = b"".join(gathered)
+        gathered.clear()
+        if data:
+            await asyncio.to_thread(_take, ingest, staged, data)
+            await self._progress.advance("Downloading", self._item, ingest.size, self._descriptor.size)
 
     async def _finished(self, ingest: Ingest, staged: StagedLayer) -> TakenLayer:
         await self._progress.status("Verifying Checksum", self._item)

@@ -82,3 +82,5 @@ async def serve(app: Any, listener: socket.socket, certificate: str, key: str) -
         server.should_exit = True
         await serving
         raise
+    finally:
+        listener.close()

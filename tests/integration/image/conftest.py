@@ -60,10 +60,8 @@ class Images:
         return ImageUsers(users=self.users)
 
     async def import_tar(self, data: bytes, name: str = "", **fields: Any) -> str:
-        repo, _, tag = name.partition(":")
-
         async def ask(stream: ByteStream) -> None:
-            request = contracts.ImportImage(stream=stream.ref, repo=repo, tag=tag, **fields)
+            request = contracts.ImportImage(stream=stream.ref, repo=name, **fields)
             await self.bus.request(contracts.IMPORT, request)
 
         return str((await self.exchange(ask, data))[-1]["status"])

@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import tarfile
+from collections.abc import Mapping
 
 import pytest
 
@@ -99,7 +100,9 @@ async def test_an_image_without_a_name_is_loaded_by_its_id(images: Images) -> No
     assert await images.load(archive) == f"Loaded image ID: {image_id}\n"
 
 
-def docker_archive(config: dict[str, object], layers: dict[str, bytes], extra: dict[str, bytes] | None = None) -> bytes:
+def docker_archive(
+    config: Mapping[str, object], layers: dict[str, bytes], extra: dict[str, bytes] | None = None
+) -> bytes:
     data = json.dumps(config).encode()
     manifest = [{"Config": "c.json", "RepoTags": ["x:1"], "Layers": list(layers)}]
     return rootfs({**layers, "c.json": data, "manifest.json": json.dumps(manifest).encode(), **(extra or {})})
@@ -209,7 +212,7 @@ async def test_prune_removes_what_has_no_name(images: Images) -> None:
     used = await images.import_tar(rootfs({"c": b"333"}))
     images.users = [ImageUser(image_id=used, container_id="c" * 64, running=False)]
     answer = await images.bus.request(contracts.PRUNE, contracts.PruneImages())
-    assert [item.deleted for item in answer.removals if item.deleted][0] == nameless
+    assert next(item.deleted for item in answer.removals if item.deleted) == nameless
     assert answer.space_reclaimed_bytes == 2
     assert {image.id for image in await images.list()} == {kept, used}
     images.users = []
