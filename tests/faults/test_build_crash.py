@@ -34,7 +34,7 @@ def begin(engine: Engine, path: Path) -> subprocess.Popen[bytes]:
         stderr=subprocess.STDOUT,
     )
     assert process.stdout is not None
-    while b"begun\n" != process.stdout.readline():
+    while process.stdout.readline() != b"begun\n":
         assert process.poll() is None
     return process
 
