@@ -75,7 +75,7 @@ def _boolean(filters: Filters, key: str) -> bool | None:
     if not values:
         return None
     if any(value not in _TRUE + _FALSE for value in values) or len(set(values)) > 1:
-        raise InvalidArgument(f"invalid filter '{key}={values}'", field="filters")
+        raise InvalidArgument(f"invalid filter '{key}=[{' '.join(values)}]'", field="filters")
     return values[0] in _TRUE
 
 

@@ -103,6 +103,7 @@ class Extractor:
             self._file(path, entry)
         elif kind == tarheader.SYMLINK:
             self._retried(path, entry, lambda: os.symlink(entry.link, path))
+            self.size_bytes += len(os.fsencode(entry.link))  # as lstat(2) and so Docker count it
             self._attributes(path, entry)
         elif kind == tarheader.HARD_LINK:
             self._hard_link(path, entry)

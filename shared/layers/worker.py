@@ -38,7 +38,7 @@ class Unpacked:
         diff_id: ``sha256:<hex>`` of the uncompressed tar; empty when it was not asked for.
         compression: gzip, zstd, xz, bzip2 or empty.
         tar_bytes: Size of the uncompressed tar.
-        size_bytes: Bytes of its files, hard links counted once.
+        size_bytes: Bytes of its files and of symbolic links' targets, hard links counted once.
     """
 
     diff_id: str

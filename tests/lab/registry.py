@@ -7,7 +7,9 @@ import json
 import shutil
 import socket
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,9 +44,21 @@ def certificate(directory: Path) -> tuple[Path, Path]:
 
 
 class DockerRegistry:
-    """A running registry; use as a context manager."""
+    """A running registry; use as a context manager.
 
-    def __init__(self, directory: Path, *, users: dict[str, str] | None = None, tls: bool = False) -> None:
+    Args:
+        inside: The prefix of a command that runs where the registry shall listen: a network namespace.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        users: dict[str, str] | None = None,
+        tls: bool = False,
+        inside: Sequence[str] = (),
+    ) -> None:
+        self._inside = list(inside)
         self.port = free_port()
         self.domain = f"127.0.0.1:{self.port}"
         directory.mkdir(parents=True, exist_ok=True)
@@ -69,17 +83,23 @@ class DockerRegistry:
 
     def __enter__(self) -> Self:
         assert BINARY is not None
-        self._process = subprocess.Popen([BINARY, "serve", str(self._file)], stdout=self._log, stderr=self._log)
+        self._process = subprocess.Popen(
+            [*self._inside, BINARY, "serve", str(self._file)], stdout=self._log, stderr=self._log
+        )
         deadline = time.monotonic() + START_WITHIN_S
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                self._connect()
                 return self
-            except OSError:
+            except (OSError, subprocess.CalledProcessError):
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     self.__exit__(None, None, None)
                     raise
                 time.sleep(0.05)
+
+    def _connect(self) -> None:
+        program = f"import socket; socket.create_connection(('127.0.0.1', {self.port}), 1).close()"
+        subprocess.run([*self._inside, sys.executable, "-c", program], check=True, capture_output=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -21,7 +21,7 @@ from services.image.registry.auth import Authorizer, Credentials
 from services.image.registry.errors import connection_failure, failure_of
 from services.image.registry.hosts import Endpoint, Hosts
 from shared.contracts.images import RegistryAuth
-from shared.errors import DavitError, InvalidArgument, Unauthorized, Unavailable
+from shared.errors import DavitError, InvalidArgument, Unavailable
 from shared.version import VERSION
 
 CONNECT_TIMEOUT_S = 10.0

@@ -5,7 +5,9 @@ Source: distribution spec, "Error Codes".
 
 from __future__ import annotations
 
+import os
 import ssl
+from collections.abc import Iterator
 
 import httpx
 
@@ -57,17 +59,32 @@ def failure_of(response: httpx.Response, what: str) -> DavitError:
 
 def connection_failure(error: httpx.HTTPError, url: str) -> DavitError:
     """What kept a request from being answered, said as Docker says it."""
-    cause: BaseException | None = error
-    while cause is not None:
+    causes = list(_causes(error))
+    for cause in causes:
         if isinstance(cause, ssl.SSLError):
             return Unavailable(f'Get "{url}": tls: {cause.reason or cause}', tls=True)
-        cause = cause.__cause__ or cause.__context__
     text = str(error) or type(error).__name__
     if isinstance(error, httpx.ConnectError):
         host = httpx.URL(url).host
         if "Name or service not known" in text or "name resolution" in text or "No address" in text:
             return Unavailable(f'Get "{url}": dial tcp: lookup {host}: no such host')
+        text = next((os.strerror(number).lower() for item in causes if (number := _errno(item))), text)
         return Unavailable(f'Get "{url}": dial tcp {httpx.URL(url).netloc.decode()}: connect: {text}')
     if isinstance(error, httpx.TimeoutException):
         return Unavailable(f'Get "{url}": net/http: request canceled (Client.Timeout exceeded): {text}')
     return Unavailable(f'Get "{url}": {text}')
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that led to it."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        if isinstance(current, BaseExceptionGroup):
+            for inner in current.exceptions:
+                yield from _causes(inner)
+        current = current.__cause__ or current.__context__
+
+
+def _errno(error: BaseException) -> int:
+    return error.errno or 0 if isinstance(error, OSError) else 0

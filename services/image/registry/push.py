@@ -84,14 +84,13 @@ class Pusher:
         """The tags to push: the one that was named, else all of the repository."""
         async with self._depot.catalog.reading() as reader:
             tags = [name for name in await reader.names_in(reference.name) if not name.is_digest]
+        if not tags:
+            text = f"An image does not exist locally with the tag: {reference.familiar_name}"
+            raise NotFound(text, image=reference.familiar)
         if reference.tag is not None:
             tags = [name for name in tags if name.name == str(reference)]
         if not tags:
-            what = f"tag does not exist: {reference.familiar}" if reference.tag else ""
-            raise NotFound(
-                what or f"An image does not exist locally with the tag: {reference.familiar_name}",
-                image=reference.familiar,
-            )
+            raise NotFound(f"tag does not exist: {reference.familiar}", image=reference.familiar)
         return tags
 
     async def _push(

@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import tarfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ class Images:
                 raise DavitError(line["error"])
         return lines
 
-    async def list(self, **fields: Any) -> list[contracts.Image]:
+    async def list(self, **fields: Any) -> Sequence[contracts.Image]:
         return (await self.bus.request(contracts.LIST, contracts.ListImages(**fields))).images
 
     async def inspect(self, ref: str) -> contracts.Image:
@@ -116,7 +116,7 @@ class Images:
         repo, _, tag = target.rpartition(":")
         await self.bus.request(contracts.TAG, contracts.TagImage(ref=ref, repo=repo, tag=tag))
 
-    async def remove(self, ref: str, **fields: Any) -> list[str]:
+    async def remove(self, ref: str, **fields: Any) -> Sequence[str]:
         """Lines as the CLI prints them."""
         answer = await self.bus.request(contracts.REMOVE, contracts.RemoveImage(ref=ref, **fields))
         return [

@@ -67,7 +67,7 @@ async def test_a_bad_tar_leaves_nothing(images: Images, data: bytes, words: str)
 
 
 async def test_changes_are_checked(images: Images) -> None:
-    with pytest.raises(InvalidArgument, match="RUN is not a valid change command"):
+    with pytest.raises(InvalidArgument, match="run is not a valid change command"):
         await images.import_tar(rootfs(FILES), changes=["RUN true"])
     with pytest.raises(InvalidArgument, match="invalid reference format"):
         await images.import_tar(rootfs(FILES), "Bad:1")
@@ -190,7 +190,8 @@ async def test_an_image_in_use_stays(images: Images) -> None:
     with pytest.raises(Conflict) as by_id:
         await images.remove(image_id)
     assert str(by_id.value) == (
-        f"conflict: unable to delete {short} (must be forced) - image is being used by stopped container {container[:12]}"
+        f"conflict: unable to delete {short} (must be forced) - image is being used by stopped container "
+        f"{container[:12]}"
     )
     images.users[0].running = True
     with pytest.raises(Conflict) as running:
