@@ -43,7 +43,7 @@ def changed_config(config: ContainerConfig, changes: Sequence[str]) -> Container
     for line in (line for change in changes for line in change.splitlines() if line.strip()):
         instruction = parse_trigger(line)
         if instruction.keyword not in VALID:
-            raise InvalidArgument(f"{instruction.keyword} is not a valid change command", field="changes")
+            raise InvalidArgument(f"{instruction.keyword.lower()} is not a valid change command", field="changes")
         try:
             if instruction.keyword == "WORKDIR":
                 state.config.working_dir = metadata.workdir_of(instruction, state)
