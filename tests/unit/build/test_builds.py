@@ -441,7 +441,7 @@ def test_changes_outside_of_a_build() -> None:
     )
     assert (config.env, config.working_dir, config.cmd) == (["a=1", "b=1", "c=2"], "/w/x", ["run", "it"])
     assert (config.exposed_ports, config.labels) == ({"80/tcp": {}}, {"l": "1"})
-    with pytest.raises(InvalidArgument, match="RUN is not a valid change command"):
+    with pytest.raises(InvalidArgument, match="run is not a valid change command"):
         changed_config(config, ["RUN x"])
 
 
