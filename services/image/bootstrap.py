@@ -13,10 +13,7 @@ from services.image.handlers import ImageQueries
 from services.image.importing import Importer
 from services.image.jobs import Jobs
 from services.image.loading import Loader
-from services.image.registry.hosts import CERTIFICATES, Hosts
-from services.image.registry.pull import Puller
-from services.image.registry.push import Pusher
-from services.image.registry.queries import RegistryQueries
+from services.image.registry.door import RegistryDoor
 from services.image.removal import Remover
 from services.image.saving import Saver
 from services.image.sql import SqlCatalog
@@ -44,14 +41,7 @@ async def start(ctx: ServiceContext) -> None:
         ctx.log.error("a layer is lost: neither its files nor its blob are there", chain_id=chain_id)
     queries, remover = ImageQueries(depot, ctx.bus), Remover(depot, ctx.bus)
     importer, loader, saver = Importer(depot, ctx.bus, ctx.clock), Loader(depot, ctx.bus), Saver(depot, ctx.bus)
-    hosts = Hosts(
-        ctx.config.registry_mirrors,
-        ctx.config.insecure_registries,
-        (ctx.config.data_root / "certs.d", *CERTIFICATES),
-    )
-    puller = Puller(depot, ctx.bus, hosts, ctx.config.max_concurrent_downloads)
-    pusher = Pusher(depot, ctx.bus, hosts, ctx.config.max_concurrent_uploads)
-    registries = RegistryQueries(hosts)
+    registries = RegistryDoor(depot, ctx.bus, ctx.config)
     served: list[tuple[Any, Any]] = [
         (contracts.RESOLVE, queries.resolve),
         (contracts.INSPECT, queries.inspect),
@@ -65,8 +55,8 @@ async def start(ctx: ServiceContext) -> None:
         (contracts.COMMIT, importer.commit),
         (contracts.LOAD, loader.load),
         (contracts.SAVE, saver.save),
-        (contracts.PULL, puller.pull),
-        (contracts.PUSH, pusher.push),
+        (contracts.PULL, registries.pull),
+        (contracts.PUSH, registries.push),
         (contracts.LOGIN, registries.login),
         (contracts.DISTRIBUTION, registries.distribution),
         (contracts.SEARCH, registries.search),
