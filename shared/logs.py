@@ -89,7 +89,7 @@ def configure(service: str, *, level: str = "info", json: bool = False, stream: 
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # Libraries say at INFO what is only of interest to who debugs them.
-    for noisy in ("httpx", "httpcore", "alembic", "uvicorn.access", "asyncio", "nats", "pyroute2"):
+    for noisy in ("httpx", "httpcore", "alembic", "uvicorn.access", "asyncio", "nats"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 
