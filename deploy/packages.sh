@@ -10,7 +10,7 @@ TEST_PACKAGES=(
   busybox-static debootstrap nftables iptables
   docker.io containerd runc docker-registry skopeo
   postgresql redis-server redis-tools nginx-light
-  gcc libc6-dev util-linux curl
+  gcc libc6-dev util-linux curl systemd
 )
 
 missing_packages() {

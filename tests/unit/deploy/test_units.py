@@ -1,0 +1,68 @@
+"""The files that start the services elsewhere than under `davit up`."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.config import EngineConfig
+from shared.health import SERVICES
+
+ROOT = Path(__file__).parents[3]
+UNITS = ROOT / "deploy" / "systemd"
+INSTALLED_IN = "/opt/davit"
+MODULES = {name: f"services.{name}" for name in ("api", "image", "network", "volume")} | {
+    "control": "services.executor.control",
+    "agent": "services.executor.agent",
+}
+
+
+def read(path: Path) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(path)
+    return parser
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_each_service_has_a_unit_that_runs_it(service: str) -> None:
+    unit = read(UNITS / f"davit-{service}.service")
+    module = MODULES[service]
+    assert unit["Service"]["ExecStart"] == f"{INSTALLED_IN}/.venv/bin/python -m {module}"
+    assert importlib.util.find_spec(f"{module}.__main__") is not None
+    assert f"davit-{service}.service" in (UNITS / "davit.target").read_text()
+    variables = re.findall(r"(DAVIT_\w+)=(\S+)", unit["Service"]["Environment"])
+    keys = {name.removeprefix("DAVIT_").lower(): value for name, value in variables}
+    assert set(keys) <= set(EngineConfig.model_fields)
+    assert EngineConfig.load(dict(variables)).run_dir == Path("/run/davit")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_understands_every_unit(tmp_path: Path) -> None:
+    for unit in [*UNITS.glob("*.service"), UNITS / "davit.target"]:
+        text = unit.read_text().replace(f"{INSTALLED_IN}/.venv/bin/python", sys.executable)
+        (tmp_path / unit.name).write_text(text.replace(INSTALLED_IN, str(ROOT)))
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--recursive-errors=no", "--man=no", *map(str, sorted(tmp_path.iterdir()))],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    ours = [line for line in result.stderr.splitlines() if "davit" in line]
+    assert (result.returncode, ours) == (0, []), result.stderr
+
+
+def test_compose_understands_the_development_file() -> None:
+    program = Path(sys.executable).with_name("docker-compose")
+    if not program.exists():
+        pytest.skip("docker-compose is not installed")
+    result = subprocess.run(
+        [program, "-f", ROOT / "docker-compose.dev.yml", "config", "-q"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stderr) == (0, "")
