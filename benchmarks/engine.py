@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import docker
@@ -160,7 +161,7 @@ def main() -> None:
                 action(subject)
             for _ in range(rounds):
                 for subject in subjects:
-                    times[subject.name].append(1000 * timed(lambda s=subject: action(s)))  # type: ignore[misc]
+                    times[subject.name].append(1000 * timed(partial(action, subject)))
             report(name, "ms", times["davit"], times["reference"])
         if not options.only or "memory" in options.only:
             memory = {subject.name: measure_memory(subject) for subject in subjects}
