@@ -12,7 +12,7 @@ from services.executor.control.peers import Peers
 from services.executor.control.pruning import matches, parse_until
 from services.executor.control.records import Records
 from services.executor.control.removing import Removing
-from services.executor.control.validate import Subject, check_limits, check_restart_policy
+from services.executor.control.validate import MIN_MEMORY, Subject, check_limits, check_restart_policy
 from shared.bus import EMPTY, Empty
 from shared.contracts import networks, node
 from shared.contracts.containers import Prune, Pruned, RenameContainer, UpdateContainer, Warnings
@@ -156,6 +156,8 @@ def merged_host_config(old: HostConfig, limits: dict[str, Any], policy: RestartP
 
 
 def _refuse_conflicts(old: HostConfig, limits: dict[str, Any]) -> None:
+    if 0 < limits.get("memory", 0) < MIN_MEMORY:  # said first: what is wrong in itself before what does not fit
+        raise InvalidArgument("Minimum memory limit allowed is 6MB", field="Memory")
     for new, fixed, text in (
         ("cpu_period", "nano_cpus", "CPU Period cannot be updated as NanoCPUs has already been set"),
         ("cpu_quota", "nano_cpus", "CPU Quota cannot be updated as NanoCPUs has already been set"),
