@@ -86,7 +86,12 @@ def test_what_cannot_be_updated_is_refused_by_name() -> None:
     [
         ({"nano_cpus": 1}, {"cpu_period": 5000}, "CPU Period cannot be updated as NanoCPUs has already been set"),
         ({"cpu_quota": 5000}, {"nano_cpus": 5}, "Nano CPUs cannot be updated as CPU Quota has already been set"),
-        ({"memory_swap": 10}, {"memory": 20}, "Memory limit should be smaller than already set memoryswap limit"),
+        ({}, {"memory": 5}, "Minimum memory limit allowed is 6MB"),
+        (
+            {"memory_swap": 10 << 20},
+            {"memory": 20 << 20},
+            "Memory limit should be smaller than already set memoryswap limit",
+        ),
     ],
 )
 def test_contradicting_updates(old: dict[str, Any], new: dict[str, Any], text: str) -> None:
@@ -95,8 +100,8 @@ def test_contradicting_updates(old: dict[str, Any], new: dict[str, Any], text: s
 
 
 def test_a_policy_replaces_the_old_one() -> None:
-    merged = merged_host_config(HostConfig(), {"memory_swap": -1, "memory": 9}, RestartPolicy(name="always"))
-    assert (merged.restart_policy.name, merged.memory) == ("always", 9)
+    merged = merged_host_config(HostConfig(), {"memory_swap": -1, "memory": 9 << 20}, RestartPolicy(name="always"))
+    assert (merged.restart_policy.name, merged.memory) == ("always", 9 << 20)
 
 
 def test_prune_limits() -> None:
