@@ -1,0 +1,48 @@
+"""What the documents name is there."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import services.api.routes
+
+ROOT = Path(__file__).parents[3]
+COMPATIBILITY = (ROOT / "docs" / "compatibility.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def named_tests() -> set[str]:
+    return {name.removeprefix("tests/") for name in re.findall(r"`([\w/]+\.py::[\w:]+)`", COMPATIBILITY)}
+
+
+@pytest.mark.parametrize("name", sorted(named_tests()))
+def test_a_test_that_is_named_exists(name: str) -> None:
+    file, *parts = name.split("::")
+    text = (ROOT / "tests" / file).read_text()
+    assert re.search(rf"def {parts[-1]}\(", text)
+    assert all(re.search(rf"^class {part}\b", text, re.M) for part in parts[:-1])
+
+
+def served_paths() -> set[str]:
+    modules = pkgutil.iter_modules(services.api.routes.__path__, "services.api.routes.")
+    routes = [route for module in modules for route in importlib.import_module(module.name).ROUTES]
+    return {path for _, path, _ in routes}
+
+
+def test_every_endpoint_is_listed() -> None:
+    listed = re.sub(r"\{\w+\}", "{}", COMPATIBILITY)
+    for path in served_paths():
+        plain = re.sub(r"\{[\w:]+\}", "{}", path)
+        first, last = "/" + plain.split("/")[1], "/" + plain.rsplit("/", 1)[1]
+        assert plain in listed or (first in listed and (last in listed or last == "/{}")), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+        assert (document.parent / target).exists(), target
