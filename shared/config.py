@@ -162,7 +162,9 @@ class EngineConfig(BaseModel):
     def _consistent(self) -> Self:
         if not self.live_restore:
             raise ValueError("live-restore: containers always outlive the engine; false is not supported")
-        if self.default_runtime and self.default_runtime not in {*self.runtimes, "davit", "runc"}:
+        if self.runtimes:
+            raise ValueError("runtimes: containers run in this engine's own runtime; others are not supported")
+        if self.default_runtime and self.default_runtime not in {"davit", "runc"}:
             raise ValueError(f"default-runtime: no runtime of the name {self.default_runtime} is configured")
         return self
 

@@ -56,6 +56,7 @@ def test_what_a_child_gets_is_what_was_set(tmp_path: Path) -> None:
         ({"log-level": "loud"}, InvalidArgument, "log-level"),
         ({"live-restore": False}, InvalidArgument, "live-restore"),
         ({"default-runtime": "kata"}, InvalidArgument, "kata"),
+        ({"runtimes": {"kata": {"path": "/usr/bin/kata"}}}, InvalidArgument, "runtimes"),
         ({"node": "a b"}, InvalidArgument, "node"),
         ({"default-address-pools": [{"base": "10.0.0.0/8"}]}, InvalidArgument, "default-address-pools.0.size"),
     ],

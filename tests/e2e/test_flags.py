@@ -1,0 +1,90 @@
+"""Flags of `docker run` and `docker create` that no other test goes through, with the real CLI."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lab.engine import Engine
+
+pytestmark = pytest.mark.root
+
+
+def run(engine: Engine, *arguments: str) -> str:
+    return engine.docker("run", "--rm", *arguments).stdout.strip()
+
+
+WORKS = [
+    (["--annotation", "a=b"], ["true"], ""),
+    (["--cgroup-parent", "/davit-flags"], ["sh", "-c", "grep -c . /proc/self/cgroup > /dev/null && echo in"], "in"),
+    (["--mac-address", "02:42:ac:11:00:77"], ["cat", "/sys/class/net/eth0/address"], "02:42:ac:11:00:77"),
+    (["--sysctl", "net.ipv4.ip_forward=0"], ["cat", "/proc/sys/net/ipv4/ip_forward"], "0"),
+    (["--sysctl", "net.core.somaxconn=1234"], ["cat", "/proc/sys/net/core/somaxconn"], "1234"),
+    (["--userns", "host"], ["id", "-u"], "0"),
+    (["--domainname", "port.example"], ["cat", "/proc/sys/kernel/domainname"], "port.example"),
+    (["--group-add", "1234"], ["id", "-G"], "0 1234"),
+    (["--oom-score-adj", "321"], ["cat", "/proc/self/oom_score_adj"], "321"),
+    (["--shm-size", "8m"], ["sh", "-c", "df -k /dev/shm | awk 'END{print $2}'"], "8192"),
+    (["--ulimit", "nofile=77:99"], ["sh", "-c", "ulimit -Sn; ulimit -Hn"], "77\n99"),
+    (["--add-host", "far:10.9.8.7"], ["sh", "-c", "grep far /etc/hosts | cut -f1"], "10.9.8.7"),
+    (["--dns", "10.1.1.1", "--dns-search", "x.example", "--dns-option", "ndots:3"],
+     ["sh", "-c", "grep -vE '^#|^$' /etc/resolv.conf"], "nameserver 10.1.1.1\nsearch x.example\noptions ndots:3"),
+    (["--device", "/dev/zero:/dev/nought:r"], ["sh", "-c", "head -c 3 /dev/nought | wc -c"], "3"),
+    (["--stop-signal", "SIGINT", "--stop-timeout", "3"], ["true"], ""),
+    (["--cpu-shares", "512", "--cpuset-cpus", "0"], ["grep", "-o", "Cpus_allowed_list.*", "/proc/self/status"],
+     "Cpus_allowed_list:\t0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "command", "output"), WORKS, ids=lambda value: " ".join(value)[:40])
+def test_works(engine: Engine, flags: list[str], command: list[str], output: str) -> None:
+    assert run(engine, *flags, "busybox", *command) == output
+
+
+REFUSED = [
+    (["--gpus", "all"], "DeviceRequests"),
+    (["--ipc", "container:x"], "IpcMode"),
+    (["--storage-opt", "size=1G"], "StorageOpt"),
+    (["--isolation", "hyperv"], "Isolation"),
+    (["--volume-driver", "nosuch"], "VolumeDriver"),
+    (["--runtime", "nosuch"], "unknown or invalid runtime name: nosuch"),
+    (["--security-opt", "apparmor=mine"], "invalid --security-opt"),
+    (["--security-opt", "label=type:mine"], "invalid --security-opt"),
+    (["--log-driver", "syslog"], "syslog"),
+    (["--mount", "type=image,source=busybox,target=/i"], "image mounts are not supported"),
+    (["--link-local-ip", "169.254.1.2"], "link-local"),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_refused(engine: Engine, flags: list[str], text: str) -> None:
+    result = engine.docker("run", "--rm", *flags, "busybox", "true", check=False)
+    assert result.returncode == 125
+    assert text in result.stderr
+
+
+def test_namespaces_of_the_host_and_of_a_container(engine: Engine) -> None:
+    engine.docker("run", "-d", "--name", "neighbour", "busybox", "sleep", "4321")
+    assert "sleep 4321" in run(engine, "--pid", "container:neighbour", "busybox", "ps")
+    assert "sleep 4321" in run(engine, "--pid", "host", "busybox", "ps")
+    here = engine.inside("hostname").stdout.strip()
+    assert run(engine, "--uts", "host", "busybox", "hostname") == here
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["network", "create", "-d", "ipvlan", "n"], "ipvlan"),
+        (["network", "create", "-d", "overlay", "n"], "overlay"),
+        (["network", "create", "-d", "host", "n"], "only one instance"),
+        (["volume", "create", "-d", "nosuch", "vol1"], "nosuch"),
+        (["volume", "create", "-o", "size=1G", "vol1"], "quota"),
+        (["swarm", "init"], "swarm mode is not supported"),
+        (["plugin", "install", "nosuch"], "plugins are not supported"),
+    ],
+)
+def test_other_refusals(engine: Engine, command: list[str], text: str) -> None:
+    result = engine.docker(*command, check=False)
+    assert result.returncode == 1
+    assert text in result.stderr
