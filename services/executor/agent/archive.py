@@ -18,7 +18,7 @@ from services.executor.agent.rootfs import GENERATED, Found, RootFilesystems, go
 from shared.bus import Bus
 from shared.contracts.containers import Change, Changes, PathStat
 from shared.contracts.node import Sizes
-from shared.errors import DavitError, Forbidden, InvalidArgument
+from shared.errors import DavitError, Forbidden, InvalidArgument, NotFound
 from shared.layers import changes as layer_changes
 from shared.layers.worker import Packer, Unpacker
 from shared.streams import ByteStream, StreamRef, offer
@@ -37,7 +37,11 @@ class Archives:
 
     def _stat(self, record: NodeRecord, path: str) -> PathStat:
         with self._filesystems.place(record, path) as place:
-            return _path_stat(look(place), path)
+            try:
+                return _path_stat(look(place), path)
+            except NotFound as error:
+                plain = "/" + path.lstrip("/")
+                raise NotFound(f"Could not find the file {plain} in container {record.order.name}") from error
 
     async def stat(self, container_id: str, path: str) -> PathStat:
         return await asyncio.to_thread(self._stat, self._records.get(container_id), path)

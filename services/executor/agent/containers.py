@@ -394,6 +394,7 @@ class Containers:
             for pending in self._pending.pop(container_id, []):
                 pending.taken.set()
                 await pending.stream.aclose()
+            self.records.forget(container_id)
             await asyncio.to_thread(self.records.delete, container_id)
             self._backoffs.pop(container_id, None)
         self._locks.pop(container_id, None)

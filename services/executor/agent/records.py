@@ -11,8 +11,10 @@ One directory per container, ``<data>/containers/<id>/``::
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +23,9 @@ from pydantic import BaseModel
 
 from shared.contracts.node import ContainerOrder, ExitRecord, InventoryItem
 from shared.errors import Internal, NotFound
+
+DELETE_ATTEMPTS = 10
+DELETE_PAUSE_S = 0.02
 
 RecordStatus = Literal["created", "starting", "running", "paused", "restarting", "exited"]
 
@@ -158,9 +163,30 @@ class NodeRecords:
         self._records[record.id] = record
 
     def delete(self, container_id: str) -> None:
-        """Remove a container's directory. The record goes first: what is left then is nobody's and is swept."""
+        """Remove the directory of a container that was forgotten.
+
+        The record goes first: what is left then is nobody's and is swept. A shim that is just ending may still write
+        its last file into it, so the rest is tried again for a moment.
+
+        Raises:
+            Internal: It cannot be removed.
+        """
         paths = self.paths(container_id)
         paths.record.unlink(missing_ok=True)
-        shutil.rmtree(paths.directory, ignore_errors=False) if paths.directory.exists() else None
         paths.socket.unlink(missing_ok=True)
+        for attempt in range(DELETE_ATTEMPTS):
+            try:
+                shutil.rmtree(paths.directory)
+            except FileNotFoundError:
+                if not paths.directory.exists():
+                    return
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY or attempt + 1 == DELETE_ATTEMPTS:
+                    raise Internal(f"the files of container {container_id} cannot be removed: {error}") from error
+            else:
+                return
+            time.sleep(DELETE_PAUSE_S)
+
+    def forget(self, container_id: str) -> None:
+        """Drop the record from memory, so that nobody saves it again."""
         self._records.pop(container_id, None)

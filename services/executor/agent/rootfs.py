@@ -73,7 +73,7 @@ class RootFilesystems:
     @contextmanager
     def place(self, record: NodeRecord, path: str) -> Iterator[Place]:
         """Where a container's path is."""
-        clean = posixpath.normpath("/" + path)
+        clean = posixpath.normpath("/" + path.lstrip("/"))
         running = record.status in ("running", "paused")
         mount = None if running else self._mount_of(record, clean)
         if mount is not None and mount.type in ("bind", "volume"):
