@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.nats import find_binary
 from shared.config import EngineConfig
 from shared.health import SERVICES
 
@@ -55,6 +56,24 @@ def test_systemd_understands_every_unit(tmp_path: Path) -> None:
     )  # fmt: skip
     ours = [line for line in result.stderr.splitlines() if "davit" in line]
     assert (result.returncode, ours) == (0, []), result.stderr
+
+
+@pytest.mark.parametrize("file", ["nats.conf", "systemd/nats.conf"])
+def test_the_bus_understands_its_configuration(file: str, tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text(re.sub(r"store_dir: \S+", f"store_dir: {tmp_path}", (ROOT / "deploy" / file).read_text()))
+    result = subprocess.run(
+        [find_binary(), "-t", "-c", config], env={"DAVIT_BUS_PASSWORD": "a-B_c"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_image_has_the_packages_that_an_installation_has() -> None:
+    packages = re.search(r"ENGINE_PACKAGES=\((.*?)\)", (ROOT / "deploy" / "packages.sh").read_text(), re.S)
+    assert packages is not None
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert [name for name in packages[1].split() if name not in dockerfile.split()] == []
 
 
 def test_compose_understands_the_development_file() -> None:
