@@ -63,7 +63,7 @@ def test_the_bus_understands_its_configuration(file: str, tmp_path: Path) -> Non
     config = tmp_path / "nats.conf"
     config.write_text(re.sub(r"store_dir: \S+", f"store_dir: {tmp_path}", (ROOT / "deploy" / file).read_text()))
     result = subprocess.run(
-        [find_binary(), "-t", "-c", config], env={"DAVIT_BUS_PASSWORD": "a-B_c"},
+        [find_binary(), "-t", "-c", config], env={"BUS_PASSWORD": "a-B_c"},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
