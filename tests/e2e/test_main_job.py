@@ -181,6 +181,12 @@ class TestNetwork:
         own = output(engine, "exec", "owner", "cat", "/sys/class/net/eth0/address")
         assert run(engine, "--network", "container:owner", "busybox", "cat", "/sys/class/net/eth0/address") == own
 
+    def test_sharing_with_nobody_is_refused_and_leaves_nothing(self, engine: Engine) -> None:
+        result = engine.docker("run", "--rm", "--network", "container:nosuch", "busybox", "true", check=False)
+        assert result.returncode == 125
+        assert "No such container: nosuch" in result.stderr
+        assert output(engine, "ps", "-aq") == ""
+
     def test_published_port_reaches_the_container(self, engine: Engine, page: Path) -> None:
         engine.docker(
             "run", "-d", "--name", "web", "-p", "18080:80", "-v", f"{page}:/www:ro", "busybox",

@@ -65,11 +65,11 @@ class Starting:
         """
         await self._endpoints.settled(record.id)
         self._endpoints.forget(record.id)
-        await self._resolve_network_container(record)
         record = await self._announced(record)
         record.container.generation += 1
         record.container.restart_count = 0
         try:
+            await self._resolve_network_container(record)
             joined = await self._peers.join(record) if record.requested_networks else None
             record.take(joined)
             failpoint("control.start.before_order")
