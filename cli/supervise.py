@@ -100,14 +100,14 @@ def main(arguments: list[str] | None = None) -> int:
     logs.configure("supervisor", level=config.python_log_level, json=config.log_format == "json")
     from cli.supervisor import Supervisor
 
-    private = [*spec.locks, *([parsed.announce] if parsed.announce is not None else [])]
     return Supervisor(
         config,
         spec.services,
         announce,
         guardian=parsed.guardian,
         new_guardian=_new_guardian(parsed.run_dir, spec.locks),
-        private=private,
+        private=spec.locks,
+        announcing=parsed.announce,
         first=parsed.first,
     ).run()
 

@@ -76,6 +76,7 @@ class Supervisor:
         announce: Tells whoever started the engine: ``ready``, or ``error <code> <reason>``; called once.
         guardian: The process that restarts this one; watched, and replaced by `new_guardian` when it dies.
         private: Descriptors that services must not inherit.
+        announcing: The descriptor `announce` writes to, closed once it has; neither must services inherit it.
         first: Whether the engine is just being started; one that is put back after a crash leaves its state on file
             when it cannot start, since the guardian tries again.
     """
@@ -89,6 +90,7 @@ class Supervisor:
         guardian: int,
         new_guardian: Callable[[], int],
         private: Sequence[int] = (),
+        announcing: int | None = None,
         first: bool = True,
     ) -> None:
         self._config = config
@@ -99,6 +101,7 @@ class Supervisor:
         self._guardian = guardian
         self._new_guardian = new_guardian
         self._private = tuple(private)
+        self._announcing = -1 if announcing is None else announcing
         self._guardian_fd = -1
         self._children: dict[str, Child] = {}
         self._listeners: dict[str, socket.socket] = {}
@@ -131,6 +134,7 @@ class Supervisor:
         self._state.phase = "running"
         self._save()
         self._announce("ready")
+        self._announcing = -1  # closed: its number may be another descriptor's from now on
         while not self._stopping:
             self._turn()
         self._stop_all()
@@ -253,7 +257,7 @@ class Supervisor:
     def _become_service(self, name: str, writer: int) -> int:
         set_title(f"davit: {name}")
         pipes = [child.pipe for child in self._children.values() if child.pipe is not None]
-        for descriptor in (self._woken, self._waker, self._guardian_fd, *pipes, *self._private):
+        for descriptor in (self._woken, self._waker, self._guardian_fd, self._announcing, *pipes, *self._private):
             if descriptor >= 0:
                 os.close(descriptor)
         if name != "api":
