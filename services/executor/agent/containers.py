@@ -410,6 +410,8 @@ class Containers:
                 self._report(record, "exited", exit=record.exit)
             return
         if record.status == "restarting":
+            if record.unreported and record.exit is not None:
+                self._report(record, "restarting", exit=record.exit)
             self._restarts[record.id] = self._spawn(self._restart(record.id, 0.0), name=f"restart {record.id[:12]}")
             return
         paths = self.records.paths(record.id)
