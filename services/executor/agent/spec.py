@@ -88,7 +88,7 @@ def security_options(options: Iterable[str]) -> SecurityOptions:
             key, separator, value = option.partition(":")
         match key:
             case "no-new-privileges":
-                result.no_new_privileges = value in ("", "true")
+                result.no_new_privileges = value in ("", "1", "t", "T", "true", "TRUE", "True")
             case "seccomp":
                 result.profile = "" if value == "builtin" else value
             case "systempaths" if value == "unconfined":

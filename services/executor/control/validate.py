@@ -44,6 +44,9 @@ CAPABILITIES = frozenset(
     }
 )  # fmt: skip
 POLICIES = ("", "no", "always", "on-failure", "unless-stopped")
+# Docker's spellings of a truth value.
+TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 CPU_PERIOD_RANGE_US = (1000, 1_000_000)
 
 
@@ -339,10 +342,10 @@ def capabilities(subject: Subject) -> None:
 
 def security_options(subject: Subject) -> None:
     for position, option in enumerate(subject.host.security_opt, start=1):
-        name, separator, _ = option.replace("=", ":", 1).partition(":")
-        if option == "no-new-privileges" or (
-            separator and name in ("no-new-privileges", "label", "apparmor", "seccomp", "systempaths")
-        ):
+        name, separator, value = option.replace("=", ":", 1).partition(":")
+        if option == "no-new-privileges" or (name == "no-new-privileges" and value in TRUE | FALSE):
+            continue
+        if separator and name in ("label", "apparmor", "seccomp", "systempaths"):
             continue
         raise _refuse(f'invalid --security-opt {position}: "{option}"', "HostConfig.SecurityOpt")
 

@@ -68,6 +68,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (host(LogConfig={"Type": "json-file", "Config": {"max-size": "xx"}}), "invalid size: 'xx'"),
     (host(CapAdd=["NOPE"]), 'invalid CapAdd: unknown capability: "CAP_NOPE"'),
     (host(SecurityOpt=["foo"]), 'invalid --security-opt 1: "foo"'),
+    (host(SecurityOpt=["no-new-privileges:maybe"]), 'invalid --security-opt 1: "no-new-privileges:maybe"'),
     (host(ExtraHosts=["foo"]), 'bad format for add-host: "foo"'),
     (host(ExtraHosts=["foo:bar"]), 'invalid IP address in add-host: "bar"'),
     (host(Ulimits=[{"Name": "foo", "Soft": 1, "Hard": 1}]), "invalid ulimit type: foo"),
