@@ -176,6 +176,7 @@ async def test_a_lease_has_one_holder_and_passes_on(caller: Bus, server: Bus) ->
 
 def test_an_agent_may_only_listen_as_its_own_node() -> None:
     listen = permissions("agent", "one")["subscribe"]["allow"]
+    assert "davit.dns.>" in listen
     assert "davit.node.one.>" in listen
     assert not any(subject in ("davit.>", ">", "davit.node.>") for subject in listen)
     assert "davit.event.>" in permissions("agent", "one")["publish"]["deny"]
