@@ -16,3 +16,10 @@ def engine() -> Iterator[Engine]:
     with Engine() as one:
         one.import_busybox()
         yield one
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Breaking whole engines takes minutes: these run with --slow."""
+    for item in items:
+        if item.path.parent.name == "faults":
+            item.add_marker(pytest.mark.slow)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +40,7 @@ def begin(engine: Engine, path: Path) -> subprocess.Popen[bytes]:
 @pytest.mark.parametrize("service", ["control", "network", "volume"])
 def test_build_survives_the_services_it_asks(engine: Engine, tmp_path: Path, service: str) -> None:
     process = begin(engine, tmp_path)
-    os.kill(engine.pids()[service], signal.SIGKILL)
+    engine.kill(service)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert b"done\n" in output
@@ -51,7 +49,7 @@ def test_build_survives_the_services_it_asks(engine: Engine, tmp_path: Path, ser
 
 def test_builder_that_is_killed_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
     process = begin(engine, tmp_path)
-    os.kill(engine.pids()["image"], signal.SIGKILL)
+    engine.kill("image")
     process.communicate(timeout=60)
     assert process.returncode != 0
     eventually(lambda: engine.docker("ps", "-aq").stdout == "", 20, "the build's container to go")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import sqlite3
 import subprocess
 import threading
@@ -139,7 +137,7 @@ def test_lives_go_on_while_control_is_killed_again_and_again(engine: Engine) -> 
         thread.start()
     while time.monotonic() < until:
         time.sleep(random.uniform(1.0, 3.0))
-        os.kill(engine.pids()["control"], signal.SIGKILL)
+        engine.kill("control")
     for thread in threads:
         thread.join(120)
         assert not thread.is_alive()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import signal
 import subprocess
 import tarfile
 import time
@@ -61,8 +60,7 @@ def unfinished(engine: Engine) -> list[str]:
 
 
 def kill_image_service(engine: Engine) -> None:
-    pid = engine.pids()["image"]
-    os.kill(pid, signal.SIGKILL)
+    pid = engine.kill("image")
     eventually(lambda: engine.pids().get("image") not in (None, pid), 20, "a new image service")
 
 

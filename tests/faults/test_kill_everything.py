@@ -212,8 +212,7 @@ def test_a_container_that_ends_while_the_engine_is_away_is_told(engine: Engine) 
 
 def test_ps_answers_while_the_agent_is_stopped(engine: Engine) -> None:
     engine.docker("run", "-d", "--name", "wedged", "busybox", "sleep", "1000")
-    agent = engine.pids()["agent"]
-    os.kill(agent, signal.SIGSTOP)
+    agent = engine.kill("agent", signal.SIGSTOP)
     try:
         begin = time.monotonic()
         assert engine.docker("ps", "--format", "{{.Names}}").stdout.strip() == "wedged"

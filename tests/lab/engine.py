@@ -106,9 +106,15 @@ class Engine:
         return result
 
     def pids(self) -> dict[str, int]:
-        """Pid by engine process: supervisor, nats, and each service."""
+        """Pid by engine process that runs just now: supervisor, nats, and each service."""
         status = self.status()
-        return {name: int(entry["pid"]) for name, entry in status["processes"].items()}
+        return {name: int(entry["pid"]) for name, entry in status["processes"].items() if entry["pid"]}
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        """Send a signal to an engine process, once it runs; its pid."""
+        pid: int = eventually(lambda: self.pids().get(name), 15, f"a running {name}")
+        os.kill(pid, number)
+        return pid
 
     def nats_url(self) -> str:
         """Where the engine's bus is, with the credentials to join it."""
