@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from tests.lab.engine import Engine
 
 pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _parent_group_goes() -> Iterator[None]:
+    """A parent group that a user names is the user's to remove."""
+    yield
+    for directory in Path("/sys/fs/cgroup").glob("*/davit-flags"):
+        directory.rmdir()
+    if (alone := Path("/sys/fs/cgroup/davit-flags")).is_dir():
+        alone.rmdir()
 
 
 def run(engine: Engine, *arguments: str) -> str:
