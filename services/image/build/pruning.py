@@ -17,9 +17,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from services.image import sql
+from services.image.build.cachedirs import FILES, NAME, CacheDirectories, directory_bytes
 from services.image.build.dockerfile.errors import SyntaxProblem
 from services.image.build.dockerfile.health import parse_duration_ns
-from services.image.build.workdirs import CacheDirectories, directory_bytes
 from services.image.domain import now_text, unix_time
 from shared.bus import Bus
 from shared.contracts import images as contracts
@@ -44,15 +44,14 @@ class BuildCache:
         return BuildCacheEntries(entries=entries)
 
     def _entry(self, path: Path) -> BuildCacheEntry:
-        status = path.stat()
         return BuildCacheEntry(
             id=path.name,
             type="exec.cachemount",
-            description=f"cached mount {(path / 'id').read_text()}",
+            description=f"cached mount {(path / NAME).read_text()}",
             in_use=self.caches.in_use(path.name),
-            size_bytes=directory_bytes(path / "fs"),
-            created_at=_text(status.st_ctime),
-            last_used_at=_text(status.st_mtime),
+            size_bytes=directory_bytes(path / FILES),
+            created_at=_text((path / NAME).stat().st_mtime),
+            last_used_at=_text(path.stat().st_mtime),
         )
 
     async def prune(self, request: BuildCachePrune) -> PrunedCache:

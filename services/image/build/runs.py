@@ -12,8 +12,10 @@ import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from services.image.build.cachedirs import CacheDirectories
 from services.image.build.context.directories import DirectoryTree
 from services.image.build.context.materialise import materialise
 from services.image.build.context.tree import Entry, Tree, resolve
@@ -24,7 +26,7 @@ from services.image.build.dockerfile.lines import as_heredoc
 from services.image.build.mounts import RunMount, parse_mount
 from services.image.build.ports import RunOrder
 from services.image.build.state import StageState
-from services.image.build.workdirs import CacheDirectories, Scratch
+from services.image.build.workdirs import Scratch
 from shared.contracts.docker import (
     BindOptions,
     ContainerConfig,
@@ -254,14 +256,12 @@ class _Mounts:
         return target
 
     async def _cache(self, mount: RunMount, origin: tuple[Tree, str] | None) -> Path:
-        use = await self._stack.enter_async_context(
+        fill = partial(_fill, tree=origin[0], source=origin[1]) if origin is not None else None
+        return await self._stack.enter_async_context(
             self._place.caches.use(
-                mount.identifier, sharing=mount.sharing, mode=mount.mode, uid=mount.uid, gid=mount.gid
+                mount.identifier, sharing=mount.sharing, mode=mount.mode, uid=mount.uid, gid=mount.gid, fill=fill
             )
         )
-        if use.new and origin is not None:
-            await asyncio.to_thread(_fill, use.path, *origin)
-        return use.path
 
     def _secret(self, mount: RunMount) -> Mount | None:
         value = self._place.secrets.get(mount.identifier)

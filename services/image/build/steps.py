@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from services.image.build import metadata
+from services.image.build.cachedirs import CacheDirectories
 from services.image.build.caching import CacheProbe, cache_key
 from services.image.build.context.directories import DirectoryTree
 from services.image.build.context.tree import MemoryTree, Tree, resolve
@@ -40,7 +41,7 @@ from services.image.build.runs import (
 )
 from services.image.build.sources import Gathering, gather
 from services.image.build.state import StageState
-from services.image.build.workdirs import CacheDirectories, Scratch
+from services.image.build.workdirs import Scratch
 from shared.contracts.images import BuildImage
 from shared.errors import DavitError, InvalidArgument
 
