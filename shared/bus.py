@@ -7,7 +7,7 @@ class on the other side.
 ::
 
     caller                                   server (queue group = its service)
-      │ request  subject, JSON, headers: request id, traceparent, actor, deadline
+      │ request  subject, JSON, headers: request id, traceparent, actor, deadline, name of the call
       ├────────────────────────────────────────►│ deadline passed? drop: nobody waits
       │                                         │ decode, use_context, handler(request)
       │◄────────────────────────────────────────┤ JSON, or header Davit-Error: 1 and {code, message, detail}
@@ -31,7 +31,16 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from shared.context import RequestContext, current_context, use_context
-from shared.errors import DavitError, DeadlineExceeded, Internal, InvalidArgument, Unavailable, from_wire
+from shared.errors import (
+    DavitError,
+    DeadlineExceeded,
+    Internal,
+    Interrupted,
+    InvalidArgument,
+    Unavailable,
+    from_wire,
+)
+from shared.inflight import HEADER_CALL, Waiting, Working
 from shared.logs import hide_secrets
 
 if TYPE_CHECKING:
@@ -98,6 +107,8 @@ class Bus:
         self._subscriptions: list[Subscription] = []
         self._reconnected: list[Callable[[], Awaitable[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting = Waiting(client)
+        self._working = Working(client)
 
     @classmethod
     async def connect(
@@ -193,23 +204,25 @@ class Bus:
             DavitError: Whatever the handler raised, as the same class.
             Unavailable: Nobody serves the subject, or the bus is away.
             DeadlineExceeded: No answer in time; whether the work was done is unknown.
+            Interrupted: The server died over it, likewise; an idempotent request is sent again instead.
         """
         context = current_context()
         deadline = _nearest_deadline(context, contract.deadline_s if deadline_s is None else deadline_s)
         context = context.with_deadline(deadline)
         subject = contract.subject_for(node)
         data = payload.model_dump_json(by_alias=True, exclude_none=True).encode()
+        queue = _queue_of(subject)
+        headers = context.headers()
         while True:
             remaining = context.remaining_s()
             if remaining is not None and remaining <= 0:
                 raise DeadlineExceeded(f"{subject}: deadline passed before the request was sent")
+            name = headers[HEADER_CALL] = self._waiting.new_name()
             try:
-                message = await self._client.request(
-                    subject,
-                    data,
-                    timeout=1e9 if remaining is None else remaining + REPLY_GRACE_S,
-                    headers=context.headers(),
-                )
+                async with self._waiting.watched(name, queue) as call:
+                    message = await self._client.request(
+                        subject, data, timeout=1e9 if remaining is None else remaining + REPLY_GRACE_S, headers=headers
+                    )
                 return _decode_reply(contract, message)
             except nats.errors.NoRespondersError as error:
                 # Nobody received it, so sending it again is safe: a service being restarted is back in a moment.
@@ -217,7 +230,10 @@ class Bus:
                     raise Unavailable(f"no service answers {subject}") from error
                 await asyncio.sleep(RETRY_PAUSE_S)
             except (TimeoutError, nats.errors.TimeoutError) as error:
-                raise DeadlineExceeded(f"{subject}: no answer in time") from error
+                if not call.lost:
+                    raise DeadlineExceeded(f"{subject}: no answer in time") from error
+                if not contract.idempotent:
+                    raise Interrupted(f"{subject}: whoever worked on it has died; how far it got is unknown") from error
             except (nats.errors.ConnectionClosedError, nats.errors.StaleConnectionError, OSError) as error:
                 if not contract.idempotent or remaining is None or remaining < RETRY_PAUSE_S * 2:
                     raise Unavailable(f"{subject}: the message bus is away") from error
@@ -234,10 +250,19 @@ class Bus:
         subject = contract.subject_for(node)
 
         async def received(message: Msg) -> None:
+            name = (message.headers or {}).get(HEADER_CALL, "")
+            self._working.begin(name)
             task = asyncio.create_task(self._answer(contract, handler, message), name=subject)
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
+            def ended(_: asyncio.Task[None]) -> None:
+                self._tasks.discard(task)
+                self._working.end(name)
+
+            task.add_done_callback(ended)
+
+        if not queue:
+            await self._working.answer_for(_queue_of(subject))
         subscription = await self._client.subscribe(
             subject, queue=queue or _queue_of(subject), cb=received, pending_msgs_limit=0, pending_bytes_limit=0
         )
@@ -298,6 +323,7 @@ class Bus:
 
     async def close(self) -> None:
         """Finish what is being served, send what is pending, and disconnect."""
+        self._waiting.close()
         await self.stop_serving()
         if self._client.is_closed:
             return

@@ -12,6 +12,7 @@
     ├── Forbidden           you may not
     ├── Unavailable         a part is away; trying again may help
     ├── DeadlineExceeded    no answer in time; the outcome is unknown
+    │   └── Interrupted     whoever worked on it died; whether it may be repeated, the caller knows
     └── Internal            a defect, or an answer nobody understands
 
 Codes cross the wire one to one. An unknown code arrives as `Internal` with its text kept.
@@ -81,6 +82,10 @@ class DeadlineExceeded(DavitError):
     code = "deadline_exceeded"
 
 
+class Interrupted(DeadlineExceeded):
+    code = "interrupted"
+
+
 class Internal(DavitError):
     code = "internal"
 
@@ -97,6 +102,7 @@ BY_CODE: dict[str, type[DavitError]] = {
         Forbidden,
         Unavailable,
         DeadlineExceeded,
+        Interrupted,
         Internal,
     )
 }

@@ -15,6 +15,7 @@ from shared.errors import (
     DeadlineExceeded,
     Forbidden,
     Internal,
+    Interrupted,
     InvalidArgument,
     NotFound,
     NotModified,
@@ -34,6 +35,7 @@ STATUS: dict[type[DavitError], int] = {
     Unsupported: 501,
     Unavailable: 503,
     DeadlineExceeded: 504,
+    Interrupted: 504,
 }
 
 

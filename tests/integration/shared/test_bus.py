@@ -10,9 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from cli.nats import permissions
+from shared import inflight
 from shared.bus import Bus, Contract
 from shared.context import RequestContext, current_context, use_context
-from shared.errors import Conflict, DeadlineExceeded, Internal, InvalidArgument, Unavailable
+from shared.errors import Conflict, DeadlineExceeded, Internal, Interrupted, InvalidArgument, Unavailable
 from shared.leases import Lease
 from tests.lab.nats import NatsServer
 
@@ -180,3 +181,84 @@ def test_an_agent_may_only_listen_as_its_own_node() -> None:
     assert "davit.node.one.>" in listen
     assert not any(subject in ("davit.>", ">", "davit.node.>") for subject in listen)
     assert "davit.event.>" in permissions("agent", "one")["publish"]["deny"]
+
+
+FOREVER = Contract("davit.test.number.forever", Number, Number, deadline_s=60)
+STEADY = Contract("davit.test.number.steady", Number, Number, deadline_s=60, idempotent=True)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers ask after a fraction of the usual time who works on their requests."""
+    monkeypatch.setattr(inflight, "PERIOD_S", 0.3)
+    monkeypatch.setattr(inflight, "ANSWER_S", 0.15)
+
+
+async def never(request: Number) -> Number:
+    await asyncio.sleep(1000)
+    return request
+
+
+async def _dies(bus: Bus) -> None:
+    """As abrupt as a process can be left from inside: the connection is gone, and nothing was answered."""
+    await bus.nats.close()
+    for task in list(bus._tasks):
+        task.cancel()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_the_death_of_a_server_is_noticed_long_before_the_deadline(caller: Bus, server: Bus) -> None:
+    await server.serve(FOREVER, never)
+    asking = asyncio.create_task(caller.request(FOREVER, Number(value=1)))
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    await _dies(server)
+    with pytest.raises(Interrupted, match="has died"):
+        await asking
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_idempotent_request_goes_to_the_next_server_when_one_dies(
+    caller: Bus, server: Bus, own_nats: NatsServer
+) -> None:
+    await server.serve(STEADY, never)
+    asking = asyncio.create_task(caller.request(STEADY, Number(value=4)))
+    await asyncio.sleep(0.1)
+    await _dies(server)
+    second = await Bus.connect(own_nats.url, name="second")
+    await second.serve(STEADY, double)
+    assert (await asyncio.wait_for(asking, 5)).value == 8
+    await second.close()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_slow_work_is_not_taken_for_dead(caller: Bus, server: Bus, own_nats: NatsServer) -> None:
+    async def slow(request: Number) -> Number:
+        await asyncio.sleep(1.5)
+        return Number(value=request.value * 2)
+
+    other = await Bus.connect(own_nats.url, name="other")
+    await server.serve(FOREVER, slow)
+    asking = asyncio.create_task(caller.request(FOREVER, Number(value=2)))
+    await asyncio.sleep(0.2)
+    await other.serve(FOREVER, never)  # a copy that knows nothing of it
+    assert (await asking).value == 4
+    await other.close()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_stopped_server_is_not_dead(caller: Bus, server: Bus) -> None:
+    """Who does not answer questions either may still go on: the deadline decides."""
+    await server.serve(FOREVER, never)
+    asking = asyncio.create_task(caller.request(FOREVER, Number(value=2), deadline_s=1.5))
+    await asyncio.sleep(0.2)
+    server._working._asked = lambda message: asyncio.sleep(0)  # type: ignore[method-assign]
+    for subscription in server.nats._subs.values():
+        if subscription.subject.endswith(".working"):
+            subscription._cb = server._working._asked
+    with pytest.raises(DeadlineExceeded) as caught:
+        await asking
+    assert not isinstance(caught.value, Interrupted)
+    for task in list(server._tasks):
+        task.cancel()
