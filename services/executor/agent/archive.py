@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from services.executor.agent.records import NodeRecord, NodeRecords
-from services.executor.agent.rootfs import GENERATED, Found, RootFilesystems, go_mode, look, tree_bytes
+from services.executor.agent.rootfs import (
+    Found,
+    RootFilesystems,
+    changes_of_the_container,
+    generated,
+    go_mode,
+    look,
+    tree_bytes,
+)
 from shared.bus import Bus
 from shared.contracts.containers import Change, Changes, PathStat
 from shared.contracts.node import Sizes
@@ -131,7 +139,8 @@ class Archives:
         upper = self._upper(container_id)
         stream = await offer(self._bus)
         self._spawn(
-            self._pack(stream, upper, path="/", layer=True, exclude=GENERATED), name=f"changes {container_id[:12]}"
+            self._pack(stream, upper, path="/", layer=True, exclude=generated(upper)),
+            name=f"changes {container_id[:12]}",
         )
         return stream.ref
 
@@ -145,9 +154,8 @@ class Archives:
         record = self._records.get(container_id)
         upper = self._upper(container_id)
         lowers = self._filesystems.lower(record)
-        exclude = [*GENERATED, *(mount.target.lstrip("/") for mount in record.order.mounts)]
-        found = await asyncio.to_thread(lambda: layer_changes.listed(upper, lowers, exclude=exclude))
-        return Changes(changes=[Change(path=path, kind=kind) for kind, path in found])
+        found = await asyncio.to_thread(lambda: layer_changes.listed(upper, lowers, exclude=generated(upper)))
+        return Changes(changes=[Change(path=path, kind=kind) for kind, path in changes_of_the_container(found)])
 
     # sizes
 

@@ -52,18 +52,35 @@ def node_facts(node: str, cgroup_kind: str, runtimes: dict[str, str], default_ru
         security_options=["name=seccomp,profile=builtin"] + (["name=cgroupns"] if cgroup_kind == "v2" else []),
         runtimes=runtimes,
         default_runtime=default_runtime,
-        features={
-            "memory_limit": True,
-            "swap_limit": _swap_accounting(cgroup_kind),
-            "cpu_cfs": True,
-            "cpuset": True,
-            "pids_limit": True,
-            "ipv4_forwarding": True,
-        },
+        features=_features(cgroup_kind),
         warnings=warnings,
         init_path=init_binary(),
         seen_at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
     )
+
+
+def _features(cgroup_kind: str) -> dict[str, bool]:
+    """What limits the kernel has; control discards the others, as Docker does."""
+    v1 = cgroup_kind != "v2"
+    return {
+        "memory_limit": True,
+        "swap_limit": _swap_accounting(cgroup_kind),
+        "memory_swappiness": v1,
+        "oom_kill_disable": v1,
+        "cpu_cfs": True,
+        "cpuset": True,
+        "pids_limit": True,
+        "ipv4_forwarding": True,
+        # v2 offers io.weight per group, and only where a scheduler makes use of it: the start says so if none does.
+        "blkio_weight": not v1 or _blkio_has("weight"),
+        "blkio_weight_device": not v1 or _blkio_has("weight_device"),
+    }
+
+
+def _blkio_has(name: str) -> bool:
+    """Whether v1's controller has weights: the scheduler BFQ's are in every group but the root, its counters there."""
+    group = "/sys/fs/cgroup/blkio"
+    return any(os.path.exists(f"{group}/blkio.{file}") for file in (name, "bfq.io_service_bytes"))
 
 
 def _swap_accounting(cgroup_kind: str) -> bool:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from dataclasses import dataclass, field
@@ -19,9 +20,11 @@ from services.executor.agent import mounts as mount_plan
 from services.executor.agent.attach import AttachSpec
 from services.executor.agent.facts import init_binary
 from services.executor.agent.failures import translated
+from services.executor.agent.neighbours import SHARED_MEMORY, Neighbours, joins_shared_memory
 from services.executor.agent.network import NodeNetwork, Sandbox
 from services.executor.agent.network.files import hosts_file, resolv_conf
 from services.executor.agent.records import ContainerPaths, NodeRecord, NodeRecords
+from services.executor.agent.rootfs import furnish
 from services.executor.agent.spec import SpecInput, oci_spec
 from services.executor.agent.volumes import NodeVolumes
 from services.executor.agent.zygote import LaunchResult, Zygote
@@ -54,6 +57,7 @@ class Launcher:
     ) -> None:
         self._layers = data_root / "layers"
         self._records = records
+        self._neighbours = Neighbours(records)
         self._zygote = zygote
         self._network = network
         self._volumes = volumes
@@ -72,12 +76,18 @@ class Launcher:
         sandbox = await self._sandbox(order)
         ours: list[socket.socket] = []
         theirs: list[socket.socket] = []
+        held = contextlib.ExitStack()
         try:
             self._write_files(order, paths)
             await self._volumes.prepare(order, self._lower(order))
             with translated():
                 request = self._request(order, paths, sandbox)
                 fds = [sandbox.netns_fd] if sandbox is not None else []
+                if joins_shared_memory(order):
+                    shared = self._neighbours.shared_memory(order.host_config.ipc_mode.partition(":")[2])
+                    held.callback(os.close, shared)
+                    request["mount_fds"] = {SHARED_MEMORY: len(fds)}
+                    fds.append(shared)
                 request["attach"] = []
                 for spec in attaches:
                     one, other = socket.socketpair()
@@ -100,6 +110,7 @@ class Launcher:
                 await self._network.release(order.id)
             raise
         finally:
+            held.close()
             for one in theirs:
                 one.close()
         return Launched(result, ours)
@@ -124,6 +135,7 @@ class Launcher:
         paths.directory.mkdir(mode=0o710, parents=True, exist_ok=True)
         paths.upper.mkdir(mode=0o755, exist_ok=True)
         paths.work.mkdir(mode=0o700, exist_ok=True)
+        furnish(paths.upper, self._lower(order))
         paths.exit.unlink(missing_ok=True)
         if order.network_mode.startswith("container:"):
             return
@@ -160,7 +172,7 @@ class Launcher:
             SpecInput(
                 order=order,
                 netns_path=f"/proc/self/fd/{{fd:{NETNS_FD_INDEX}}}" if sandbox is not None else None,
-                joined_pid=self._joined_pid,
+                joined_pid=self._neighbours.pid,
                 mounts=self._file_mounts(order, paths) + mounts,
                 init_path=init,
                 cgroup_v2=self._cgroup_v2,
@@ -179,12 +191,6 @@ class Launcher:
             "socket": str(paths.socket),
             "exit_file": str(paths.exit),
         } | ({"seccomp_bpf": plan.seccomp} if plan.seccomp else {})
-
-    def _joined_pid(self, container_id: str) -> int:
-        record = self._records.get(container_id)
-        if record.status not in ("running", "paused"):
-            raise Conflict(f"cannot join network of a non running container: {container_id}")
-        return record.pid
 
     def _log(self, order: ContainerOrder, paths: ContainerPaths) -> dict[str, Any]:
         options = {key: value for key, value in order.log_options.items() if not key.startswith("attr.")}

@@ -22,8 +22,61 @@ from services.executor.runtime.beneath import try_open_beneath
 from services.executor.runtime.rootfs import Overlay
 from shared.contracts.node import OrderedMount
 from shared.errors import NotFound
+from shared.layers.changes import ADDED, MODIFIED
 
 GENERATED = ("etc/hosts", "etc/hostname", "etc/resolv.conf", ".dockerenv")
+DOCKERENV = ".dockerenv"
+MTAB, MTAB_LINK = "etc/mtab", "/proc/mounts"
+# Made for the container rather than by it, as changes of an image that lacks them.
+SCAFFOLD = frozenset({"/dev", "/dev/pts", "/dev/shm", "/proc", "/sys", "/etc"})
+
+
+def furnish(upper: Path, lower: list[str]) -> None:
+    """Put into a new container's writable layer what programs look for: /.dockerenv, and /etc/mtab if there is none.
+
+    Args:
+        lower: The image's layers, topmost first.
+    """
+    marker = upper / DOCKERENV
+    if os.path.lexists(marker):
+        return
+    directory = next((f"{one}/etc" for one in lower if os.path.lexists(f"{one}/etc")), None)
+    if not any(os.path.lexists(f"{one}/{MTAB}") for one in (upper, *lower)):
+        _make_like(upper / "etc", directory)
+        os.symlink(MTAB_LINK, upper / MTAB)
+    marker.touch(mode=0o755)
+
+
+def _make_like(path: Path, other: str | None) -> None:
+    """A directory over another, which keeps the owner, mode and time that it had."""
+    if path.is_dir():
+        return
+    path.mkdir(mode=0o755)
+    if other is not None:
+        status = os.lstat(other)
+        os.chown(path, status.st_uid, status.st_gid)
+        os.chmod(path, stat.S_IMODE(status.st_mode))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def generated(upper: Path) -> tuple[str, ...]:
+    """Paths of a writable layer that are not the container's changes."""
+    try:
+        ours = os.readlink(upper / MTAB) == MTAB_LINK
+    except OSError:
+        ours = False
+    return (*GENERATED, MTAB) if ours else GENERATED
+
+
+def changes_of_the_container(found: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Changes without the directories that were made for mounts; one that holds others is a modified one."""
+    kept = [(kind, path) for kind, path in found if kind != ADDED or path not in SCAFFOLD]
+    holding = {path for path in SCAFFOLD if any(other.startswith(f"{path}/") for _, other in kept)}
+    return [
+        (MODIFIED if path in holding else kind, path)
+        for kind, path in found
+        if kind != ADDED or path not in SCAFFOLD or path in holding
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ from shared.errors import InvalidArgument
 
 OCI_VERSION = "1.2.0"
 CPU_PERIOD_US = 100_000
+# Looked up like any user: the image's group file may give root more groups.
+ROOT = "0"
 INIT_TARGET = "/sbin/docker-init"
 
 
@@ -35,14 +37,14 @@ class SpecInput:
     Attributes:
         netns_path: Namespace file to join, where ``{fd:0}`` stands for the descriptor sent along; None for the
             host's or another container's.
-        joined_pid: Pid of a running container by its full id, for namespaces shared with it.
+        joined_pid: Pid of a running container by its full id and the kind of the namespace shared with it.
         mounts: OCI mounts beside the defaults, in order.
         init_path: Host path of the static init to run as PID 1; empty without ``--init``.
     """
 
     order: ContainerOrder
     netns_path: str | None
-    joined_pid: Callable[[str], int]
+    joined_pid: Callable[[str, str], int]
     mounts: list[OciMount]
     init_path: str = ""
     cgroup_v2: bool = False
@@ -124,11 +126,11 @@ def seccomp_filter(options: SecurityOptions, privileged: bool, caps: list[str]) 
 # Namespaces
 
 
-def _shared(mode: str, kind: str, joined_pid: Callable[[str], int]) -> dict[str, str]:
-    return {"type": kind, "path": f"/proc/{joined_pid(mode.partition(':')[2])}/ns/{NS_FILE[kind]}"}
+def _shared(mode: str, kind: str, joined_pid: Callable[[str, str], int]) -> dict[str, str]:
+    return {"type": kind, "path": f"/proc/{joined_pid(mode.partition(':')[2], kind)}/ns/{NS_FILE[kind]}"}
 
 
-NS_FILE = {"network": "net", "pid": "pid", "ipc": "ipc", "uts": "uts"}
+NS_FILE = {"network": "net", "pid": "pid", "ipc": "ipc"}
 
 
 def _namespaces(source: SpecInput) -> list[dict[str, str]]:
@@ -138,11 +140,13 @@ def _namespaces(source: SpecInput) -> list[dict[str, str]]:
         result.append({"type": "network", "path": source.netns_path})
     elif order.network_mode.startswith("container:"):
         result.append(_shared(order.network_mode, "network", source.joined_pid))
-    for mode, kind in ((host.pid_mode, "pid"), (host.ipc_mode, "ipc"), (host.uts_mode, "uts")):
+    for mode, kind in ((host.pid_mode, "pid"), (host.ipc_mode, "ipc")):
         if mode.startswith("container:"):
             result.append(_shared(mode, kind, source.joined_pid))
         elif mode != "host":
             result.append({"type": kind})
+    if host.uts_mode != "host":
+        result.append({"type": "uts"})
     private_cgroup = host.cgroupns_mode == "private" or (not host.cgroupns_mode and source.cgroup_v2)
     if private_cgroup and not (host.privileged and not host.cgroupns_mode):
         result.append({"type": "cgroup"})
@@ -277,7 +281,9 @@ def _throttle(devices: Iterable[Any]) -> list[dict[str, int]]:
         try:
             number = os.stat(device.path).st_rdev
         except OSError as error:
-            raise InvalidArgument(f"{device.path}: {(error.strerror or str(error)).lower()}", field="Blkio") from error
+            raise InvalidArgument(
+                f"stat {device.path}: {(error.strerror or str(error)).lower()}", field="HostConfig.Blkio"
+            ) from error
         entry = {"major": os.major(number), "minor": os.minor(number)}
         entry["rate" if hasattr(device, "rate") else "weight"] = (
             device.rate if hasattr(device, "rate") else device.weight
@@ -359,7 +365,7 @@ def exec_process(order: ContainerOrder, spec: CreateExec, console_size: list[int
     process["rlimits"] = _rlimits(host)
     return ProcessPlan(
         process,
-        {"user": spec.user or order.config.user, "groups": host.group_add},
+        {"user": spec.user or order.config.user or ROOT, "groups": host.group_add},
         seccomp_filter(options, privileged, caps),
     )
 
@@ -387,16 +393,29 @@ def _paths(host: HostConfig, options: SecurityOptions) -> tuple[list[str], list[
     )
 
 
+def _shared_memory(host: HostConfig, base: list[OciMount]) -> list[OciMount]:
+    """The default mounts with /dev/shm as the IPC mode wants it: one's own, another's, the host's, or none."""
+    others = [mount for mount in base if mount["destination"] != "/dev/shm"]
+    match host.ipc_mode.partition(":")[0]:
+        case "none":
+            return others
+        case "container":  # of which the launch sends the mount itself along
+            return [*others, {"destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["bind"]}]
+        case "host":
+            others = [mount for mount in others if mount["destination"] != "/dev/mqueue"]
+            return others + [
+                {"destination": path, "type": "bind", "source": path, "options": ["rbind", "nosuid", "noexec", "nodev"]}
+                for path in ("/dev/shm", "/dev/mqueue")
+                if Path(path).is_dir()
+            ]
+        case _:
+            return base
+
+
 def _mounts(source: SpecInput) -> list[OciMount]:
     host = source.order.host_config
     taken = {mount["destination"].rstrip("/") or "/" for mount in source.mounts}
-    base = defaults.mounts(privileged=host.privileged, shm_bytes=shm_size_bytes(host))
-    if host.ipc_mode == "host":
-        base = [mount for mount in base if mount["destination"] not in ("/dev/shm", "/dev/mqueue")] + [
-            {"destination": path, "type": "bind", "source": path, "options": ["rbind", "nosuid", "noexec", "nodev"]}
-            for path in ("/dev/shm", "/dev/mqueue")
-            if Path(path).is_dir()
-        ]
+    base = _shared_memory(host, defaults.mounts(privileged=host.privileged, shm_bytes=shm_size_bytes(host)))
     tmpfs: list[OciMount] = [
         {
             "destination": target,
@@ -417,9 +436,11 @@ def _mounts(source: SpecInput) -> list[OciMount]:
 
 
 def _devices(host: HostConfig) -> list[dict[str, Any]]:
-    if host.privileged:
-        return _devices_below("/dev", "/dev")
-    return mapped_devices(host.devices)[0]
+    """Privileged: all of the host's, and those mapped to another path."""
+    if not host.privileged:
+        return mapped_devices(host.devices)[0]
+    elsewhere = [one for one in host.devices if one.path_in_container not in ("", one.path_on_host)]
+    return _devices_below("/dev", "/dev") + mapped_devices(elsewhere)[0]
 
 
 def oci_spec(source: SpecInput) -> SpecPlan:
@@ -444,7 +465,7 @@ def oci_spec(source: SpecInput) -> SpecPlan:
         "ociVersion": OCI_VERSION,
         "process": process,
         "root": {"path": "rootfs", "readonly": host.readonly_rootfs},
-        "hostname": order.hostname if host.uts_mode != "host" and not host.uts_mode.startswith("container:") else "",
+        "hostname": order.hostname if host.uts_mode != "host" else "",
         "domainname": order.domainname,
         "mounts": _mounts(source),
         "annotations": host.annotations,
@@ -464,7 +485,9 @@ def oci_spec(source: SpecInput) -> SpecPlan:
     if not order.domainname:
         del spec["domainname"]
     return SpecPlan(
-        spec, {"user": order.config.user, "groups": host.group_add}, seccomp_filter(options, host.privileged, caps)
+        spec,
+        {"user": order.config.user or ROOT, "groups": host.group_add},
+        seccomp_filter(options, host.privileged, caps),
     )
 
 

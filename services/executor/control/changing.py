@@ -6,13 +6,15 @@ from typing import Any
 
 from services.executor.control import sql
 from services.executor.control.domain import Record
+from services.executor.control.limits import MIN_MEMORY, check_limits
 from services.executor.control.names import checked_name
 from services.executor.control.nodes import Nodes
 from services.executor.control.peers import Peers
 from services.executor.control.pruning import matches, parse_until
 from services.executor.control.records import Records
 from services.executor.control.removing import Removing
-from services.executor.control.validate import MIN_MEMORY, Subject, check_limits, check_restart_policy
+from services.executor.control.subject import Subject
+from services.executor.control.validate import check_restart_policy
 from shared.bus import EMPTY, Empty
 from shared.contracts import networks, node
 from shared.contracts.containers import Prune, Pruned, RenameContainer, UpdateContainer, Warnings

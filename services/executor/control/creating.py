@@ -6,12 +6,14 @@ import posixpath
 
 from services.executor.control import creation, sql
 from services.executor.control.domain import Record
+from services.executor.control.limits import discard
 from services.executor.control.mountspec import PlannedMount, plan_mounts
 from services.executor.control.names import checked_name, generated_name, new_id
 from services.executor.control.nodes import Nodes
 from services.executor.control.peers import Peers
 from services.executor.control.records import Records
-from services.executor.control.validate import Subject, check, warnings
+from services.executor.control.subject import Subject
+from services.executor.control.validate import check, warnings
 from shared.config import EngineConfig
 from shared.contracts.containers import CreateContainer, CreatedContainer
 from shared.contracts.docker import HostConfig
@@ -39,6 +41,7 @@ class Creating:
             raise InvalidArgument("no image specified", field="Image")
         node = await self._nodes.choose()
         host = creation.with_defaults(request.host_config, request.config, self._config, node)
+        discarded = discard(host, node)
         subject = Subject(request.config, host, node, BUILT_IN_RUNTIMES | frozenset(self._config.runtimes))
         check(subject)
         image = await self._peers.image(request.config.image, request.platform)
@@ -50,7 +53,7 @@ class Creating:
             request, image, merged, host, node, container_id=new_id(), now_ns=self._records.clock.time_ns()
         )
         record = await self._store(draft, name, planned)
-        return CreatedContainer(id=record.id, warnings=warnings(subject))
+        return CreatedContainer(id=record.id, warnings=[*discarded, *warnings(subject)])
 
     async def _resolve_containers(self, host: HostConfig) -> None:
         """``container:<name>`` in modes becomes ``container:<full id>``; links name containers that exist.

@@ -8,6 +8,7 @@ The order of a container:
     ready
     user                {"user": "name:group" | "uid" | …, "groups": [names]}, or just the string; looked up in the
     rootfs
+    mount_fds           {destination: descriptor}: detached mounts that are the sources of those bind mounts
     seccomp_bpf         the compiled filter in base64, instead of linux.seccomp in the spec; seccomp_flags for
     seccomp(2)
     init, init_path     run the command under an init of ours; which
@@ -199,6 +200,7 @@ DETAILS = (
     "spec",
     "bundle",
     "rootfs",
+    "mount_fds",
     "user",
     "init",
     "init_path",
@@ -243,10 +245,18 @@ def container_plan(order: dict[str, Any], fds: list[int]) -> ContainerPlan:
         user=_user(order)[0],
         group_add=_user(order)[1],
     )
+    _put_trees(plan, order.get("mount_fds") or {}, fds)
     plan.process.die_with_parent = True
     plan.process.wait = not order.get("start", True)
     plan.process.seccomp = seccomp_filter(order, linux.get("seccomp"))
     return plan
+
+
+def _put_trees(plan: ContainerPlan, wanted: dict[str, int], fds: list[int]) -> None:
+    """Bind mounts, by destination, whose source came along as a detached mount."""
+    for mount in plan.mounts:
+        if mount.kind == "bind" and mount.destination in wanted:
+            mount.tree = fds[wanted[mount.destination]]
 
 
 def _put_terminal(proc: dict[str, Any], order: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ class Mount:
         if not isinstance(destination, str) or not destination:
             raise InvalidSpec(f"{field}.destination", "is required")
         self.field = field
-        self.destination = os.path.normpath("/" + destination)
+        self.destination = os.path.normpath("/" + destination.lstrip("/"))
         self.options = MountOptions(entry.get("options") or [])
         self.kind = str(entry.get("type") or "")
         if self.options.is_bind or self.kind in {"bind", "rbind"}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.executor.agent.spec import security_options
-from services.executor.control.validate import FALSE, TRUE
+from services.executor.control.confinement import FALSE, TRUE
 
 
 @pytest.mark.parametrize("value", sorted(TRUE))

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from services.executor.control.validate import Subject, check, parse_size, warnings
+from services.executor.control.limits import discard
+from services.executor.control.subject import Subject
+from services.executor.control.validate import check, parse_size, warnings
 from shared.contracts.containers import NodeFacts
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.errors import InvalidArgument
@@ -76,6 +78,40 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         host(Ulimits=[{"Name": "nofile", "Soft": 10, "Hard": 1}]),
         "ulimit soft limit must be less than or equal to hard limit: 10 > 1",
     ),
+    (
+        host(Ulimits=[{"Name": "nofile", "Soft": -2, "Hard": -2}]),
+        "invalid ulimit nofile=-2:-2: -1 is the least, for no limit",
+    ),
+    (host(SecurityOpt=["systempaths=foo"]), 'invalid --security-opt 1: "systempaths=foo"'),
+    (host(SecurityOpt=["seccomp"]), 'invalid --security-opt 1: "seccomp"'),
+    (host(Sysctls={"kernel.foo": "1"}), 'sysctl "kernel.foo" is not in a separate kernel namespace'),
+    (
+        host(Sysctls={"net.core.somaxconn": "1"}, NetworkMode="host"),
+        'sysctl "net.core.somaxconn" is not allowed without a network namespace of the container\'s own',
+    ),
+    (
+        host(Sysctls={"kernel.msgmax": "1"}, IpcMode="container:x"),
+        'sysctl "kernel.msgmax" is not allowed without a ipc namespace of the container\'s own',
+    ),
+    (host(BlkioWeightDevice=[{"Path": "/dev/vda", "Weight": 5}]), "invalid weight for device: /dev/vda:5"),
+    (host(BlkioDeviceReadBps=[{"Path": "/dev/vda", "Rate": -5}]), "invalid rate for device: /dev/vda:-5"),
+    (
+        host(BlkioDeviceWriteIOps=[{"Path": "", "Rate": 5}]),
+        "invalid device path '' in BlkioDeviceWriteIOps: an absolute path is needed",
+    ),
+    (host(Devices=[{"PathOnHost": "/dev/zero", "CgroupPermissions": "xyz"}]), "invalid device mode: xyz"),
+    (
+        host(Devices=[{"PathOnHost": "/dev/zero", "PathInContainer": "rel"}]),
+        "invalid device path in the container: rel is not absolute",
+    ),
+    (host(IpcMode="foo"), "invalid IPC mode: foo"),
+    (host(IpcMode="container:"), "invalid IPC mode: container:"),
+    (host(PidMode="container:"), "invalid PID mode: container:"),
+    (host(UTSMode="container:x"), "invalid UTS mode: container:x"),
+    (host(UTSMode="host") | {"Hostname": "h"}, "conflicting options: hostname and the UTS mode"),
+    (host(Tmpfs={"/": ""}), "invalid specification: destination can't be '/'"),
+    (host(Tmpfs={"/x": "rw,badopt"}), 'invalid tmpfs option ["badopt"]'),
+    (host(Tmpfs={"/x": "colour=red"}), 'invalid tmpfs option ["colour=red"]'),
     (host(Tmpfs={"rel": ""}), "invalid mount path: 'rel' mount path must be absolute"),
     (host(Runtime="foo"), "unknown or invalid runtime name: foo"),
     ({"Env": ["=x"]}, "invalid environment variable: =x"),
@@ -99,7 +135,8 @@ def test_refused_as_docker_does(body: dict[str, Any], text: str) -> None:
     ("field", "value"),
     [
         ("Isolation", "hyperv"), ("StorageOpt", {"size": "1G"}), ("CpuCount", 3), ("DeviceRequests", [{"Count": 1}]),
-        ("IpcMode", "container:x"), ("KernelMemory", 10), ("VolumeDriver", "nfs"), ("IOMaximumIOps", 1),
+        ("SecurityOpt", ["apparmor=mine"]), ("SecurityOpt", ["label=type:mine"]),
+        ("KernelMemory", 10), ("VolumeDriver", "nfs"), ("IOMaximumIOps", 1),
     ],
 )  # fmt: skip
 def test_what_is_not_honoured_is_refused_by_name(field: str, value: Any) -> None:
@@ -115,12 +152,41 @@ def test_what_is_not_honoured_is_refused_by_name(field: str, value: Any) -> None
         {}, host(NetworkMode="nope"), host(CapAdd=["ALL"], CapDrop=["cap_net_raw"]), host(PidsLimit=-5),
         host(ExtraHosts=["a:host-gateway", "b:[::1]", "c=1.2.3.4"]), host(SecurityOpt=["seccomp=unconfined"]),
         host(SecurityOpt=["no-new-privileges"]), host(LogConfig={"Type": "none", "Config": {"max-size": "1m"}}),
+        host(Tmpfs={"/x": "size=1m,mode=1777,noexec,uid=3"}), host(IpcMode="none"), host(IpcMode="container:x"),
+        host(SecurityOpt=["apparmor=unconfined", "label:disable", "systempaths=unconfined"]),
+        host(Sysctls={"net.core.somaxconn": "1", "kernel.shmmax": "1", "fs.mqueue.msg_max": "9"}),
         host(Isolation="default"), host(CpusetCpus="0,1"), {"Hostname": "under_score"}, host(IpcMode="shareable"),
         host(Ulimits=[{"Name": "nofile", "Soft": -1, "Hard": -1}]), host(Memory=6 << 20, MemorySwap=-1),
     ],
 )  # fmt: skip
 def test_accepted(body: dict[str, Any]) -> None:
     check(subject(dict(body)))
+
+
+def test_limits_that_the_kernel_does_not_have_are_discarded_with_a_warning() -> None:
+    bare = NODE.model_copy(
+        update={"features": dict.fromkeys(
+            ("swap_limit", "memory_swappiness", "oom_kill_disable", "blkio_weight", "blkio_weight_device"), False
+        )}
+    )  # fmt: skip
+    fields = {
+        "Memory": 8 << 20, "MemorySwap": 16 << 20, "MemorySwappiness": 10, "OomKillDisable": True, "BlkioWeight": 100,
+        "BlkioWeightDevice": [{"Path": "/dev/vda", "Weight": 100}],
+    }  # fmt: skip
+    given = HostConfig.model_validate(fields)
+    found = discard(given, bare)
+    assert [text.split(".")[0] for text in found] == [
+        "Your kernel does not support swap limit capabilities or the cgroup is not mounted",
+        "Your kernel does not support memory swappiness capabilities or the cgroup is not mounted",
+        "Your kernel does not support OomKillDisable",
+        "Your kernel does not support Block I/O weight or the cgroup is not mounted",
+        "Your kernel does not support Block I/O weight_device or the cgroup is not mounted",
+    ]
+    assert (given.memory_swap, given.memory_swappiness, given.oom_kill_disable) == (-1, None, None)
+    assert (given.blkio_weight, given.blkio_weight_device) == (0, [])
+    kept = HostConfig.model_validate(fields)
+    assert discard(kept, NODE) == []
+    assert kept == HostConfig.model_validate(fields)
 
 
 def test_warnings() -> None:
