@@ -128,6 +128,30 @@ _resolve_id = sa.select(images.c.id, images.c.document, images.c.resolved, sa.li
 _resolve_both = sa.union_all(_resolve_name, _resolve_id).order_by("rank").limit(3)
 _names_of = sa.select(names).where(names.c.image_id == sa.bindparam("image_id")).order_by(names.c.name)
 
+
+def _steps_below() -> sa.Select[Any]:
+    """A build step's image and the steps' images on top of it: what a build that begins with that step may need."""
+    columns = (images.c.id, images.c.parent, images.c.cache_key, images.c.stored_ns)
+    newest = (
+        sa.select(images.c.id)
+        .where(
+            images.c.parent == sa.bindparam("below"),
+            images.c.cache_key == sa.bindparam("key"),
+            images.c.hidden == sa.false(),
+        )
+        .order_by(images.c.stored_ns.desc())
+        .limit(1)
+    )
+    first = sa.select(*columns).where(images.c.id == newest.scalar_subquery())
+    steps = first.cte("steps", recursive=True)
+    above = sa.select(*columns).where(
+        images.c.parent == steps.c.id, images.c.cache_key != "", images.c.hidden == sa.false()
+    )
+    return sa.select(steps.union_all(above)).limit(sa.bindparam("most"))
+
+
+_steps_from = _steps_below()
+
 LEASE_S = 3600
 
 
@@ -204,17 +228,14 @@ class Reader:
         ).first()
         return Found(*row) if row else None
 
-    async def by_parent_and_key(self, parent: str, cache_key: str) -> Found | None:
-        """The newest image that a build step made."""
-        row = (
-            await self._connection.execute(
-                sa.select(images.c.id, images.c.document, images.c.resolved)
-                .where(images.c.parent == parent, images.c.cache_key == cache_key, images.c.hidden == sa.false())
-                .order_by(images.c.stored_ns.desc())
-                .limit(1)
-            )
-        ).first()
-        return Found(*row) if row else None
+    async def steps_from(self, parent: str, cache_key: str, limit: int) -> list[tuple[str, str, str]]:
+        """The newest image that a build step made, and build steps' images on top of it, each after its parent.
+
+        Returns:
+            Parent, cache key and id of each, at most `limit`; of several with one parent and key the newest is last.
+        """
+        rows = (await self._connection.execute(_steps_from, {"below": parent, "key": cache_key, "most": limit})).all()
+        return [(row[1], row[2], row[0]) for row in sorted(rows, key=lambda row: row[3])]
 
     async def all(self) -> list[tuple[Found, int]]:
         """Every image that is shown, with the time it was last tagged, newest first."""

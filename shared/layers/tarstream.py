@@ -75,6 +75,11 @@ class TarStream:
             self._pax_sparse(entry, records)
         return entry
 
+    @property
+    def unused_bytes(self) -> int:
+        """Bytes that were read from the source and not used yet: the rest of the last chunk."""
+        return len(self._chunk) - self._at
+
     def data(self) -> Iterator[memoryview]:
         """The current entry's data, in pieces that are only valid until the next one."""
         while self._left:

@@ -68,6 +68,17 @@ class Builder:
         names = [self.images.familiar_name(name) for name in request.tags]
         secrets = decode_secrets(request.secrets)
         out = BuildOutput(stream.write, quiet=request.quiet)
+        try:
+            image = await self._make(request, stream, out, names, secrets)
+            if image is not None:
+                await finish(out, request, image, names)
+            await out.flush()
+        finally:
+            await out.close()
+
+    async def _make(
+        self, request: BuildImage, stream: ByteStream, out: BuildOutput, names: list[str], secrets: dict[str, bytes]
+    ) -> BuiltImage | None:
         with ExitStack() as stack:
             scratch = stack.enter_context(self.directories.scratch())
             secrets_dir = stack.enter_context(self.directories.secrets())
@@ -83,9 +94,7 @@ class Builder:
                     self.directories.caches,
                     secrets,
                 )
-                image = await self._solve(Solver(dockerfile, shop, out), shop, out, names)
-        if image is not None:
-            await finish(out, request, image, names)
+                return await self._solve(Solver(dockerfile, shop, out), shop, out, names)
 
     async def _solve(self, solver: Solver, shop: Workshop, out: BuildOutput, names: list[str]) -> BuiltImage | None:
         """The named result; None when the client has been told why there is none."""

@@ -10,7 +10,7 @@ Source: Docker documentation, "Build cache invalidation"; docker build, ``--cach
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import orjson
 
@@ -34,13 +34,19 @@ class CacheProbe:
         self._sources = sources
         self._usable = enabled
 
-    async def find(self, new: NewImage) -> BuiltImage | None:
-        """The image that a step would lead to, if there is one already."""
+    async def find(self, parent_id: str, key: str, new: Callable[[], Awaitable[NewImage]]) -> str | None:
+        """The id of the image that a step would lead to, if there is one already.
+
+        Args:
+            key: From `cache_key`.
+            new: The image that the step would make if it changed no file, to compare with cache sources.
+        """
         if not self._usable:
             return None
-        found = await self._images.cached(new.parent.id, new.cache_key)
-        if found is None:
-            found = await self._from_sources(new)
+        found = await self._images.cached(parent_id, key)
+        if found is None and self._sources:
+            image = await self._from_sources(await new())
+            found = image.id if image else None
         self._usable = found is not None
         return found
 

@@ -39,7 +39,9 @@ def changed_config(config: ContainerConfig, changes: Sequence[str]) -> Container
     Raises:
         InvalidArgument: An instruction is invalid, or not one that only changes the configuration.
     """
-    state = StageState(BuiltImage("", config), config.model_copy(deep=True), StageArguments(GlobalArguments({}, {})))
+    state = StageState(
+        "", BuiltImage("", config), config.model_copy(deep=True), StageArguments(GlobalArguments({}, {}))
+    )
     for line in (line for change in changes for line in change.splitlines() if line.strip()):
         instruction = parse_trigger(line)
         if instruction.keyword not in VALID:

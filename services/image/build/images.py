@@ -8,8 +8,9 @@ steps are its cache.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ from shared.contracts.images import RegistryAuth
 from shared.errors import DavitError, InvalidArgument, NotFound, Unavailable
 from shared.streams import offer
 
+# One query finds the steps after a cached one too: so many, and good for so long.
+STEPS_AHEAD = 256
+AHEAD_S = 2.0
 DOCKER_HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io", "docker.io")
 
 
@@ -59,8 +63,8 @@ class DepotImages:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[DepotSession]:
         """An `ImageStore` for one build; what it touches is not collected meanwhile."""
-        async with self.depot.lease() as lease:
-            session = DepotSession(self, lease)
+        async with AsyncExitStack() as leases:
+            session = DepotSession(self, leases)
             try:
                 yield session
             finally:
@@ -71,6 +75,23 @@ class DepotImages:
         if reference.digest is not None:
             raise InvalidArgument("build tag cannot contain a digest", field="t")
         return reference.with_default_tag().familiar
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """Cached steps that were read together with the one before them; believed for a short while only."""
+
+    _ids: dict[tuple[str, str], str] = field(default_factory=dict)
+    _read_at: float = 0.0
+
+    def find(self, parent_id: str, cache_key: str) -> str | None:
+        if time.monotonic() - self._read_at > AHEAD_S:
+            self._ids.clear()
+        return self._ids.get((parent_id, cache_key))
+
+    def take(self, steps: list[tuple[str, str, str]]) -> None:
+        self._read_at = time.monotonic()
+        self._ids.update({(parent_id, cache_key): image_id for parent_id, cache_key, image_id in steps})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +113,11 @@ class DepotSession:
     """An `ImageStore`; made by `DepotImages.session`."""
 
     images: DepotImages
-    lease: Lease
+    _leases: AsyncExitStack
+    _lease: Lease | None = None
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _names: dict[tuple[str, str], str] = field(default_factory=dict)
+    _ahead: _Ahead = field(default_factory=_Ahead)
     _known: dict[str, _Known] = field(default_factory=dict)
     _built: dict[str, BuiltImage] = field(default_factory=dict)
     _by_key: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -105,6 +130,8 @@ class DepotSession:
     async def get(self, name: str, *, platform: str = "") -> BuiltImage:
         if name in self._built:
             return self._built[name]
+        if (name, platform) in self._names:
+            return self._built[self._names[name, platform]]
         found = await self.images.depot.find(name)
         image = await self._load(found.id)
         wanted = parse_platform(platform)
@@ -113,6 +140,7 @@ class DepotSession:
             raise NotFound(
                 f"image with reference {name} was found but does not provide the specified platform ({wanted})"
             )
+        self._names[name, platform] = image.id
         return image
 
     async def _load(self, image_id: str) -> BuiltImage:
@@ -131,7 +159,8 @@ class DepotSession:
         if image_id in self._unheld:
             self._unheld.discard(image_id)
             layers = self._known[image_id].layers
-            await self.lease.keep(image_id, *(layer.chain_id for layer in layers), *(layer.blob for layer in layers))
+            lease = await self._open_lease()
+            await lease.keep(image_id, *(layer.chain_id for layer in layers), *(layer.blob for layer in layers))
 
     def _remember(self, image_id: str, known: _Known) -> BuiltImage:
         self._known[image_id] = known
@@ -150,13 +179,13 @@ class DepotSession:
         )
         return image
 
-    async def cached(self, parent_id: str, cache_key: str) -> BuiltImage | None:
-        image_id = self._by_key.get((parent_id, cache_key))
+    async def cached(self, parent_id: str, cache_key: str) -> str | None:
+        image_id = self._by_key.get((parent_id, cache_key)) or self._ahead.find(parent_id, cache_key)
         if image_id is None:
             async with self.images.depot.catalog.reading() as reader:
-                found = await reader.by_parent_and_key(parent_id, cache_key)
-            image_id = found.id if found else None
-        return await self._load(image_id) if image_id else None
+                self._ahead.take(await reader.steps_from(parent_id, cache_key, STEPS_AHEAD))
+            image_id = self._ahead.find(parent_id, cache_key)
+        return image_id
 
     async def pull(
         self, name: str, *, platform: str, auths: Mapping[str, RegistryAuth], progress: Progress
@@ -177,6 +206,13 @@ class DepotSession:
                     raise _pull_error(line)
                 await progress(line)
         return await self.get(name, platform=platform)
+
+    async def _open_lease(self) -> Lease:
+        """This build's lease. A build that finds all its steps done needs none, which saves two commits."""
+        async with self._opening:
+            if self._lease is None:
+                self._lease = await self._leases.enter_async_context(self.images.depot.lease())
+            return self._lease
 
     # -- making -------------------------------------------------------------------------------------------------
 
@@ -235,22 +271,24 @@ class DepotSession:
         taken = TakenLayer(
             written.diff_id, written.tar_bytes, "", written.diff_id, written.content_bytes, target.ingest, staged
         )
-        record = await depot.commit_layer(self.lease, taken, below)
+        lease = await self._open_lease()
+        record = await depot.commit_layer(lease, taken, below)
         if staged is None:
-            await depot.unpack(self.lease, record.blob, record.diff_id, below)
+            await depot.unpack(lease, record.blob, record.diff_id, below)
         return record
 
     async def _reuse(self, diff_id: str, below: str) -> LayerRecord:
         """A layer that the store has, on top of another layer than before, perhaps."""
         chain_id = chain_ids([below, diff_id])[-1] if below else diff_id
-        known = (await self.lease.keep_layers([chain_id])).get(chain_id)
+        lease = await self._open_lease()
+        known = (await lease.keep_layers([chain_id])).get(chain_id)
         if known is not None:
             return known
         async with self.images.depot.catalog.reading() as reader:
             other = await reader.layer_by_diff(diff_id)
         if other is None:
             raise NotFound(f"layer {diff_id} of a cache source is gone")
-        chain_id, size = await self.images.depot.unpack(self.lease, other.blob, diff_id, below)
+        chain_id, size = await self.images.depot.unpack(lease, other.blob, diff_id, below)
         return LayerRecord(chain_id, diff_id, below, other.blob, other.media_type, other.blob_bytes, size)
 
     async def flush(self) -> None:
@@ -261,7 +299,8 @@ class DepotSession:
                 return
             depot = self.images.depot
             blobs = {digest_of(data): data for item in pending for data in item.blobs}
-            await self.lease.keep(*blobs)
+            lease = await self._open_lease()
+            await lease.keep(*blobs)
             await asyncio.gather(*(asyncio.to_thread(depot.content.put, data) for data in blobs.values()))
             async with depot.catalog.writing() as writer:
                 for item in pending:
@@ -272,8 +311,10 @@ class DepotSession:
     async def tag(self, image_id: str, name: str) -> None:
         await self.flush()
         reference = parse(name).with_default_tag()
-        labels = self._built[image_id].config.labels
+        labels = (await self.get(image_id)).config.labels
         async with self.images.depot.catalog.writing() as writer:
+            if await writer.by_id(image_id) is None:
+                raise NotFound(f"No such image: {image_id}")  # a step from the cache, removed since it was found
             await writer.set_name(reference, image_id)
             writer.emit(image_event("tag", image_id, reference.familiar, labels))
 

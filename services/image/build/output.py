@@ -8,11 +8,14 @@ Source: Docker Engine API 1.50, ImageBuild; texts of the classic builder.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
+# A client that reads slowly holds the build back once so much waits for it.
+MAX_WAITING_BYTES = 64 * 1024
 RED, RESET = "\x1b[91m", "\x1b[0m"
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -31,12 +34,14 @@ class BuildOutput:
     """The whole build's output.
 
     Args:
-        write: Takes finished lines; waits while the client is slow.
+        write: Takes finished lines, several at once; waits while the client is slow.
         quiet: Keep everything back; it is told only when the build fails.
     """
 
     def __init__(self, write: Write, *, quiet: bool = False) -> None:
         self._write = write
+        self._waiting = bytearray()
+        self._sender: asyncio.Task[None] | None = None
         self._quiet = quiet
         self._kept: list[bytes] = []
         self._stages: list[StageOutput] = []
@@ -59,24 +64,48 @@ class BuildOutput:
         if self._quiet:
             self._kept.append(line)
             return
+        await self._send(line)
+
+    async def _send(self, line: bytes) -> None:
+        """Have a line sent, together with those that follow at once: steps from the cache take no time."""
         self.started = True
-        await self._write(line)
+        self._waiting += line
+        if self._sender is not None and self._sender.done():
+            self._sender.result()  # raises what a write has failed with
+            self._sender = None
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send_waiting(), name="build output")
+        elif len(self._waiting) > MAX_WAITING_BYTES:
+            await asyncio.shield(self._sender)
+
+    async def _send_waiting(self) -> None:
+        while self._waiting:
+            data, self._waiting = bytes(self._waiting), bytearray()
+            await self._write(data)
+
+    async def flush(self) -> None:
+        """Wait until all that was told has been sent. Raises what a write failed with."""
+        if self._sender is not None:
+            await self._sender
+
+    async def close(self) -> None:
+        """Send nothing more."""
+        if self._sender is not None:
+            self._sender.cancel()
+            await asyncio.gather(self._sender, return_exceptions=True)
 
     async def loud(self, record: Mapping[str, Any]) -> None:
         """Tell even when quiet."""
-        self.started = True
-        await self._write(json_line(record))
+        await self._send(json_line(record))
 
     async def fail(self, message: str, code: int | None, stage: StageOutput | None) -> None:
         """Tell what was kept back, what the failing stage said, and the error."""
         for line in self._kept:
-            self.started = True
-            await self._write(line)
+            await self._send(line)
         self._quiet, self._kept = False, []
         if stage is not None:
             await stage.flush()
-        self.started = True
-        await self._write(error_line(message, code))
+        await self._send(error_line(message, code))
 
     def speaks(self, stage: StageOutput) -> bool:
         return stage not in self._stages or self._stages[0] is stage

@@ -91,8 +91,8 @@ class ImageStore(Protocol):
     async def flush(self) -> None:
         """Make everything that was added durable and visible to others."""
 
-    async def cached(self, parent_id: str, cache_key: str) -> BuiltImage | None:
-        """The newest image that a step made from a parent; "" is scratch."""
+    async def cached(self, parent_id: str, cache_key: str) -> str | None:
+        """The id of the newest image that a step made from a parent; "" is scratch."""
 
     async def tag(self, image_id: str, name: str) -> None:
         """Give an image a name, after a `flush`."""

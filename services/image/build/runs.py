@@ -24,7 +24,7 @@ from services.image.build.dockerfile.expand import expand_word
 from services.image.build.dockerfile.instructions import Run
 from services.image.build.dockerfile.lines import as_heredoc
 from services.image.build.mounts import RunMount, parse_mount
-from services.image.build.ports import RunOrder
+from services.image.build.ports import BuiltImage, RunOrder
 from services.image.build.state import StageState
 from services.image.build.workdirs import Scratch
 from shared.contracts.docker import (
@@ -165,9 +165,9 @@ def _add_secret_variables(run: Run, prepared: PreparedRun, place: RunPlace) -> N
 
 
 async def run_order(
-    run: Run, prepared: PreparedRun, state: StageState, place: RunPlace, stack: AsyncExitStack
+    run: Run, prepared: PreparedRun, image: BuiltImage, state: StageState, place: RunPlace, stack: AsyncExitStack
 ) -> RunOrder:
-    """The container for a command. What its mounts need is made now and undone by the stack."""
+    """The container for a command, from the stage's image. What its mounts need is made now and undone by the stack."""
     mounts: list[Mount] = []
     for index, mount in enumerate(prepared.mounts):
         made = await _Mounts(place, stack).make(mount, prepared.trees.get(index))
@@ -182,8 +182,8 @@ async def run_order(
     config.healthcheck = HealthConfig(test=["NONE"])
     config.on_build = None
     config.attach_stdout = config.attach_stderr = True
-    config.image = state.image.id
-    return RunOrder(state.image, config, _host_config(run, place.request, mounts))
+    config.image = image.id
+    return RunOrder(image, config, _host_config(run, place.request, mounts))
 
 
 def _host_config(run: Run, request: BuildImage, mounts: list[Mount]) -> HostConfig:

@@ -192,9 +192,10 @@ class Solver:
         for offset, instruction in enumerate(stage.instructions, 1):
             await out.step(number + offset, self._total, instruction.source)
             await builder.carry_out(instruction)
-        if builder.image.id:
-            await out.line({"aux": {"ID": builder.image.id}})
-        return builder.image
+        image = await builder.image()
+        if image.id:
+            await out.line({"aux": {"ID": image.id}})
+        return image
 
     async def _triggers(self, triggers: list[str], builder: StageBuilder, out: StageOutput) -> None:
         if not triggers:

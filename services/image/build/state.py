@@ -16,9 +16,17 @@ DEFAULT_SHELL = ("/bin/sh", "-c")
 
 @dataclass(slots=True)
 class StageState:
-    """Attributes: config: what the next image will be; owned by the stage. command_set: this stage has a CMD."""
+    """What instructions see and change.
 
-    image: BuiltImage
+    Attributes:
+        image_id: What the last step led to.
+        image: The same, once it is known; a step that is in the cache is known by its id first.
+        config: What the next image will be; owned by the stage.
+        command_set: This stage has a CMD.
+    """
+
+    image_id: str
+    image: BuiltImage | None
     config: ContainerConfig
     arguments: StageArguments
     escape: str = "\\"
@@ -34,7 +42,7 @@ class StageState:
         config.image = base.id
         if "PATH" not in env_of(config):
             config.env = [f"PATH={DEFAULT_PATH}", *config.env]
-        return cls(base, config, arguments, escape, base.author)
+        return cls(base.id, base, config, arguments, escape, base.author)
 
     @property
     def shell(self) -> tuple[str, ...]:
@@ -57,10 +65,10 @@ class StageState:
     def words(self, text: str) -> list[str]:
         return expand_words(text, self.variables(), escape=self.escape)
 
-    def advance(self, image: BuiltImage) -> None:
+    def advance(self, image_id: str, image: BuiltImage | None = None) -> None:
         """Go on from a step's result."""
-        self.image = image
-        self.config.image = image.id
+        self.image_id, self.image = image_id, image
+        self.config.image = image_id
 
 
 def env_of(config: ContainerConfig) -> dict[str, str]:

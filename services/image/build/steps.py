@@ -59,6 +59,14 @@ class CommandFailed(DavitError):
         self.exit_code = exit_code
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What a step does, before it is known whether it has to be done: as history shows it, and as a cache key."""
+
+    command: tuple[str, ...]
+    key: str
+
+
 @dataclass(slots=True)
 class Workshop:
     """What all stages of a build share.
@@ -106,9 +114,12 @@ class StageBuilder:
         self._out = out
         self._find_image = find_image
 
-    @property
-    def image(self) -> BuiltImage:
-        return self._state.image
+    async def image(self) -> BuiltImage:
+        """What the last step led to."""
+        state = self._state
+        if state.image is None:
+            state.image = await self._shop.images.get(state.image_id)
+        return state.image
 
     async def carry_out(self, instruction: Instruction) -> None:
         """Raises DavitError in Docker's words."""
@@ -124,32 +135,34 @@ class StageBuilder:
                 await self._step((*self._shell(), "#(nop) ", text), None)
         except SyntaxProblem as error:
             raise InvalidArgument(str(error), line=instruction.line) from error
-        await self._out.result(self._state.image.id)
+        await self._out.result(self._state.image_id)
 
     def _shell(self) -> tuple[str, ...]:
         return self._state.shell
 
-    async def _step(self, command: Sequence[str], make_layer: MakeLayer | None, *, extra: Sequence[str] = ()) -> None:
+    async def _step(self, command: Sequence[str], make_layer: MakeLayer | None) -> None:
         """Find the step in the cache, or do it and store what it leads to."""
-        new = self._new_image(command, extra)
-        if await self._from_cache(new):
+        step = self._describe(command)
+        if await self._from_cache(step):
             return
-        layer = await make_layer() if make_layer else None
-        await self._store(new, layer)
+        await self._store(await self._new_image(step), await make_layer() if make_layer else None)
 
-    def _new_image(self, command: Sequence[str], extra: Sequence[str]) -> NewImage:
+    def _describe(self, command: Sequence[str], extra: Sequence[str] = ()) -> _Step:
+        return _Step(tuple(command), cache_key(command, self._state.config, extra))
+
+    async def _new_image(self, step: _Step) -> NewImage:
         config = self._state.config.model_copy(deep=True)
         return NewImage(
-            parent=self._state.image,
+            parent=await self.image(),
             config=config,
-            container_config=container_config(config, tuple(command)),
-            created_by=" ".join(command),
-            cache_key=cache_key(command, config, extra),
+            container_config=container_config(config, step.command),
+            created_by=" ".join(step.command),
+            cache_key=step.key,
             author=self._state.author,
         )
 
-    async def _from_cache(self, new: NewImage) -> bool:
-        found = await self._probe.find(new)
+    async def _from_cache(self, step: _Step) -> bool:
+        found = await self._probe.find(self._state.image_id, step.key, partial(self._new_image, step))
         if found is None:
             return False
         await self._out.text(" ---> Using cache\n")
@@ -160,7 +173,8 @@ class StageBuilder:
         if layer is not None:
             new = replace(new, layer=layer)
         try:
-            self._state.advance(await self._shop.images.add(new))
+            image = await self._shop.images.add(new)
+            self._state.advance(image.id, image)
         finally:
             if layer is not None:
                 await asyncio.shield(asyncio.to_thread(layer.target.discard))
@@ -174,8 +188,9 @@ class StageBuilder:
         await self._step((*self._shell(), f"#(nop) WORKDIR {path}"), partial(self._make_directory, path))
 
     async def _make_directory(self, path: str) -> WrittenLayer | None:
+        base = DirectoryTree((await self.image()).layers)
+
         def make() -> WrittenLayer | None:
-            base = DirectoryTree(self._state.image.layers)
             try:
                 real, entry = resolve(base, path)
                 if entry is not None and entry.kind == "dir":
@@ -207,9 +222,10 @@ class StageBuilder:
         total = await asyncio.to_thread(checksum, selected, ownership=keeps_owner, exclude=exclude)
         options = _shown_options(copy, chown, chmod)
         command = (*self._shell(), f"#(nop) {copy.keyword} {options}{total} in {written} ")
-        base = DirectoryTree(self._state.image.layers)
 
         async def make() -> WrittenLayer | None:
+            base = DirectoryTree((await self.image()).layers)
+
             def write() -> WrittenLayer | None:
                 owner = find_owner(chown, base) if chown else None if keeps_owner else (0, 0)
                 placement = Placement(owner, Mode(chmod) if chmod else None, exclude)
@@ -234,11 +250,12 @@ class StageBuilder:
         shop = self._shop
         where = RunPlace(shop.request, shop.caches, self._mount_tree, shop.scratch, shop.secrets_dir, shop.secrets)
         prepared = await prepare_run(run, self._state, where)
-        new = self._new_image(prepared.recorded, prepared.extra)
-        if await self._from_cache(new):
+        step = self._describe(prepared.recorded, prepared.extra)
+        if await self._from_cache(step):
             return
+        new = await self._new_image(step)
         async with AsyncExitStack() as stack:
-            order = await run_order(run, prepared, self._state, where, stack)
+            order = await run_order(run, prepared, new.parent, self._state, where, stack)
             await shop.images.flush()  # the executor finds the image by its id
             container_id = await self._create(order)
             await self._out.text(f" ---> Running in {short_id(container_id)}\n")
@@ -264,7 +281,7 @@ class StageBuilder:
         return container_id
 
     async def _changes(self, container_id: str, prepared: PreparedRun) -> WrittenLayer | None:
-        base = DirectoryTree(self._state.image.layers)
+        base = DirectoryTree((await self.image()).layers)
         omit = await asyncio.to_thread(mount_points, prepared.mounts, base)
         take = self._shop.request.rm or self._shop.request.force_rm
         target = await asyncio.to_thread(self._shop.images.begin_layer)

@@ -77,6 +77,13 @@ class Images:
             await self.bus.request(contracts.SAVE, contracts.SaveImages(stream=stream.ref, names=list(names)))
             return b"".join([chunk async for chunk in stream])
 
+    async def build(self, dockerfile: str, files: dict[str, bytes] | None = None, **fields: Any) -> Lines:
+        async def ask(stream: ByteStream) -> None:
+            await self.bus.request(contracts.BUILD, contracts.BuildImage(stream=stream.ref, **fields))
+
+        context = b"" if fields.get("remote") else rootfs({"Dockerfile": dockerfile.encode(), **(files or {})})
+        return await self.exchange(ask, context)
+
     async def pull(self, ref: str, **fields: Any) -> Lines:
         async def ask(stream: ByteStream) -> None:
             await self.bus.request(contracts.PULL, contracts.PullImage(stream=stream.ref, ref=ref, **fields))

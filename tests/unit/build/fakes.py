@@ -125,9 +125,8 @@ class FakeImages:
         self.cache[parent.id, image.cache_key] = built.id
         return built
 
-    async def cached(self, parent_id: str, cache_key: str) -> BuiltImage | None:
-        found = self.cache.get((parent_id, cache_key))
-        return self.images[found] if found else None
+    async def cached(self, parent_id: str, cache_key: str) -> str | None:
+        return self.cache.get((parent_id, cache_key))
 
     async def tag(self, image_id: str, name: str) -> None:
         assert image_id in self.visible

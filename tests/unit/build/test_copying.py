@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import subprocess
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -270,6 +273,32 @@ def test_truncated_context_is_refused(tmp_path: Path) -> None:
         with pytest.raises(DavitError, match="Error processing tar file"):
             TarTree(spool)
         spool.close()
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix", "oldgnu"])
+def test_long_names_and_sparse_files(tmp_path: Path, form: str) -> None:
+    source = tmp_path / "source"
+    long = "d" * 90 + "/" + "ä" * 60 + "/" + "f" * 99
+    (source / long).parent.mkdir(parents=True)
+    (source / long).write_bytes(b"long")
+    with (source / "sparse").open("wb") as out:
+        out.truncate(200_000)
+        for at in (0, 65_536, 150_000):
+            out.seek(at)
+            out.write(b"data")
+    (source / "after").write_bytes(b"after")
+    command = ["tar", "--sparse", f"--format={form}", "-C", str(source), "-cf", str(tmp_path / "tar"), "."]
+    subprocess.run(command, check=True)
+    tree = TarTree((tmp_path / "tar").open("r+b"))
+    for name in (long, "sparse", "after"):
+        entry, content = tree.lookup(name), (source / name).read_bytes()
+        assert entry is not None
+        assert entry.size == len(content)
+        assert tree.open(name).read() == content
+        assert tree.digest(name) == hashlib.sha256(content).digest()
+    stream = tree.open("sparse")
+    assert b"".join(iter(partial(stream.read, 999), b"")) == (source / "sparse").read_bytes()
+    tree.close()
 
 
 def test_hard_links_in_a_context_share_content(tmp_path: Path) -> None:

@@ -3,15 +3,13 @@
 Nothing of a hostile context ever becomes a path of this machine. Names are cleaned as if the tar were unpacked in a
 directory of its own that nothing can leave.
 
-Source: POSIX pax; tar(5).
+Source: POSIX pax; tar(5). Sparse files: GNU tar manual, "Storing Sparse Files".
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-import tarfile
-import threading
 from collections import defaultdict
 from contextlib import closing
 from dataclasses import replace
@@ -19,23 +17,25 @@ from typing import BinaryIO
 
 from services.image.build.context.tree import Content, Entry, Kind, hash_content
 from shared.errors import InvalidArgument
+from shared.layers import tarheader
+from shared.layers.tarheader import TarError
+from shared.layers.tarstream import TarStream
 
+READ_BYTES = 1 << 20
 _KINDS: dict[bytes, Kind] = {
-    tarfile.REGTYPE: "file",
-    tarfile.AREGTYPE: "file",
-    tarfile.CONTTYPE: "file",
-    tarfile.GNUTYPE_SPARSE: "file",
-    tarfile.DIRTYPE: "dir",
-    tarfile.SYMTYPE: "symlink",
-    tarfile.FIFOTYPE: "fifo",
-    tarfile.CHRTYPE: "char",
-    tarfile.BLKTYPE: "block",
+    tarheader.REGULAR: "file",
+    tarheader.DIRECTORY: "dir",
+    tarheader.SYMLINK: "symlink",
+    tarheader.FIFO: "fifo",
+    tarheader.CHAR_DEVICE: "char",
+    tarheader.BLOCK_DEVICE: "block",
 }
-_XATTR_PREFIX = "SCHILY.xattr."
+
+_Runs = list[tuple[int, int]]
 
 
 class TarTree:
-    """The files of an uncompressed tar.
+    """The files of an uncompressed tar; an empty file is a tar without any.
 
     Args:
         spool: The tar; owned by the tree from now on and closed with it.
@@ -46,34 +46,31 @@ class TarTree:
 
     def __init__(self, spool: BinaryIO) -> None:
         self._spool = spool
-        self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {"": Entry("dir", 0o755)}
-        self._places: dict[str, tarfile.TarInfo] = {}
+        # Where a file's data begins, how long it is there, and the runs of a sparse file.
+        self._places: dict[str, tuple[int, int, _Runs | None]] = {}
         self._children: dict[str, set[str]] = defaultdict(set)
         self._digests: dict[str, bytes] = {}
-        spool.seek(0)
         try:
-            self._tar = tarfile.TarFile(fileobj=spool, mode="r")
-            for member in self._tar:
-                self._add(member)
-        except tarfile.ReadError as error:
-            if not spool.seek(0, os.SEEK_END):
-                self._tar = tarfile.TarFile(fileobj=spool, mode="w")
-                return  # an empty context
+            self._index()
+        except TarError as error:
             raise InvalidArgument(f"Error processing tar file: {error}") from error
-        except (tarfile.TarError, ValueError, EOFError) as error:
-            raise InvalidArgument(f"Error processing tar file: {error}") from error
-        self._check_end()
 
-    def _check_end(self) -> None:
-        """A tar that stops in the middle of a file or header is an upload that was cut; tarfile calls that an end."""
-        size = self._spool.seek(0, os.SEEK_END)
-        end = os.pread(self._spool.fileno(), tarfile.BLOCKSIZE, self._tar.offset)
-        if len(end) not in (0, tarfile.BLOCKSIZE) or any(end):
-            raise InvalidArgument("Error processing tar file: unexpected EOF")
-        for place in self._places.values():
-            if not place.issparse() and place.offset_data + place.size > size:
-                raise InvalidArgument("Error processing tar file: unexpected EOF")
+    def _index(self) -> None:
+        self._spool.seek(0)
+        given = 0
+
+        def read() -> bytes:
+            nonlocal given
+            chunk = self._spool.read(READ_BYTES)
+            given += len(chunk)
+            return chunk
+
+        tar = TarStream(read)
+        while (member := tar.next()) is not None:
+            begins = given - tar.unused_bytes
+            stored = sum(length for _, length in member.sparse) if member.sparse is not None else member.stored
+            self._add(member, (begins, stored, member.sparse))
 
     def close(self) -> None:
         self._spool.close()
@@ -85,10 +82,9 @@ class TarTree:
         return sorted(self._children.get(path, ()))
 
     def open(self, path: str) -> Content:
-        place = self._places[path]
-        if place.issparse():
-            return self._open_sparse(place)
-        return _Window(self._spool.fileno(), place.offset_data, place.size)
+        start, size, runs = self._places[path]
+        window = _Window(self._spool.fileno(), start, size)
+        return window if runs is None else _Sparse(window, runs, self._entries[path].size)
 
     def digest(self, path: str) -> bytes:
         known = self._digests.get(path)
@@ -122,12 +118,12 @@ class TarTree:
         for item in kept:
             self._children[posixpath.dirname(item)].add(posixpath.basename(item))
 
-    def _add(self, member: tarfile.TarInfo) -> None:
+    def _add(self, member: tarheader.Entry, place: tuple[int, int, _Runs | None]) -> None:
         path = _clean(member.name)
-        if member.islnk():
-            self._add_hard_link(path, _clean(member.linkname))
+        if member.kind == tarheader.HARD_LINK:
+            self._add_hard_link(path, _clean(member.link))
             return
-        kind = _KINDS.get(member.type)
+        kind = _KINDS.get(member.kind)
         if kind is None:
             return  # a header for programs that know it
         entry = _entry(member, kind)
@@ -141,7 +137,7 @@ class TarTree:
         self._link_up(path)
         self._entries[path] = entry
         if kind == "file":
-            self._places[path] = member
+            self._places[path] = place
 
     def _add_hard_link(self, path: str, target: str) -> None:
         entry = self._entries.get(target)
@@ -169,33 +165,22 @@ class TarTree:
             self._entries[parent] = Entry("dir", 0o755)
             path = parent
 
-    def _open_sparse(self, place: tarfile.TarInfo) -> Content:
-        import io
-
-        with self._lock:
-            stream = self._tar.extractfile(place)
-            return io.BytesIO(stream.read() if stream else b"")
-
 
 def _clean(name: str) -> str:
     return posixpath.normpath("/" + name).strip("/")
 
 
-def _entry(member: tarfile.TarInfo, kind: Kind) -> Entry:
+def _entry(member: tarheader.Entry, kind: Kind) -> Entry:
     return Entry(
         kind,
-        member.mode & 0o7777,
+        member.mode,
         member.uid,
         member.gid,
         member.size if kind == "file" else 0,
-        int(float(member.mtime) * 1e9) if not isinstance(member.mtime, int) else member.mtime * 1_000_000_000,
-        member.linkname if kind == "symlink" else "",
-        {
-            name.removeprefix(_XATTR_PREFIX): value.encode("utf-8", "surrogateescape")
-            for name, value in member.pax_headers.items()
-            if name.startswith(_XATTR_PREFIX)
-        },
-        (member.devmajor, member.devminor) if kind in ("char", "block") else (0, 0),
+        member.mtime_ns,
+        member.link if kind == "symlink" else "",
+        member.xattrs or {},
+        (member.major, member.minor),
     )
 
 
@@ -217,3 +202,33 @@ class _Window:
 
     def close(self) -> None:
         """The file belongs to the tree."""
+
+
+class _Sparse:
+    """A sparse file as a stream: the stored runs where they belong, zeros between them."""
+
+    def __init__(self, stored: _Window, runs: _Runs, size: int) -> None:
+        self._stored = stored
+        self._runs = [*runs, (size, 0)]
+        self._at = 0
+        self._end = size
+
+    def read(self, size: int = -1, /) -> bytes:
+        size = self._end - self._at if size < 0 else min(size, self._end - self._at)
+        parts = []
+        while size:
+            offset, length = self._runs[0]
+            if self._at < offset:
+                part = bytes(min(size, offset - self._at))
+            elif self._at >= offset + length:
+                self._runs.pop(0)
+                continue
+            else:
+                part = self._stored.read(min(size, offset + length - self._at))
+            parts.append(part)
+            self._at += len(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        self._stored.close()
