@@ -1,6 +1,7 @@
 """Named points at which a test makes a process fail.
 
 ``DAVIT_FAILPOINTS="outbox.before_publish=kill;relay.after_publish=kill@3"`` kills the process at its third publish.
+Each process counts for itself, also the one that replaces a killed one; ``kill_once(/some/file)`` kills one of them.
 Without that variable a point costs one look into an empty dictionary.
 
 Source: FreeBSD fail(9), for the idea and the word.
@@ -18,28 +19,40 @@ from shared.errors import Internal, InvalidArgument
 
 @dataclass(slots=True)
 class _Action:
-    """kill (SIGKILL), stop (SIGSTOP), error (raise `Internal`) or sleep; from the given hit on, once."""
+    """kill (SIGKILL), stop (SIGSTOP), error (raise `Internal`) or sleep; from the given hit on, once.
+
+    Attributes:
+        argument: Seconds to sleep; for kill_once, the file that tells the next process that it has happened.
+    """
 
     name: str
-    seconds: float = 0.0
+    argument: str = ""
     hits_left: int = 1
 
     def run(self, point: str) -> None:
         if self.name == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.name == "kill_once":
+            try:
+                os.close(os.open(self.argument, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.name == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         elif self.name == "error":
             raise Internal(f"failpoint {point}")
         else:
-            time.sleep(self.seconds)  # a stalled process, loop and all, is what is asked for
+            time.sleep(float(self.argument))  # a stalled process, loop and all, is what is asked for
 
 
 _active: dict[str, _Action] = {}
 
 
 def configure(text: str) -> None:
-    """Set the process's failpoints: ``point=action[@hit];…``; actions kill, stop, error, sleep(<seconds>).
+    """Set the process's failpoints: ``point=action[@hit];…``.
+
+    Actions: kill, kill_once(<file>), stop, error, sleep(<seconds>).
 
     Raises:
         InvalidArgument: The text cannot be understood.
@@ -54,10 +67,12 @@ def _parsed(action: str, item: str) -> _Action:
     name, _, hit = action.partition("@")
     name, _, argument = name.partition("(")
     try:
-        parsed = _Action(name, float(argument.rstrip(")") or 0), int(hit or 1))
+        parsed = _Action(name, argument.rstrip(")"), int(hit or 1))
+        if name == "sleep":
+            float(parsed.argument)
     except ValueError as error:
         raise InvalidArgument(f"failpoint {item}: not a number", field="DAVIT_FAILPOINTS") from error
-    if name not in ("kill", "stop", "error", "sleep"):
+    if name not in ("kill", "kill_once", "stop", "error", "sleep"):
         raise InvalidArgument(f"failpoint {item}: unknown action {name}", field="DAVIT_FAILPOINTS")
     return parsed
 

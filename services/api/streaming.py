@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from services.api.errors import error_of
 from services.api.hijack import RawConnection
-from shared.errors import DavitError, NotModified
+from shared.errors import DavitError
 
 if TYPE_CHECKING:
     from services.api.call import Call
@@ -262,12 +262,3 @@ async def _send_lines(lines: AsyncIterator[bytes], call: Call) -> None:
     async for line in lines:
         await call.reply({"type": "http.response.body", "body": line, "more_body": True})
     await call.reply({"type": "http.response.body", "body": b""})
-
-
-async def retry_not_modified(first: bool, work: Callable[[], Awaitable[Any]]) -> None:
-    """Do `work`; when it is a repetition, "already so" means that the first attempt did it."""
-    try:
-        await work()
-    except NotModified:
-        if first:
-            raise

@@ -23,6 +23,15 @@ Status = Literal["created", "running", "paused", "restarting", "removing", "exit
 
 
 class CreateContainer(BaseModel):
+    """A container to be made.
+
+    Attributes:
+        id: 64 hex digits chosen by who asks, so that it may ask again; control chooses when empty.
+        repeated: An earlier attempt may have succeeded: then its container is the answer.
+    """
+
+    id: str = ""
+    repeated: bool = False
     name: str = ""
     config: ContainerConfig
     host_config: HostConfig = Field(default_factory=HostConfig)
@@ -43,14 +52,23 @@ class ContainerRef(BaseModel):
 
 
 class StartContainer(ContainerRef):
+    """key: names this wish; a repetition answers what came of it instead of starting again."""
+
     detach_keys: str = ""
+    key: str = ""
 
 
 class StopContainer(ContainerRef):
-    """timeout_s: None is the container's own, -1 waits for ever, 0 kills at once."""
+    """Stop, or stop and start.
+
+    Attributes:
+        timeout_s: None is the container's own, -1 waits for ever, 0 kills at once.
+        key: For a restart, as in `StartContainer`.
+    """
 
     timeout_s: int | None = None
     signal: str = ""
+    key: str = ""
 
 
 class KillContainer(ContainerRef):

@@ -52,6 +52,7 @@ class ContainerOrder(BaseModel):
 
     Attributes:
         generation: Number of this start; also the idempotency key.
+        start_key: The client's wish that led to this start; comes back with what is told of it.
         layers: Chain ids of the image, lowest first.
         config: Image and client merged: env, user, working_dir, labels, healthcheck, stop signal are final.
         path, args: The command, resolved from entrypoint and cmd.
@@ -64,6 +65,7 @@ class ContainerOrder(BaseModel):
     id: str
     name: str
     generation: int
+    start_key: str = ""
     layers: list[str]
     config: ContainerConfig
     host_config: HostConfig
@@ -110,6 +112,7 @@ class ExitRecord(BaseModel):
 
     id: str
     generation: int
+    start_key: str = ""
     exit_code: int
     oom_killed: bool = False
     started_at_ns: int = 0
@@ -263,6 +266,7 @@ class InventoryItem(BaseModel):
 
     id: str
     generation: int
+    start_key: str = ""
     status: str
     pid: int = 0
     started_at_ns: int = 0

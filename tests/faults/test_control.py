@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -78,12 +79,41 @@ def test_a_start_killed_before_its_commit_happened_once() -> None:
         assert address == engine.docker("exec", "web", "hostname", "-i").stdout.strip()
 
 
-def test_a_start_killed_before_its_order_can_be_repeated() -> None:
-    with failing_at("control.start.before_order") as engine:
-        engine.docker("create", "--name", "web", "busybox", "sleep", "600")
-        assert attempt(engine, "start", "web") is None
-        eventually(lambda: status(engine, "web") == "created", 10)
-        assert actions(engine, "web") == ["create"]
+ONCE = (
+    "control.create.before_commit",
+    "control.start.before_order",
+    "control.start.before_commit",
+    "control.exit.after_commit",
+    "control.remove.after_mark",
+    "control.remove.before_forget",
+)
+# What a client waits for an answer when control is killed once over its request.
+ANSWERED_WITHIN_S = 15.0
+
+
+def test_clients_are_answered_however_often_control_dies_over_their_requests(tmp_path: Path) -> None:
+    """Each point kills one process; the client notices nothing but a pause."""
+    require_root()
+    points = ";".join(f"{point}=kill_once({tmp_path}/{point})" for point in ONCE)
+    with Engine(environment={"DAVIT_FAILPOINTS": points}) as engine:
+        engine.import_busybox()
+
+        def patiently(kills: int, *arguments: str) -> str:
+            began = time.monotonic()
+            printed = engine.docker(*arguments, timeout_s=120).stdout
+            assert time.monotonic() - began < kills * ANSWERED_WITHIN_S, f"docker {' '.join(arguments)}"
+            return printed
+
+        patiently(1, "create", "--name", "web", "-p", "8080:80", "busybox", "sh", "-c", "echo once; sleep 600")
+        patiently(2, "start", "web")
+        assert engine.docker("logs", "web").stdout == "once\n"
+        patiently(3, "rm", "-f", "web")
+        assert status(engine, "web") == "missing"
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(ONCE)
+        # One life, whose end may have been learnt of from the node before control could tell of its kill.
+        assert [one for one in actions(engine, "web") if one != "kill"] == ["create", "start", "die", "destroy"]
+        assert patiently(1, "run", "--rm", "-p", "8080:80", "busybox", "echo", "free") == "free\n"
+        assert gapless(engine)
 
 
 def test_an_exit_killed_after_its_commit_is_there() -> None:

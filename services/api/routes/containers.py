@@ -5,18 +5,23 @@ Source: Docker Engine API 1.50, Container.
 
 from __future__ import annotations
 
+import secrets
+
 from pydantic import Field
 from starlette.responses import Response
 
 from services.api.call import Call, Routes, empty_response, json_response
-from services.api.streaming import retry_not_modified
+from services.api.repeating import until_answered
 from services.api.views import containers as views
+from shared.bus import Contract, Empty
 from shared.contracts import containers as contracts
 from shared.contracts.docker import ContainerConfig, HostConfig, NetworkingConfig, Resources, RestartPolicy
-from shared.errors import DeadlineExceeded, InvalidArgument
+from shared.errors import Conflict, DeadlineExceeded, InvalidArgument, NotFound, NotModified
 
 DEFAULT_STOP_TIMEOUT_S = 10
 STOP_MARGIN_S = 20.0
+# What ends a process, or is taken for a wish to end it, however often it is sent. Empty is SIGKILL.
+ENDING_SIGNALS = ("", "KILL", "9", "TERM", "15")
 
 
 class CreateBody(ContainerConfig):
@@ -41,17 +46,22 @@ async def create(call: Call) -> Response:
     body = await call.json_body(CreateBody)
     if body.says_nothing():
         raise InvalidArgument("Config cannot be empty in order to create a container")
-    created = await call.ask(
-        contracts.CREATE,
-        contracts.CreateContainer(
-            name=call.params.text("name").removeprefix("/"),
-            config=body,
-            host_config=body.host_config or HostConfig(),
-            networking_config=body.networking_config or NetworkingConfig(),
-            platform=call.params.text("platform"),
-            api_version="{}.{}".format(*call.version),
-        ),
+    request = contracts.CreateContainer(
+        id=secrets.token_hex(32),
+        name=call.params.text("name").removeprefix("/"),
+        config=body,
+        host_config=body.host_config or HostConfig(),
+        networking_config=body.networking_config or NetworkingConfig(),
+        platform=call.params.text("platform"),
+        api_version="{}.{}".format(*call.version),
     )
+
+    async def ask(attempt: int) -> contracts.CreatedContainer:
+        request.repeated = attempt > 0
+        return await call.ask(contracts.CREATE, request)
+
+    created = await until_answered(ask)
+    assert created is not None  # no error counts as done
     return json_response({"Id": created.id, "Warnings": created.warnings}, 201)
 
 
@@ -60,15 +70,17 @@ async def start(call: Call) -> Response:
         raise InvalidArgument(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
         )
-    await call.ask(
-        contracts.START, contracts.StartContainer(ref=call.path("ref"), detach_keys=call.params.text("detachKeys"))
+    request = contracts.StartContainer(
+        ref=call.path("ref"), detach_keys=call.params.text("detachKeys"), key=secrets.token_hex(8)
     )
+    # A container that is gone by the second time ran, and removed itself.
+    await until_answered(lambda _: call.ask(contracts.START, request), done=(NotModified, NotFound))
     return empty_response()
 
 
-def stop_request(call: Call) -> contracts.StopContainer:
+def stop_request(call: Call, key: str = "") -> contracts.StopContainer:
     timeout = call.params.integer("t") if call.params.text("t") else None
-    return contracts.StopContainer(ref=call.path("ref"), timeout_s=timeout, signal=call.params.text("signal"))
+    return contracts.StopContainer(ref=call.path("ref"), timeout_s=timeout, signal=call.params.text("signal"), key=key)
 
 
 async def stop(call: Call) -> Response:
@@ -77,12 +89,14 @@ async def stop(call: Call) -> Response:
     first = True
     while True:
         try:
-            await retry_not_modified(
-                first, lambda: call.ask(contracts.STOP, request, deadline_s=_patience(request.timeout_s))
-            )
+            await call.ask(contracts.STOP, request, deadline_s=_patience(request.timeout_s))
             return empty_response()
         except DeadlineExceeded:
             first = False
+        except (NotModified, NotFound):
+            if first:
+                raise
+            return empty_response()  # an earlier attempt did it
 
 
 def _patience(timeout_s: int | None) -> float:
@@ -91,26 +105,47 @@ def _patience(timeout_s: int | None) -> float:
 
 
 async def restart(call: Call) -> Response:
-    request = stop_request(call)
+    request = stop_request(call, secrets.token_hex(8))
     start_margin_s = 100.0
-    # Not repeated: a second restart would interrupt what the first one started.
-    await call.ask(contracts.RESTART, request, deadline_s=_patience(request.timeout_s) + start_margin_s)
+    deadline_s = _patience(request.timeout_s) + start_margin_s
+    await until_answered(lambda _: call.ask(contracts.RESTART, request, deadline_s=deadline_s))
     return empty_response()
 
 
 async def kill(call: Call) -> Response:
-    await call.ask(contracts.KILL, contracts.KillContainer(ref=call.path("ref"), signal=call.params.text("signal")))
+    request = contracts.KillContainer(ref=call.path("ref"), signal=call.params.text("signal"))
+    if request.signal.upper().removeprefix("SIG") in ENDING_SIGNALS:
+        await until_answered(lambda _: call.ask(contracts.KILL, request), done=(Conflict, NotFound))
+    else:  # a second SIGHUP is not the same as one
+        await call.ask(contracts.KILL, request)
     return empty_response()
 
 
 async def pause(call: Call) -> Response:
-    await call.ask(contracts.PAUSE, ref_of(call))
+    await _become(call, contracts.PAUSE, "paused")
     return empty_response()
 
 
 async def unpause(call: Call) -> Response:
-    await call.ask(contracts.UNPAUSE, ref_of(call))
+    await _become(call, contracts.UNPAUSE, "running")
     return empty_response()
+
+
+async def _become(call: Call, contract: Contract[contracts.ContainerRef, Empty], status: contracts.Status) -> None:
+    """Ask for a change of state; a repetition that is refused has succeeded when the state is the one asked for."""
+
+    async def ask(attempt: int) -> None:
+        try:
+            await call.ask(contract, ref_of(call))
+        except Conflict:
+            if attempt == 0 or await _status(call) != status:
+                raise
+
+    await until_answered(ask)
+
+
+async def _status(call: Call) -> contracts.Status:
+    return (await call.ask(contracts.INSPECT, contracts.InspectContainer(ref=call.path("ref")))).state.status
 
 
 async def rename(call: Call) -> Response:
@@ -125,15 +160,11 @@ async def update(call: Call) -> Response:
     body = await call.json_body(UpdateBody)
     sent = body.model_fields_set - {"restart_policy"}
     resources = Resources(**{name: getattr(body, name) for name in sent})
-    result = await call.ask(
-        contracts.UPDATE,
-        contracts.UpdateContainer(
-            ref=call.path("ref"),
-            resources=resources,
-            restart_policy=body.restart_policy,
-            set_fields=sorted(sent),
-        ),
+    request = contracts.UpdateContainer(
+        ref=call.path("ref"), resources=resources, restart_policy=body.restart_policy, set_fields=sorted(sent)
     )
+    result = await until_answered(lambda _: call.ask(contracts.UPDATE, request))
+    assert result is not None  # no error counts as done
     return json_response({"Warnings": result.warnings})
 
 
@@ -145,12 +176,10 @@ async def resize(call: Call) -> Response:
 
 async def remove(call: Call) -> Response:
     params = call.params
-    await call.ask(
-        contracts.REMOVE,
-        contracts.RemoveContainer(
-            ref=call.path("ref"), force=params.flag("force"), volumes=params.flag("v"), link=params.flag("link")
-        ),
+    request = contracts.RemoveContainer(
+        ref=call.path("ref"), force=params.flag("force"), volumes=params.flag("v"), link=params.flag("link")
     )
+    await until_answered(lambda _: call.ask(contracts.REMOVE, request), done=(NotFound,))
     return empty_response()
 
 

@@ -108,9 +108,9 @@ class Containers:
         """Start a container. The same generation again answers what the first call did."""
         async with self._lock(order.id):
             record = self.records.find(order.id)
+            if record is not None and _has_run(record, order.generation):
+                return Started(pid=record.pid, started_at_ns=record.started_at_ns)
             if record is not None and record.status in ("running", "paused", "starting"):
-                if record.order.generation >= order.generation:
-                    return Started(pid=record.pid, started_at_ns=record.started_at_ns)
                 raise Conflict(f"container {order.id} runs already")
             self._cancel_restart(order.id)
             self._backoffs.pop(order.id, None)
@@ -120,7 +120,9 @@ class Containers:
 
     async def _launch(self, record: NodeRecord) -> None:
         record.status = "starting"
-        record.exit = None
+        if record.exit is not None and record.unreported:
+            record.owed.append(record.exit)
+        record.exit, record.unreported = None, False
         record.manually_stopped = False
         record.run += 1
         self.records.save(record)
@@ -184,6 +186,7 @@ class Containers:
         return ExitRecord(
             id=record.id,
             generation=record.order.generation,
+            start_key=record.order.start_key,
             exit_code=ended.exit_code,
             oom_killed=ended.oom_killed,
             started_at_ns=record.started_at_ns,
@@ -234,6 +237,7 @@ class Containers:
                 record.exit = ExitRecord(
                     id=container_id,
                     generation=record.order.generation,
+                    start_key=record.order.start_key,
                     exit_code=int(error.detail.get("exit_code", 128)),
                     started_at_ns=now,
                     finished_at_ns=now,
@@ -266,9 +270,15 @@ class Containers:
     async def acknowledged(self, report: ContainerReport) -> None:
         """Control has committed a report: the record need not keep it any more."""
         record = self.records.find(report.id)
-        if record is not None and report.exit is not None and record.exit == report.exit and record.unreported:
+        if record is None or report.exit is None:
+            return
+        if report.exit in record.owed:
+            record.owed.remove(report.exit)
+        elif record.exit == report.exit and record.unreported:
             record.unreported = False
-            self.records.save(record)
+        else:
+            return
+        self.records.save(record)
 
     # Stop and signals
 
@@ -405,6 +415,8 @@ class Containers:
         await self._network.settle()
 
     async def _recover(self, record: NodeRecord) -> None:
+        for exit_ in record.owed:
+            self._report(record, "restarting", exit=exit_)
         if record.status in ("created", "exited"):
             if record.unreported and record.exit is not None:
                 self._report(record, "exited", exit=record.exit)
@@ -419,7 +431,10 @@ class Containers:
             shim = await ShimClient.connect(paths.socket)
             state = await shim.state()
         except ShimGone:
-            await self._ended_meanwhile(record)
+            if record.status == "starting" and not paths.exit.exists():
+                self._never_ran(record)
+            else:
+                await self._ended_meanwhile(record)
             return
         record.pid = state.pid or record.pid
         if record.status == "starting":
@@ -430,6 +445,17 @@ class Containers:
         await self._network.adopt(record.id, record.pid, record.order.attachments, record.order.host_config.dns)
         for notify in self.on_started:
             notify(record)
+        if record.owed:
+            self._report(record, "started")
+
+    def _never_ran(self, record: NodeRecord) -> None:
+        """The last agent was killed between its record of a launch and the launch."""
+        if record.run > 1:  # a restart by policy, which nobody will order again
+            record.status, record.restart_count = "restarting", record.restart_count - 1
+            self._restarts[record.id] = self._spawn(self._restart(record.id, 0.0), name=f"restart {record.id[:12]}")
+        else:  # who ordered the start repeats the order
+            record.status = "exited"
+        self.records.save(record)
 
     async def _ended_meanwhile(self, record: NodeRecord) -> None:
         ended = ShimClient.read_exit_file(self.records.paths(record.id).exit)
@@ -451,3 +477,10 @@ class Containers:
         self.live(container_id)
         with translated():
             return set(self._cgroups.open(self.cgroup_path(record)).pids())
+
+
+def _has_run(record: NodeRecord, generation: int) -> bool:
+    """Whether this start has been carried out already; also when the process has ended since."""
+    if record.status in ("running", "paused", "starting"):
+        return record.order.generation >= generation
+    return record.order.generation == generation and (record.exit is not None or record.status == "restarting")

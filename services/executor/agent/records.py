@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from shared.contracts.node import ContainerOrder, ExitRecord, InventoryItem
 from shared.errors import Internal, NotFound
@@ -37,6 +37,7 @@ class NodeRecord(BaseModel):
         manually_stopped: A user stopped or killed it; it is not restarted by policy.
         restart_count: Restarts by policy since the order; the order's own count is the start value.
         unreported: Whether the latest exit has not been acknowledged by control yet.
+        owed: Exits before that one, each followed by a restart, that have not been acknowledged either.
     """
 
     order: ContainerOrder
@@ -48,6 +49,7 @@ class NodeRecord(BaseModel):
     manually_stopped: bool = False
     exit: ExitRecord | None = None
     unreported: bool = False
+    owed: list[ExitRecord] = Field(default_factory=list)
     run: int = 0
     """Counts process launches within a generation: the order's start, then each restart by policy."""
 
@@ -60,6 +62,7 @@ class NodeRecord(BaseModel):
         return InventoryItem(
             id=self.id,
             generation=self.order.generation,
+            start_key=self.order.start_key,
             status=status,
             pid=self.pid,
             started_at_ns=self.started_at_ns,

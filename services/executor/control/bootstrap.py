@@ -46,7 +46,7 @@ class Verbs:
         self._ending = ending
 
     async def start(self, request: StartContainer) -> Empty:
-        await self._starting.start(request.ref)
+        await self._starting.start(request.ref, request.key)
         return EMPTY
 
     async def stop(self, request: StopContainer) -> Empty:

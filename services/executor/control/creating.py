@@ -36,6 +36,8 @@ class Creating:
 
     async def create(self, request: CreateContainer) -> CreatedContainer:
         """Check, resolve the image, hold the volumes, store the record."""
+        if request.repeated and (made := await self._records.get(request.id)) is not None:
+            return CreatedContainer(id=made.id)
         name = checked_name(request.name) if request.name else ""
         if not request.config.image:
             raise InvalidArgument("no image specified", field="Image")
@@ -50,7 +52,13 @@ class Creating:
         await self._resolve_containers(host)
         planned = plan_mounts(merged, host, await self._inherited(host.volumes_from))
         draft = creation.Draft(
-            request, image, merged, host, node, container_id=new_id(), now_ns=self._records.clock.time_ns()
+            request,
+            image,
+            merged,
+            host,
+            node,
+            container_id=request.id or new_id(),
+            now_ns=self._records.clock.time_ns(),
         )
         record = await self._store(draft, name, planned)
         return CreatedContainer(id=record.id, warnings=[*discarded, *warnings(subject)])
@@ -128,6 +136,8 @@ class Creating:
                     tx.emit(record.event("create"))
                 return record
             except Conflict:
+                if await self._records.get(record.id) is not None:
+                    return record  # another attempt at the same wish was faster
                 if chosen:
                     async with self._records.database.transaction() as tx:
                         await sql.check_name(tx, record.name)  # free by now: try again

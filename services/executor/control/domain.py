@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -10,7 +11,7 @@ from shared.contracts.containers import Container, ContainerSummary, Health, Hea
 from shared.contracts.docker import ContainerConfig, EndpointSettings, PortMap
 from shared.contracts.networks import Attachment, Joined
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, OrderedMount
-from shared.errors import Conflict
+from shared.errors import Conflict, DavitError
 from shared.events import DomainEvent
 
 LEGAL: dict[Status, frozenset[Status]] = {
@@ -44,6 +45,9 @@ class Record(BaseModel):
         last_exit_ns: finished_at of the latest exit applied: a repeated report changes nothing.
         remove_volumes: For a removal that has begun (status ``removing``): whether it takes anonymous volumes along.
         holding: The network service may keep endpoints for it; not part of the document.
+        start_key: The wish that led to the latest start, or attempt at one.
+        start_failure: Why that attempt failed, as an error's wire form; None when it did not.
+        kept_until_ns: An exit until then is the middle of a restart by the user, and removes nothing (``--rm``).
     """
 
     container: Container
@@ -61,6 +65,9 @@ class Record(BaseModel):
     last_exit_ns: int = 0
     started_ns: int = 0
     remove_volumes: bool = False
+    start_key: str = ""
+    start_failure: dict[str, Any] | None = None
+    kept_until_ns: int = 0
 
     @property
     def id(self) -> str:
@@ -118,6 +125,8 @@ class Record(BaseModel):
         state.error = ""
         state.oom_killed = False
         self.started_ns = started_ns
+        self.start_failure = None
+        self.kept_until_ns = 0
         self.holding = bool(self.requested_networks)
         check = self.container.config.healthcheck
         if check is not None and check.test not in ([], ["NONE"]):
@@ -128,6 +137,11 @@ class Record(BaseModel):
         """Apply an exit; None when it has been applied before or belongs to an older start."""
         if exit_.generation != self.generation or exit_.finished_at_ns <= self.last_exit_ns:
             return None
+        if self.alive and exit_.finished_at_ns <= self.started_ns:
+            # Told late: it has been started again by policy since, and that is known.
+            self.last_exit_ns = exit_.finished_at_ns
+            self.exits += 1
+            return self._died(exit_)
         self.become("restarting" if restarting else "exited")
         state = self.container.state
         state.pid = 0
@@ -141,6 +155,9 @@ class Record(BaseModel):
             state.health.status = "unhealthy"
         if not restarting:
             self._forget_endpoints()
+        return self._died(exit_)
+
+    def _died(self, exit_: ExitRecord) -> DomainEvent:
         seconds = max(0, exit_.finished_at_ns - exit_.started_at_ns) // 1_000_000_000
         return self.event("die", exitCode=str(exit_.exit_code), execDuration=str(seconds))
 
@@ -173,11 +190,14 @@ class Record(BaseModel):
                 }
             )
 
-    def failed_to_start(self, text: str, exit_code: int) -> None:
+    def failed_to_start(self, error: DavitError, exit_code: int) -> None:
         """Status and times stay: it never ran, so this is no exit for those who wait for one."""
         state = self.container.state
-        state.error = text
+        state.error = error.message
         state.exit_code = exit_code
+        self.start_failure = error.to_wire()
+        self.kept_until_ns = 0
+        self.holding = bool(self.requested_networks)
         self._forget_endpoints()
 
     def health_reported(self, report: ContainerReport) -> bool:
@@ -214,6 +234,7 @@ class Record(BaseModel):
             id=self.id,
             name=self.name,
             generation=self.generation,
+            start_key=self.start_key,
             layers=container.layers,
             config=config,
             host_config=container.host_config,

@@ -11,7 +11,7 @@ from services.executor.control.peers import Peers
 from services.executor.control.records import Apply, Records
 from services.executor.control.removing import Removing
 from services.executor.control.signals import parse_signal
-from services.executor.control.starting import Starting
+from services.executor.control.starting import Starting, known
 from shared.contracts.containers import KillContainer, RemoveContainer, StopContainer
 from shared.contracts.node import ExitRecord
 from shared.errors import Conflict, InvalidArgument, NotFound, NotModified
@@ -22,6 +22,9 @@ DEFAULT_STOP_TIMEOUT_S = 10
 # How long an exit waits for the commit of its own start, which a short-lived process overtakes.
 START_COMMIT_S = 2.0
 KILL_PATIENCE_S = 10.0
+# How much longer than its stop a restart may take before an exit counts as the end of a ``--rm`` container.
+KEEP_MARGIN_S = 60
+FOR_EVER_S = 365 * 86400
 
 
 class Ending:
@@ -52,7 +55,7 @@ class Ending:
             events = []
             if exit_.generation > current.generation and current.status in ("created", "exited"):
                 # Whoever ordered this start was killed before it could commit it.
-                current.container.generation = exit_.generation
+                current.container.generation, current.start_key = exit_.generation, exit_.start_key
                 events.append(current.started(0, exit_.started_at_ns))
             died = current.ended(exit_, restarting=restarting)
             if died is not None:
@@ -63,7 +66,8 @@ class Ending:
                 raise NotModified("this exit is known")
             if restart_count is not None:
                 current.container.restart_count = restart_count
-            if current.auto_remove and not restarting:
+            kept = exit_.finished_at_ns <= current.kept_until_ns
+            if current.auto_remove and not restarting and not current.alive and not kept:
                 current.remove(volumes=True)
             return events
 
@@ -97,10 +101,7 @@ class Ending:
         """Stop a container that is alive; returns when its exit is committed and its endpoints are free."""
         config = record.container.config
         number = parse_signal(request.signal or config.stop_signal or "SIGTERM")
-        timeout_s = request.timeout_s
-        if timeout_s is None:
-            timeout_s = config.stop_timeout if config.stop_timeout is not None else DEFAULT_STOP_TIMEOUT_S
-        await self.exited(await self._stopped(record, number, timeout_s))
+        await self.exited(await self._stopped(record, number, _timeout_s(record, request)))
         current = await self._records.get(record.id)
         if current is not None and not current.alive:
             await self._endpoints.release(current)
@@ -140,24 +141,25 @@ class Ending:
     # Restart
 
     async def restart(self, request: StopContainer) -> None:
+        """Stop it, if it runs, and start it; once per key."""
         record = await self._records.find(request.ref)
+        if known(record, request.key):
+            return
         if record.alive:
             record = await self._stop_to_restart(record, request)
         if record.status not in ("created", "exited"):
             raise Conflict("container is marked for removal and cannot be started")
-        await self._starting.launch(record, "restart")
+        await self._starting.launch(record, request.key, "restart")
 
     async def _stop_to_restart(self, record: Record, request: StopContainer) -> Record:
         """Stop; a ``--rm`` container stays, since the stop in the middle of a restart is not its end."""
-        auto_remove = record.auto_remove
-        if auto_remove:
-            record = await self._records.change(record, _set_auto_remove(False))
-        try:
-            await self._stop(record, request)
-            await self._records.note(record.event("stop"))
-        finally:
-            if auto_remove:
-                record = await self._records.change(record, _set_auto_remove(True))
+        if record.auto_remove:
+            timeout_s = _timeout_s(record, request)
+            patience_s = (timeout_s if timeout_s >= 0 else FOR_EVER_S) + KEEP_MARGIN_S
+            until_ns = self._records.clock.time_ns() + patience_s * 1_000_000_000
+            record = await self._records.change(record, _keep_until(until_ns))
+        await self._stop(record, request)
+        await self._records.note(record.event("stop"))
         return await self._records.find(record.id)
 
     # Remove
@@ -212,9 +214,17 @@ class Ending:
         await self._records.change(record, apply)
 
 
-def _set_auto_remove(value: bool) -> Apply:
+def _timeout_s(record: Record, request: StopContainer) -> int:
+    """Seconds between signal and SIGKILL; -1 waits for ever."""
+    if request.timeout_s is not None:
+        return request.timeout_s
+    configured = record.container.config.stop_timeout
+    return DEFAULT_STOP_TIMEOUT_S if configured is None else configured
+
+
+def _keep_until(until_ns: int) -> Apply:
     def apply(current: Record) -> list[DomainEvent]:
-        current.container.host_config.auto_remove = value
+        current.kept_until_ns = until_ns
         return []
 
     return apply

@@ -142,7 +142,7 @@ class Reconciler:
             if not current.alive or item.generation > current.generation or item.started_at_ns > current.started_ns:
                 if item.started_at_ns <= current.last_exit_ns or item.generation < current.generation:
                     raise NotModified("it has ended since")
-                current.container.generation = item.generation
+                current.container.generation, current.start_key = item.generation, item.start_key
                 current.container.restart_count = item.restart_count
                 if joined is not None:
                     current.take(joined)

@@ -24,7 +24,16 @@ from services.executor.control.records import Records
 from services.executor.control.removing import Removing
 from shared.contracts.networks import Joined
 from shared.contracts.node import Started
-from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, NotFound, NotModified, Unavailable
+from shared.errors import (
+    Conflict,
+    DavitError,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    NotModified,
+    Unavailable,
+    from_wire,
+)
 from shared.events import DomainEvent
 from shared.failpoints import failpoint
 
@@ -46,18 +55,25 @@ class Starting:
         self._endpoints = endpoints
         self._removing = removing
 
-    async def start(self, ref: str) -> None:
-        """Raises NotModified when it runs, Conflict when it is paused or being removed."""
+    async def start(self, ref: str, key: str = "") -> None:
+        """Start it, once per key.
+
+        Raises:
+            NotModified: It runs.
+            Conflict: It is paused or being removed.
+        """
         record = await self._records.find(ref)
+        if known(record, key):
+            return
         if record.status == "paused":
             raise Conflict("cannot start a paused container, try unpause instead")
         if record.alive:
             raise NotModified(f"container {record.id} is running already")
         if record.status not in ("created", "exited"):
             raise Conflict("container is marked for removal and cannot be started")
-        await self.launch(record)
+        await self.launch(record, key)
 
-    async def launch(self, record: Record, *more: str) -> Record:
+    async def launch(self, record: Record, key: str, *more: str) -> Record:
         """Start a container that does not run, and record events `more` after ``start``.
 
         Raises:
@@ -68,6 +84,7 @@ class Starting:
         record = await self._announced(record)
         record.container.generation += 1
         record.container.restart_count = 0
+        record.start_key = key
         try:
             await self._resolve_network_container(record)
             joined = await self._peers.join(record) if record.requested_networks else None
@@ -115,6 +132,7 @@ class Starting:
             if current.generation >= generation and current.started_ns >= started.started_at_ns:
                 raise NotModified(f"container {current.id} is running already")
             current.container.generation = generation
+            current.start_key = record.start_key
             current.container.restart_count = 0
             current.container.host_config.network_mode = wanted.host_config.network_mode
             current.container.config.hostname, current.hostname = wanted.config.hostname, record.hostname
@@ -145,7 +163,8 @@ class Starting:
             if current.alive:
                 raise NotModified("somebody else has started it")
             current.container.generation = generation
-            current.failed_to_start(error.message, code)
+            current.start_key = record.start_key
+            current.failed_to_start(error, code)
             return []
 
         try:
@@ -156,6 +175,15 @@ class Starting:
         await self._endpoints.settled(current.id)
         if current.auto_remove:
             await self._removing.remove(current, volumes=True)
+
+
+def known(record: Record, key: str) -> bool:
+    """Whether a wish with this key has been carried out. Raises what came of it when it failed."""
+    if not key or record.start_key != key:
+        return False
+    if record.start_failure is not None:
+        raise from_wire(record.start_failure)
+    return True
 
 
 def _in_dockers_words(error: DavitError) -> DavitError:

@@ -110,10 +110,15 @@ class FakeNode:
     async def start(self, order: ContainerOrder) -> Started:
         self._called("start", order.id)
         item = self.items.get(order.id)
-        if item is None or not self.running(order.id):
+        if item is None or not (self.running(order.id) or item.generation == order.generation):
             self.pid += 1
             item = InventoryItem(
-                id=order.id, generation=order.generation, status="running", pid=self.pid, started_at_ns=time.time_ns()
+                id=order.id,
+                generation=order.generation,
+                start_key=order.start_key,
+                status="running",
+                pid=self.pid,
+                started_at_ns=time.time_ns(),
             )
             self.items[order.id], self.orders[order.id] = item, order
         if self.exits_at_once is not None:
@@ -125,6 +130,7 @@ class FakeNode:
         item.exit = ExitRecord(
             id=container_id,
             generation=item.generation,
+            start_key=item.start_key,
             exit_code=code,
             started_at_ns=item.started_at_ns,
             finished_at_ns=time.time_ns(),
@@ -391,8 +397,8 @@ class World:
         )
         return str((await self.ask(contract.CREATE, request)).id)
 
-    async def start(self, ref: str) -> None:
-        await self.ask(contract.START, contract.StartContainer(ref=ref))
+    async def start(self, ref: str, key: str = "") -> None:
+        await self.ask(contract.START, contract.StartContainer(ref=ref, key=key))
 
     async def run(self, name: str = "", *, host: HostConfig | None = None, **config: Any) -> str:
         container_id = await self.create(name, host=host, **config)
