@@ -133,8 +133,8 @@ def permissions(user: str, node: str) -> dict[str, dict[str, list[str]]]:
     own = f"davit.node.{node}.>" if user == "agent" else f"davit.{user}.>"
     shared = ["davit.stream.>", "davit.state.>"]  # unguessable ids; ids of what changed
     listen = [f"{inbox_prefix(user)}.>", f"davit.health.{user}", f"davit.outbox.{user}", own, *shared]
-    if user == "agent":  # hints that every node's names and bridges follow
-        listen += ["davit.dns.>", "davit.network.removed"]
+    if user == "agent":  # hints that every node's names, bridges and layers follow
+        listen += ["davit.dns.>", "davit.network.removed", "davit.image.removed"]
     forbidden = ["$SYS.>"]
     if user in ("api", "agent", "cli"):
         forbidden += ["davit.event.>", "davit.outbox.>"]

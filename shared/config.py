@@ -105,6 +105,7 @@ class EngineConfig(BaseModel):
         database_url: ``postgresql://…``; empty means one SQLite file per service under the data root.
         log_driver, log_opts: Defaults for containers' logs.
         registry_listen: ``host:port`` where images can be pulled and pushed; empty for nowhere.
+        registry_advertise: ``host:port`` under which other nodes reach that; empty: found out.
         registry_users: File of ``user:hash`` lines (htpasswd) of those who may; empty for everybody.
         event_retention_s: How long events stay on record.
     """
@@ -133,6 +134,7 @@ class EngineConfig(BaseModel):
     max_concurrent_downloads: int = Field(default=3, ge=1)
     max_concurrent_uploads: int = Field(default=5, ge=1)
     registry_listen: str = ""
+    registry_advertise: str = ""
     registry_tls_cert: str = ""
     registry_tls_key: str = ""
     registry_users: str = ""

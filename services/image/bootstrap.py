@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ from services.image.loading import Loader
 from services.image.registry.door import RegistryDoor
 from services.image.removal import Remover
 from services.image.saving import Saver
+from services.image.server.nodes import NodeDoor, NodeTokens
 from services.image.sql import SqlCatalog
 from services.image.store.content import ContentStore
-from services.image.store.layers import LayerStore
 from shared.contracts import images as contracts
 from shared.errors import DavitError
+from shared.layers.store import LayerStore
 from shared.leases import Lease
 from shared.service import ServiceContext
 
-COLLECT_EVERY_S = 3600.0
+COLLECT_EVERY_MINUTES = 60
 COLLECT_FIRST_AFTER_S = 30.0
 PARTS_KEPT_S = 7 * 24 * 3600.0
 
@@ -36,7 +38,7 @@ async def start(ctx: ServiceContext) -> None:
     jobs = Jobs()
     depot = Depot(SqlCatalog(ctx.required_database), content, layers, jobs)
     await asyncio.to_thread(content.prepare)
-    await asyncio.to_thread(layers.prepare)
+    await asyncio.to_thread(lambda: layers.prepare(owner=True))
     for chain_id in await depot.repair():
         ctx.log.error("a layer is lost: neither its files nor its blob are there", chain_id=chain_id)
     queries, remover = ImageQueries(depot, ctx.bus), Remover(depot, ctx.bus)
@@ -63,7 +65,8 @@ async def start(ctx: ServiceContext) -> None:
     ]
     await asyncio.gather(*(ctx.bus.serve(contract, handler) for contract, handler in served))
     await build_handlers.join(ctx, depot, importer, jobs).serve()
-    await start_registry(ctx, depot)
+    tokens = await start_registry(ctx, depot)
+    await ctx.bus.serve(contracts.LAYER_SOURCES, NodeDoor(depot, ctx.config, tokens).sources)
     ctx.on_close(jobs.close)
     ctx.spawn(depot.settle_for_ever(), name="settle")
     lease = Lease(ctx.bus, "image-collect", f"{ctx.node}-{os.getpid()}")
@@ -72,29 +75,34 @@ async def start(ctx: ServiceContext) -> None:
 
 async def collect_for_ever(ctx: ServiceContext, depot: Depot, remover: Remover) -> None:
     """Remove garbage now and then, in one copy of the service at a time."""
-    pause_s = COLLECT_FIRST_AFTER_S
-    while True:
-        await asyncio.sleep(pause_s)
-        pause_s = COLLECT_EVERY_S
+    await asyncio.sleep(COLLECT_FIRST_AFTER_S)
+    for minute in itertools.count():
         try:
             await remover.collect_hidden()
-            freed = await depot.collect()
-            await asyncio.to_thread(depot.content.remove_old_parts, PARTS_KEPT_S)
+            if minute % COLLECT_EVERY_MINUTES == 0:
+                await collect(ctx, depot)
         except DavitError as error:  # tried again next time
             ctx.log.warning("garbage was not collected", error=str(error))
-        else:
-            if freed:
-                ctx.log.info("garbage collected", freed_bytes=freed)
+        await asyncio.sleep(60)
 
 
-async def start_registry(ctx: ServiceContext, depot: Depot) -> None:
-    """Serve the store to registry clients, if there is an address to do it on.
+async def collect(ctx: ServiceContext, depot: Depot) -> None:
+    """Remove what is in the stores and nobody needs."""
+    freed = await depot.collect()
+    await asyncio.to_thread(depot.content.remove_old_parts, PARTS_KEPT_S)
+    if freed:
+        ctx.log.info("garbage collected", freed_bytes=freed)
+        await ctx.bus.publish(contracts.LAYERS_REMOVED, b"{}")
+
+
+async def start_registry(ctx: ServiceContext, depot: Depot) -> NodeTokens | None:
+    """Serve the store to registry clients, if there is an address to do it on; with what nodes authorize themselves.
 
     Raises:
         InvalidArgument, Unavailable: Address, certificate or file of users cannot be used.
     """
     if not ctx.config.registry_listen:
-        return
+        return None
     # Imported here: a process that serves no registry does without a web server in its memory.
     from services.image.server.app import Registry
     from services.image.server.repositories import Repositories
@@ -106,6 +114,8 @@ async def start_registry(ctx: ServiceContext, depot: Depot) -> None:
     uploads = Uploads(depot.content)
     await asyncio.to_thread(uploads.prepare)
     await asyncio.to_thread(uploads.remove_old, PARTS_KEPT_S)
-    app = Registry(depot, Repositories(ctx.required_database), uploads, users)
+    tokens = await asyncio.to_thread(NodeTokens.of, depot.content.root)
+    app = Registry(depot, Repositories(ctx.required_database), uploads, users, tokens)
     listener = listen(ctx.config.registry_listen)
     ctx.spawn(serve(app, listener, ctx.config.registry_tls_cert, ctx.config.registry_tls_key), name="registry")
+    return tokens

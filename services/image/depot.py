@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from services.image.domain import ImageRecord, LayerRecord
@@ -20,11 +21,11 @@ from services.image.jobs import Jobs
 from services.image.lookup import as_reference, no_such_image
 from services.image.manifests import Descriptor, chain_on
 from services.image.references import Reference
-from services.image.sql import LEASE_S, Found, Reader, SqlCatalog
+from services.image.sql import LEASE_S, Found, Reader, SqlCatalog, Writer
 from services.image.store.content import ContentStore
-from services.image.store.layers import LayerStore
 from shared.errors import NotFound
 from shared.events import DomainEvent
+from shared.layers.store import LayerStore
 
 RENEW_EVERY_S = LEASE_S / 4
 
@@ -82,6 +83,14 @@ class Lease:
 
 def _expiry() -> int:
     return time.time_ns() + LEASE_S * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TakenAway:
+    """Content that was removed, and directories of layers that are to be removed."""
+
+    blob_bytes: int
+    paths: list[Path]
 
 
 class Depot:
@@ -206,18 +215,26 @@ class Depot:
 
     async def discard(self, blobs: Collection[str], chains: Collection[str]) -> int:
         """Remove content and layers that nothing needs any more; the bytes of blobs that were freed."""
-        gone: list[Path] = []
-        freed = 0
-        # Within a write transaction, so that nobody can take a lease on what is being removed.
         async with self.catalog.writing() as writer:
-            kept = await writer.kept_content(time.time_ns())
-            for digest in set(blobs) - kept:
-                freed += self.content.remove(digest)
-            await writer.forget_blob_sources(set(blobs) - kept)
-            gone = [path for chain in set(chains) - kept if (path := self.layers.take_away(chain))]
-        for path in gone:
+            gone = await self.take_away(writer, blobs, chains)
+        await self.remove_files(gone.paths)
+        return gone.blob_bytes
+
+    async def take_away(self, writer: Writer, blobs: Collection[str], chains: Collection[str]) -> TakenAway:
+        """Make content and layers unavailable that nothing needs any more.
+
+        Within a write transaction, so that nobody can take a lease on what is being removed.
+        """
+        kept = await writer.kept_content(time.time_ns())
+        freed = sum(self.content.remove(digest) for digest in set(blobs) - kept)
+        await writer.forget_blob_sources(set(blobs) - kept)
+        paths = [path for chain in set(chains) - kept if (path := self.layers.take_away(chain))]
+        return TakenAway(freed, paths)
+
+    async def remove_files(self, paths: Collection[Path]) -> None:
+        """Delete directories that were taken away."""
+        for path in paths:
             await asyncio.to_thread(shutil.rmtree, path, True)
-        return freed
 
     async def collect(self) -> int:
         """Remove everything that neither an image nor a lease needs; the bytes of blobs that were freed."""

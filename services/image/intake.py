@@ -13,9 +13,9 @@ from typing import BinaryIO, Self
 from services.image.domain import LayerRecord
 from services.image.manifests import layer_media_type
 from services.image.store.content import ContentStore, Ingest
-from services.image.store.layers import LayerStore, StagedFiles, StagedLayer
 from shared.errors import InvalidArgument
 from shared.layers import compression
+from shared.layers.store import LayerStore, StagedFiles, StagedLayer
 from shared.layers.worker import Unpacked
 
 READ_BYTES = 1 << 20

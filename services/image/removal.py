@@ -1,11 +1,21 @@
 """Untagging, deleting and pruning images, by Docker's rules.
 
+::
+
+    removal                               creation of a container (control)
+      users? ──► hide images, commit        image? ──► container, commit
+      users? ──► delete what has none       image still shown? ──► else undo
+
+Both look again after their commit, so one of them sees the other: a container never loses its layers. What a crash
+leaves hidden is deleted later (`collect_hidden`).
+
 Source: Docker Engine API 1.50, ImageDelete, ImagePrune; moby daemon/images/image_delete.go for what is untagged and
 what is in the way.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,9 +27,12 @@ from services.image.references import Reference, id_prefix, is_whole_id
 from services.image.sql import Found, Writer, name_of
 from shared.bus import Bus
 from shared.contracts.containers import USING_IMAGE, UsingImage
-from shared.contracts.images import PruneImages, Removal, Removals, RemoveImage
-from shared.errors import Conflict, NotFound, Unsupported
+from shared.contracts.images import LAYERS_REMOVED, PruneImages, Removal, Removals, RemoveImage
+from shared.errors import Conflict, Unavailable, Unsupported
 from shared.events import DomainEvent
+from shared.failpoints import failpoint
+
+log = logging.getLogger(__name__)
 
 Users = dict[str, list[User]]
 
@@ -29,8 +42,7 @@ class Outcome:
     """What one removal did, and what is left to clean up after its commit."""
 
     lines: list[Removal] = field(default_factory=list)
-    blobs: list[str] = field(default_factory=list)
-    chains: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     layer_bytes: int = 0
 
     def untagged(self, name: str) -> None:
@@ -54,7 +66,8 @@ class Remover:
         async with self._depot.catalog.writing() as writer:
             work = _Removal(writer, users, force=request.force, prune=not request.no_prune)
             await work.run(request.ref)
-        await self._clean_up(work.outcome)
+        failpoint("image.remove.hidden")
+        await self._delete_hidden(work.outcome.images)
         return Removals(removals=work.outcome.lines)
 
     async def prune(self, request: PruneImages) -> Removals:
@@ -67,31 +80,47 @@ class Remover:
                 await work.delete_all(found)
             freed = work.outcome.layer_bytes
             writer.emit(DomainEvent(type="image", action="prune", actor_id="", attributes={"reclaimed": str(freed)}))
-        await self._clean_up(work.outcome)
+        failpoint("image.remove.hidden")
+        await self._delete_hidden(work.outcome.images)
         return Removals(removals=work.outcome.lines, space_reclaimed_bytes=freed)
 
     async def collect_hidden(self) -> None:
         """Delete images that were removed by force, once their containers are gone."""
         async with self._depot.catalog.reading() as reader:
             hidden = await reader.hidden()
-        if not hidden:
-            return
-        users = await self._users()
-        async with self._depot.catalog.writing() as writer:
-            work = _Removal(writer, users, force=True, prune=False)
-            for image_id in hidden:
-                if not users.get(image_id):
-                    await work.delete(image_id, announce=False)
-        await self._clean_up(work.outcome)
+        await self._delete(hidden)
 
-    async def _users(self) -> Users:
+    async def _delete_hidden(self, images: Sequence[str]) -> None:
+        """Delete what this removal has hidden, now if possible."""
+        try:
+            await self._delete(images)
+        except Unavailable as error:  # control, or the disk: the images are out of sight, and are collected later
+            log.warning("%d images are hidden and not deleted yet: %s", len(images), error)
+
+    async def _delete(self, images: Sequence[str]) -> None:
+        """Delete those of some hidden images that are still hidden and that no container uses."""
+        if not images:
+            return
+        users = await self._users(images)
+        blobs: list[str] = []
+        chains: list[str] = []
+        async with self._depot.catalog.writing() as writer:
+            for image_id in await writer.hidden():
+                if image_id in images and not users.get(image_id):
+                    content = await writer.content_of(image_id)
+                    layers = await writer.layers_of(image_id)
+                    chains += [layer.chain_id for layer in await writer.remove(image_id)]
+                    blobs += [*content, *(layer.blob for layer in layers)]
+            gone = await self._depot.take_away(writer, blobs, chains)
+        await self._depot.remove_files(gone.paths)
+        if gone.paths:
+            await self._bus.publish(LAYERS_REMOVED, b"{}")
+
+    async def _users(self, images: Sequence[str] = ()) -> Users:
         users: Users = {}
-        for user in (await self._bus.request(USING_IMAGE, UsingImage())).users:
+        for user in (await self._bus.request(USING_IMAGE, UsingImage(image_ids=list(images)))).users:
             users.setdefault(user.image_id, []).append(User(user.container_id, user.running))
         return users
-
-    async def _clean_up(self, outcome: Outcome) -> None:
-        await self._depot.discard(outcome.blobs, outcome.chains)
 
 
 async def _prunable(writer: Writer, chosen: ImageFilter, users: Users, *, only_dangling: bool) -> list[Found]:
@@ -216,31 +245,19 @@ class _Removal:
             found = await self._writer.by_id(parent) if parent else None
 
     async def delete_all(self, found: Found) -> None:
-        """Remove an image's names, then itself; it is only hidden while containers use it."""
+        """Remove an image's names and hide it; `Remover` then deletes it, once no container uses it."""
         for name in await self._writer.names(found.id):
             await self._untag(found, name.name, name.familiar)
         self._writer.emit(image_event("delete", found.id, found.id, found.image().config.labels))
+        await self._writer.hide(found.id)
+        self.outcome.images.append(found.id)
+        self.outcome.deleted(found.id)
         if self._users.get(found.id):
-            await self._writer.hide(found.id)
-            self.outcome.deleted(found.id)
             return
-        await self.delete(found.id, announce=True)
-
-    async def delete(self, image_id: str, *, announce: bool) -> None:
-        """Remove an image and the layers that only it has."""
-        found = await self._writer.by_id(image_id)
-        if found is None:
-            raise NotFound(f"No such image: {image_id}", image=image_id)
-        content = await self._writer.content_of(image_id)
-        layers = await self._writer.layers_of(image_id)
-        gone = await self._writer.remove(image_id)
-        self.outcome.blobs += [*content, *(layer.blob for layer in layers)]
-        self.outcome.chains += [layer.chain_id for layer in gone]
-        self.outcome.layer_bytes += sum(layer.size_bytes for layer in gone)
-        if announce:
-            self.outcome.deleted(image_id)
-            for layer in gone:
-                self.outcome.deleted(layer.chain_id)
+        only_here = await self._writer.layers_only_of(found.id, self.outcome.images)
+        self.outcome.layer_bytes += sum(layer.size_bytes for layer in only_here)
+        for layer in only_here:
+            self.outcome.deleted(layer.chain_id)
 
     async def _untag(self, found: Found, name: str, familiar: str) -> None:
         await self._writer.remove_name(name)

@@ -268,7 +268,12 @@ class Reader:
         return [Name(row.name, row.repository, row.is_digest, row.image_id) for row in rows]
 
     async def children(self, image_id: str) -> list[str]:
-        return list(await self._connection.scalars(sa.select(images.c.id).where(images.c.parent == image_id)))
+        """Images that are shown and were made from another."""
+        return list(
+            await self._connection.scalars(
+                sa.select(images.c.id).where(images.c.parent == image_id, images.c.hidden == sa.false())
+            )
+        )
 
     async def layer(self, chain_id: str) -> LayerRecord | None:
         found = await self.layers([chain_id])
@@ -287,6 +292,19 @@ class Reader:
             .order_by(image_layers.c.position)
         )
         return [LayerRecord(**row._mapping) for row in rows]
+
+    async def layers_only_of(self, image_id: str, ignored: Collection[str]) -> list[LayerRecord]:
+        """An image's layers that no other has, topmost first, but for some that do not count."""
+        own = await self.layers_of(image_id)
+        used = set(
+            await self._connection.scalars(
+                sa.select(image_layers.c.chain_id).where(
+                    image_layers.c.chain_id.in_([layer.chain_id for layer in own]),
+                    image_layers.c.image_id.not_in([image_id, *ignored]),
+                )
+            )
+        )
+        return [layer for layer in reversed(own) if layer.chain_id not in used]
 
     async def layer_by_diff(self, diff_id: str) -> LayerRecord | None:
         """Any layer with this content, whatever it lies on."""

@@ -449,7 +449,13 @@ class DisconnectContainer(ContainerRef):
 
 
 class NodeFacts(BaseModel):
-    """What a node is, as `docker info` shows it. memory_bytes: all of it. runtimes: name -> path ('' is built in)."""
+    """What a node is, as `docker info` shows it.
+
+    Attributes:
+        memory_bytes: All of it.
+        runtimes: Name -> path ('' is built in).
+        fetches_layers: It does not share the image service's disk, and has layers of its own.
+    """
 
     node: str
     hostname: str = ""
@@ -468,6 +474,7 @@ class NodeFacts(BaseModel):
     features: dict[str, bool] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     init_path: str = ""
+    fetches_layers: bool = False
     ready: bool = True
     seen_at: str = ""
 

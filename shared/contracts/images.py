@@ -254,6 +254,42 @@ class DiskUsage(BaseModel):
     layers_size_bytes: int
 
 
+class LayerChains(BaseModel):
+    """Chain ids (``sha256:<hex>``) of layers."""
+
+    chains: list[str]
+
+
+class LayerSource(BaseModel):
+    """What a layer is unpacked from.
+
+    Attributes:
+        blob: Digest of the content, compressed or not.
+        blob_bytes: Its size.
+    """
+
+    chain_id: str
+    diff_id: str
+    blob: str
+    blob_bytes: int
+
+
+class LayerSources(BaseModel):
+    """Where a node fetches layers that it does not have.
+
+    Attributes:
+        layers: Those of the layers asked for that the image service knows, in no order.
+        url: Of the registry, up to and without a blob's digest; empty when the image service serves none.
+        token: Lets a node read every layer, for an hour at least. Never logged.
+        fingerprint: SHA-256 in hex of the certificate that the registry shows; empty for plain HTTP.
+    """
+
+    layers: list[LayerSource]
+    url: str = ""
+    token: str = Field(default="", repr=False)
+    fingerprint: str = ""
+
+
 class BuildCachePrune(BaseModel):
     all: bool = False
     filters: Filters = Field(default_factory=dict)
@@ -345,3 +381,6 @@ LOGIN = Contract("davit.image.registry.login", LoginRequest, LoginResult, deadli
 DISTRIBUTION = Contract("davit.image.registry.inspect", DistributionRequest, Distribution, deadline_s=60)
 SEARCH = Contract("davit.image.registry.search", SearchRequest, SearchHits, deadline_s=60)
 DISK_USAGE = Contract("davit.image.image.usage", Empty, DiskUsage, deadline_s=120, idempotent=True)
+LAYER_SOURCES = Contract("davit.image.layer.sources", LayerChains, LayerSources, deadline_s=30, idempotent=True)
+# A hint without content, published when layers were removed: nodes then ask which of theirs are still known.
+LAYERS_REMOVED = "davit.image.removed"

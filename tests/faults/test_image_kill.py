@@ -55,7 +55,7 @@ def check_store(engine: Engine, digests: dict[str, str]) -> None:
 
 
 def unfinished(engine: Engine) -> list[str]:
-    staged = [name for name in os.listdir(engine.data / "layers") if name.startswith(".")]
+    staged = [name for name in os.listdir(engine.data / "layers") if name.startswith((".staged-", ".removed-"))]
     return staged + [name for name in os.listdir(engine.data / "images/ingest") if not name.endswith(".part")]
 
 

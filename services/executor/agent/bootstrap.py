@@ -14,6 +14,7 @@ from services.executor.agent.handlers import Handlers
 from services.executor.agent.health import HealthChecks
 from services.executor.agent.inventory import InventoryLoop
 from services.executor.agent.launch import Launcher
+from services.executor.agent.layers import NodeLayers
 from services.executor.agent.network import NodeNetwork
 from services.executor.agent.records import NodeRecords
 from services.executor.agent.reports import Reporter
@@ -41,7 +42,10 @@ async def start(ctx: ServiceContext) -> None:
 
     network = NodeNetwork(ctx.bus, config, ctx.node, data_root / "network")
     volumes = NodeVolumes(data_root)
-    launcher = Launcher(data_root, records, zygote, network, volumes, cgroup_v2=cgroups.kind == "v2")
+    layers = NodeLayers(ctx.bus, data_root / "layers", records, ctx.spawn, at_once=config.max_concurrent_downloads)
+    await layers.start()
+    ctx.on_close(layers.close)
+    launcher = Launcher(layers, records, zygote, network, volumes, cgroup_v2=cgroups.kind == "v2")
     known: list[Containers] = []
 
     async def acknowledged(report: ContainerReport) -> None:
@@ -60,8 +64,8 @@ async def start(ctx: ServiceContext) -> None:
     ctx.on_close(network.close)
     await containers.recover()
     facts = node_facts(ctx.node, cgroups.kind, dict.fromkeys(config.runtimes, ""), config.default_runtime)
-    handlers = Handlers(ctx.bus, containers, execs, network, volumes, archives, cgroups, ctx.spawn)
+    handlers = Handlers(ctx.bus, containers, execs, network, volumes, archives, layers, cgroups, ctx.spawn)
     await handlers.serve(ctx.node)
-    inventory = InventoryLoop(ctx.bus, ctx.node, facts, containers)
+    inventory = InventoryLoop(ctx.bus, ctx.node, facts, containers, layers)
     ctx.spawn(inventory.run(), name="inventory")
     await asyncio.sleep(0)

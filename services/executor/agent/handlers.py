@@ -11,6 +11,7 @@ from services.executor.agent.archive import Archives
 from services.executor.agent.attach import AttachSpec
 from services.executor.agent.containers import Containers
 from services.executor.agent.execs import Execs
+from services.executor.agent.layers import NodeLayers
 from services.executor.agent.logs import LogReader, encode
 from services.executor.agent.mounts import check_sources
 from services.executor.agent.network import NodeNetwork
@@ -68,6 +69,7 @@ class Handlers:
         network: NodeNetwork,
         volumes: NodeVolumes,
         archives: Archives,
+        layers: NodeLayers,
         cgroups: CgroupBackend,
         spawn: Callable[..., Any],
     ) -> None:
@@ -77,6 +79,7 @@ class Handlers:
         self._network = network
         self._volumes = volumes
         self._archives = archives
+        self._layers = layers
         self._cgroups = cgroups
         self._spawn = spawn
         self._samples: dict[str, dict[str, Any]] = {}
@@ -125,6 +128,7 @@ class Handlers:
     async def prepare(self, request: PrepareContainer) -> Empty:
         check_sources(request.order.mounts)
         await self._containers.prepare(request.order)
+        await self._layers.ensure(request.order)
         return EMPTY
 
     async def stop(self, order: StopOrder) -> ExitRecord:

@@ -7,6 +7,7 @@ import logging
 from datetime import UTC, datetime
 
 from services.executor.agent.containers import Containers
+from services.executor.agent.layers import NodeLayers
 from shared.bus import Bus
 from shared.contracts import node as contract
 from shared.contracts.containers import NodeFacts
@@ -22,11 +23,12 @@ RETRY_S = 0.5
 class InventoryLoop:
     """Sends the inventory and removes what control says should not be here."""
 
-    def __init__(self, bus: Bus, node: str, facts: NodeFacts, containers: Containers) -> None:
+    def __init__(self, bus: Bus, node: str, facts: NodeFacts, containers: Containers, layers: NodeLayers) -> None:
         self._bus = bus
         self._node = node
         self._facts = facts
         self._containers = containers
+        self._layers = layers
 
     async def run(self) -> None:
         while True:
@@ -40,7 +42,7 @@ class InventoryLoop:
 
     async def _exchange(self) -> None:
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        facts = self._facts.model_copy(update={"seen_at": now})
+        facts = self._facts.model_copy(update={"seen_at": now, "fetches_layers": not self._layers.shared})
         items = [record.inventory_item() for record in self._containers.records.all()]
         answer = await self._bus.request(contract.INVENTORY, Inventory(node=self._node, facts=facts, items=items))
         for container_id in answer.remove:

@@ -13,13 +13,13 @@ import contextlib
 import os
 import socket
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from services.executor.agent import mounts as mount_plan
 from services.executor.agent.attach import AttachSpec
 from services.executor.agent.facts import init_binary
 from services.executor.agent.failures import translated
+from services.executor.agent.layers import NodeLayers
 from services.executor.agent.neighbours import SHARED_MEMORY, Neighbours, joins_shared_memory
 from services.executor.agent.network import NodeNetwork, Sandbox
 from services.executor.agent.network.files import hosts_file, resolv_conf
@@ -29,7 +29,7 @@ from services.executor.agent.spec import SpecInput, oci_spec
 from services.executor.agent.volumes import NodeVolumes
 from services.executor.agent.zygote import LaunchResult, Zygote
 from shared.contracts.node import ContainerOrder
-from shared.errors import Conflict, Internal
+from shared.errors import Internal
 
 NETNS_FD_INDEX = 0
 
@@ -47,7 +47,7 @@ class Launcher:
 
     def __init__(
         self,
-        data_root: Path,
+        layers: NodeLayers,
         records: NodeRecords,
         zygote: Zygote,
         network: NodeNetwork,
@@ -55,7 +55,7 @@ class Launcher:
         *,
         cgroup_v2: bool,
     ) -> None:
-        self._layers = data_root / "layers"
+        self._layers = layers
         self._records = records
         self._neighbours = Neighbours(records)
         self._zygote = zygote
@@ -71,7 +71,7 @@ class Launcher:
         """
         order = record.order
         paths = self._records.paths(order.id)
-        self._check_layers(order)
+        await self._layers.ensure(order)
         mount_plan.check_sources(order.mounts)
         sandbox = await self._sandbox(order)
         ours: list[socket.socket] = []
@@ -79,7 +79,7 @@ class Launcher:
         held = contextlib.ExitStack()
         try:
             self._write_files(order, paths)
-            await self._volumes.prepare(order, self._lower(order))
+            await self._volumes.prepare(order, self._layers.lower(order))
             with translated():
                 request = self._request(order, paths, sandbox)
                 fds = [sandbox.netns_fd] if sandbox is not None else []
@@ -115,15 +115,6 @@ class Launcher:
                 one.close()
         return Launched(result, ours)
 
-    def _check_layers(self, order: ContainerOrder) -> None:
-        for layer in self._lower(order):
-            if not os.path.isdir(layer):
-                raise Conflict(f"layer {layer} of container {order.id} is not unpacked on this node")
-
-    def _lower(self, order: ContainerOrder) -> list[str]:
-        """Lower directories, top layer first, as overlayfs wants them."""
-        return [str(self._layers / chain.removeprefix("sha256:") / "fs") for chain in reversed(order.layers)]
-
     async def _sandbox(self, order: ContainerOrder) -> Sandbox | None:
         if order.network_mode == "networks":
             return await self._network.prepare(order.id, order.attachments, order.host_config.dns)
@@ -135,7 +126,7 @@ class Launcher:
         paths.directory.mkdir(mode=0o710, parents=True, exist_ok=True)
         paths.upper.mkdir(mode=0o755, exist_ok=True)
         paths.work.mkdir(mode=0o700, exist_ok=True)
-        furnish(paths.upper, self._lower(order))
+        furnish(paths.upper, self._layers.lower(order))
         paths.exit.unlink(missing_ok=True)
         if order.network_mode.startswith("container:"):
             return
@@ -164,7 +155,7 @@ class Launcher:
         return mount_plan.generated_files(owner, {mount.target for mount in order.mounts})
 
     def _request(self, order: ContainerOrder, paths: ContainerPaths, sandbox: Sandbox | None) -> dict[str, Any]:
-        mounts = mount_plan.user_mounts(order.mounts, self._layers, self._volumes.mount)
+        mounts = mount_plan.user_mounts(order.mounts, self._layers.root, self._volumes.mount)
         init = init_binary() if order.host_config.init else ""
         if order.host_config.init and not init:
             raise Internal("--init needs a static init such as tini on the node, and there is none (HostConfig.Init)")
@@ -183,7 +174,7 @@ class Launcher:
             "bundle": str(paths.directory),
             "spec": plan.spec,
             "user": plan.user,
-            "rootfs": {"lower": self._lower(order), "upper": str(paths.upper), "work": str(paths.work)},
+            "rootfs": {"lower": self._layers.lower(order), "upper": str(paths.upper), "work": str(paths.work)},
             "log": self._log(order, paths),
             "tty": order.config.tty,
             "open_stdin": order.config.open_stdin,

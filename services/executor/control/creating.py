@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import posixpath
 
 from services.executor.control import creation, sql
@@ -18,8 +19,10 @@ from shared.config import EngineConfig
 from shared.contracts.containers import CreateContainer, CreatedContainer
 from shared.contracts.docker import HostConfig
 from shared.contracts.volumes import Volume
-from shared.errors import Conflict, InvalidArgument, NotFound
+from shared.errors import Conflict, DavitError, InvalidArgument, NotFound, Unavailable
 from shared.failpoints import failpoint
+
+log = logging.getLogger(__name__)
 
 NAME_ATTEMPTS = 6
 BUILT_IN_RUNTIMES = frozenset({"davit", "io.containerd.runc.v2", "runc"})
@@ -41,7 +44,7 @@ class Creating:
         name = checked_name(request.name) if request.name else ""
         if not request.config.image:
             raise InvalidArgument("no image specified", field="Image")
-        node = await self._nodes.choose()
+        node = await self._nodes.choose(request.config.labels)
         host = creation.with_defaults(request.host_config, request.config, self._config, node)
         discarded = discard(host, node)
         subject = Subject(request.config, host, node, BUILT_IN_RUNTIMES | frozenset(self._config.runtimes))
@@ -109,12 +112,40 @@ class Creating:
         volumes = await self._acquire(draft, planned)
         try:
             record = creation.new_record(draft, self._config, name or generated_name(0), planned, volumes)
-            if any(mount.type == "bind" and not mount.create_source for mount in record.mounts):
-                await self._peers.prepare(record)  # whether the source exists is for the node to know
-            return await self._insert(record, chosen=bool(name))
+            # Whether a bind's source exists is for the node to know, and layers are better fetched now than at start.
+            strict = any(mount.type == "bind" and not mount.create_source for mount in record.mounts)
+            if strict or draft.node.fetches_layers:
+                await self._prepare(record)
+            record = await self._insert(record, chosen=bool(name))
+            await self._check_image(record)
+            return record
         except BaseException:
             if volumes:
                 await self._peers.release_volumes(draft.container_id, remove_anonymous=True)
+            raise
+
+    async def _prepare(self, record: Record) -> None:
+        try:
+            await self._peers.prepare(record)
+        except Unavailable as error:
+            if not error.detail.get("pending"):
+                raise
+            log.info("container %s: %s", record.id[:12], error)  # the start waits for the rest
+
+    async def _check_image(self, record: Record) -> None:
+        """Undo a creation whose image was removed since it was resolved.
+
+        A removal looks for containers after it has hidden the image, and this looks for the image after the container
+        is on record: one of the two sees the other, and no container is left without its layers.
+        """
+        try:
+            await self._peers.image(record.container.image_id, "")
+        except DavitError as error:
+            async with self._records.database.transaction() as tx:
+                if await sql.delete(tx, record, self._records.clock.time_ns()):
+                    tx.emit(record.event("destroy"))
+            if isinstance(error, NotFound):
+                raise NotFound(f"No such image: {record.image_name}", image=record.image_name) from error
             raise
 
     async def _acquire(self, draft: creation.Draft, planned: list[PlannedMount]) -> dict[int, Volume]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from services.executor.control import sql
 from shared.clock import Clock
 from shared.contracts.containers import NodeFacts
 from shared.database import Database
-from shared.errors import Unavailable
+from shared.errors import InvalidArgument, Unavailable
 
 # Inventories come every 10 s; a node that missed three is taken for away.
 STALE_AFTER_NS = 30 * 1_000_000_000
 READ_AGAIN_S = 60.0
+# A label of a container that says where it shall run.
+NODE_LABEL = "davit.node"
 
 
 class Nodes:
@@ -23,12 +27,15 @@ class Nodes:
         self._facts: NodeFacts | None = None
         self._read_at = 0.0
 
-    async def choose(self) -> NodeFacts:
-        """The node for a new container: this machine's own, else the one heard of last.
+    async def choose(self, labels: Mapping[str, str]) -> NodeFacts:
+        """The node for a new container: the one its label names, else this machine's own, else the one heard of last.
 
         Raises:
-            Unavailable: No node has reported yet.
+            InvalidArgument: There is no node of the name.
+            Unavailable: No node has reported yet, or the one that was named is away.
         """
+        if NODE_LABEL in labels:
+            return await self._named(labels[NODE_LABEL])
         now = self._clock.monotonic()
         if self._facts is None or now - self._read_at > READ_AGAIN_S:
             async with self._database.read() as reader:
@@ -39,6 +46,17 @@ class Nodes:
             self._facts = own[0] if own else max(known, key=lambda one: one[1])[0]
             self._read_at = now
         return self._facts
+
+    async def _named(self, name: str) -> NodeFacts:
+        async with self._database.read() as reader:
+            known = {facts.node: (facts, seen) for facts, seen in await sql.all_nodes(reader)}
+        if name not in known:
+            raise InvalidArgument(f"label {NODE_LABEL}: there is no node {name!r}", field=f"Labels.{NODE_LABEL}")
+        facts, seen = known[name]
+        silent_ns = self._clock.time_ns() - seen
+        if silent_ns > STALE_AFTER_NS:
+            raise Unavailable(f"node {name} has not been heard of for {silent_ns // 1_000_000_000} s")
+        return facts
 
     async def heard(self, facts: NodeFacts) -> None:
         """A node reported."""

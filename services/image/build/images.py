@@ -36,13 +36,13 @@ from services.image.manifests import (
 )
 from services.image.references import parse
 from services.image.store.content import Ingest
-from services.image.store.layers import StagedFiles
 from shared.bus import Bus
 from shared.clock import Clock
 from shared.contracts import images as contracts
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import RegistryAuth
 from shared.errors import DavitError, InvalidArgument, NotFound, Unavailable
+from shared.layers.store import StagedFiles
 from shared.streams import offer
 
 # One query finds the steps after a cached one too: so many, and good for so long.

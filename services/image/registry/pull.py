@@ -36,10 +36,10 @@ from services.image.registry.errors import connection_failure
 from services.image.registry.hosts import Hosts
 from services.image.sql import name_of
 from services.image.store.content import Ingest
-from services.image.store.layers import StagedLayer
 from shared.bus import EMPTY, Bus, Empty
 from shared.contracts.images import PullImage, RegistryAuth
 from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
+from shared.layers.store import StagedLayer
 from shared.streams import ByteStream, accept
 
 ATTEMPTS = 5

@@ -17,6 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from services.image import manifests
 from services.image.depot import Depot
 from services.image.references import MAX_NAME
+from services.image.server.nodes import REPOSITORY, NodeTokens
 from services.image.server.repositories import ManifestRow, Repositories, artifact_type_of, page
 from services.image.server.uploads import Uploads
 from services.image.server.users import Users
@@ -24,6 +25,7 @@ from shared.errors import Conflict, DavitError, InvalidArgument, NotFound, Unaut
 
 READ_BYTES = 1 << 20
 VERSION_HEADER = {"Docker-Distribution-Api-Version": "registry/2.0"}
+_LAYERS = f"/v2/{REPOSITORY}/blobs/"
 _NAME = r"(?P<name>[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*)"
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _STATUS: tuple[tuple[type[DavitError], int, str], ...] = (
@@ -34,6 +36,10 @@ _STATUS: tuple[tuple[type[DavitError], int, str], ...] = (
     (Unavailable, 503, "UNAVAILABLE"),
 )
 Handler = Callable[..., Awaitable[Response]]
+
+
+def _authorization(request: Request) -> str:
+    return request.headers.get("authorization", "")
 
 
 def answer(status: int, value: Any = None, **headers: str) -> Response:
@@ -51,13 +57,17 @@ class Registry:
 
     Args:
         users: Who may use it; None for everybody who reaches it.
+        tokens: With which nodes read layers.
     """
 
-    def __init__(self, depot: Depot, repositories: Repositories, uploads: Uploads, users: Users | None) -> None:
+    def __init__(
+        self, depot: Depot, repositories: Repositories, uploads: Uploads, users: Users | None, tokens: NodeTokens
+    ) -> None:
         self._depot = depot
         self._repositories = repositories
         self._uploads = uploads
         self._users = users
+        self._tokens = tokens
         routes: list[tuple[str, str, Handler]] = [
             ("GET", r"/v2/?", self._root),
             ("GET", r"/v2/_catalog", self._catalog),
@@ -89,12 +99,12 @@ class Registry:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        if self._users is not None:
-            allowed = await asyncio.to_thread(self._users.allows, request.headers.get("authorization", ""))
-            if not allowed:
-                raise Unauthorized("authentication required")
         method = "GET" if request.method == "HEAD" else request.method
         path = request.url.path
+        if path.startswith(_LAYERS) and method == "GET" and self._tokens.allows(_authorization(request)):
+            return await self._get_content(request, path.removeprefix(_LAYERS))
+        if self._users is not None and not await asyncio.to_thread(self._users.allows, _authorization(request)):
+            raise Unauthorized("authentication required")
         known = False
         for wanted, pattern, handler in self._routes:
             match = pattern.fullmatch(path)
@@ -202,8 +212,12 @@ class Registry:
     # -- blobs --------------------------------------------------------------------------------------------------
 
     async def _get_blob(self, request: Request, name: str, digest: str) -> Response:
-        known = manifests.is_digest(digest) and await self._repositories.has_blob(name, digest)
-        if not known or not self._depot.content.has(digest):
+        if not manifests.is_digest(digest) or not await self._repositories.has_blob(name, digest):
+            raise unknown("blob unknown to registry", "BLOB_UNKNOWN")
+        return await self._get_content(request, digest)
+
+    async def _get_content(self, request: Request, digest: str) -> Response:
+        if not manifests.is_digest(digest) or not self._depot.content.has(digest):
             raise unknown("blob unknown to registry", "BLOB_UNKNOWN")
         size = self._depot.content.size(digest)
         headers = {

@@ -27,8 +27,8 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from services.image.manifests import digest_of, is_digest
-from services.image.store.disk import start_writing
 from shared.errors import Conflict, InvalidArgument, NotFound, Unavailable
+from shared.layers.disk import start_writing
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 READ_BYTES = 1 << 20

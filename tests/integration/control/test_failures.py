@@ -25,6 +25,7 @@ from shared.contracts.containers import (
     CreateExec,
     ExecRef,
     KillContainer,
+    NodeFacts,
     RemoveContainer,
     StartExec,
     StopContainer,
@@ -32,7 +33,7 @@ from shared.contracts.containers import (
 from shared.contracts.docker import HealthConfig, HostConfig, Mount, RestartPolicy
 from shared.contracts.node import InventoryItem
 from shared.errors import Conflict, DavitError, InvalidArgument, NotFound, Unavailable
-from tests.integration.control.world import Control, World
+from tests.integration.control.world import IMAGE_ID, NODE, Control, World
 
 MINUTES = 300.0
 
@@ -386,3 +387,37 @@ async def test_reads_do_not_ask_the_node(world: World) -> None:
     assert await world.status(container_id) == "running"
     page = await world.ask(contract.LIST, contract.ListContainers())
     assert [one.id for one in page.containers] == [container_id]
+
+
+async def test_an_image_removed_while_a_container_is_created_takes_the_container_along(world: World) -> None:
+    world.services.resolvable.remove(IMAGE_ID)  # the name was found, and then the image went
+    with pytest.raises(NotFound, match="No such image: busybox"):
+        await world.create("web")
+    assert not await world.exists("web")
+    world.services.resolvable.add(IMAGE_ID)
+    assert await world.create("web"), "the name is free again"
+
+
+async def test_a_container_goes_to_the_node_that_its_label_names(world: World) -> None:
+    await world.create("here", labels={"davit.node": NODE})
+    assert (await world.inspect("here")).node == NODE
+    with pytest.raises(InvalidArgument, match=r"label davit\.node: there is no node 'nowhere'"):
+        await world.create("there", labels={"davit.node": "nowhere"})
+    async with world.controls[0].database.transaction() as tx:
+        await sql.save_node(tx, NodeFacts(node="away"), time.time_ns() - 60 * 10**9)
+    with pytest.raises(Unavailable, match="node away has not been heard of for 60 s"):
+        await world.create("there", labels={"davit.node": "away"})
+
+
+async def test_a_node_with_a_disk_of_its_own_prepares_what_is_created(world: World) -> None:
+    await world.create("plain")
+    assert not [verb for verb, _ in world.node.calls if verb == "prepare"]
+    await world.node.inventory(fetches_layers=True)
+    container_id = await world.create("fetched", labels={"davit.node": NODE})
+    assert world.node.calls[-1] == ("prepare", container_id)
+    world.node.fail["prepare"] = Unavailable("5 of 9 bytes have arrived", pending=True)
+    assert await world.create("slow", labels={"davit.node": NODE}), "the start waits for the rest"
+    world.node.fail["prepare"] = Unavailable("the disk is full")
+    with pytest.raises(Unavailable, match="the disk is full"):
+        await world.create("full", labels={"davit.node": NODE})
+    assert not await world.exists("full")

@@ -199,10 +199,10 @@ class FakeNode:
         self._called("pack", order.id)
         return PackChanges(stream=StreamRef(id="changes"))
 
-    async def inventory(self, *, age_s: float = 0.0) -> InventoryAnswer:
+    async def inventory(self, *, age_s: float = 0.0, **more: Any) -> InventoryAnswer:
         """Tell control what is here. age_s: how far in the future it is taken, so that what control did is old."""
         seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + age_s))
-        facts = NodeFacts(node=NODE, hostname="lab", cpus=2, memory_bytes=1 << 33, seen_at=seen)
+        facts = NodeFacts(node=NODE, hostname="lab", cpus=2, memory_bytes=1 << 33, seen_at=seen, **more)
         request = Inventory(node=NODE, facts=facts, items=list(self.items.values()))
         return await self.bus.request(node.INVENTORY, request)
 
@@ -220,6 +220,7 @@ class FakeServices:
         self.removed_anonymous: list[str] = []
         self.committed: list[images.CommitLayer] = []
         self.fail: dict[str, DavitError] = {}
+        self.resolvable = {"busybox", IMAGE_ID}
 
     async def serve(self) -> None:
         pairs: list[tuple[Contract[Any, Any], Any]] = [
@@ -243,7 +244,7 @@ class FakeServices:
         return EMPTY
 
     async def resolve(self, request: ImageRef) -> ResolvedImage:
-        if request.ref != "busybox":
+        if request.ref not in self.resolvable:
             raise NotFound(f"No such image: {request.ref}:latest")
         return self.image
 

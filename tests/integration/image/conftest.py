@@ -23,6 +23,7 @@ from shared.contracts import images as contracts
 from shared.contracts.containers import USING_IMAGE, ImageUser, ImageUsers, UsingImage
 from shared.database import Database
 from shared.errors import DavitError
+from shared.layers.store import OWNER
 from shared.migrate import default_history
 from shared.service import ServiceContext
 from shared.streams import ByteStream, offer
@@ -48,6 +49,7 @@ class Images:
 
     Attributes:
         users: What control says: which containers use which images.
+        later_users: What it says from the next question on.
     """
 
     def __init__(self, bus: Bus, database: Database, data_root: Path) -> None:
@@ -55,9 +57,11 @@ class Images:
         self.database = database
         self.data_root = data_root
         self.users: list[ImageUser] = []
+        self.later_users: list[ImageUser] = []
 
     async def using(self, request: UsingImage) -> ImageUsers:
-        return ImageUsers(users=self.users)
+        users, self.users = self.users, self.later_users or self.users
+        return ImageUsers(users=users)
 
     async def import_tar(self, data: bytes, name: str = "", **fields: Any) -> str:
         async def ask(stream: ByteStream) -> None:
@@ -134,7 +138,7 @@ class Images:
         return set(os.listdir(self.data_root / "images/blobs/sha256"))
 
     def layers(self) -> set[str]:
-        return set(os.listdir(self.data_root / "layers"))
+        return set(os.listdir(self.data_root / "layers")) - {OWNER}
 
     def files(self, chain_id: str) -> Path:
         return self.data_root / "layers" / chain_id.removeprefix("sha256:") / "fs"

@@ -207,6 +207,33 @@ async def test_an_image_in_use_stays(images: Images) -> None:
     assert images.files(chain).exists(), "the container still starts from it"
 
 
+async def test_a_container_created_during_a_removal_keeps_its_layers(images: Images) -> None:
+    image_id = await images.import_tar(rootfs(FILES), "a:1")
+    chain = (await images.inspect("a:1")).chain_ids[0]
+    user = ImageUser(image_id=image_id, container_id="c" * 64, running=False)
+    images.later_users = [user]  # not there when the removal looks first, and there when it is about to delete
+    await images.remove("a:1")
+    with pytest.raises(NotFound):
+        await images.bus.request(contracts.RESOLVE, contracts.ImageRef(ref=image_id))
+    assert images.files(chain).exists()
+    assert (await images.bus.request(contracts.LAYER_SOURCES, contracts.LayerChains(chains=[chain]))).layers
+    await images.import_tar(rootfs(FILES), "b:1")
+    images.users = []
+    await images.remove("b:1")
+    assert images.files(chain).exists(), "the hidden image has it as well"
+
+
+async def test_layers_are_looked_up_by_chain(images: Images) -> None:
+    await images.import_tar(rootfs(FILES), "a:1")
+    chain = (await images.inspect("a:1")).chain_ids[0]
+    asked = contracts.LayerChains(chains=[chain, "sha256:" + "0" * 64])
+    sources = await images.bus.request(contracts.LAYER_SOURCES, asked)
+    [layer] = sources.layers
+    assert (layer.chain_id, layer.diff_id) == (chain, chain)
+    assert layer.blob.removeprefix("sha256:") in images.blobs()
+    assert (sources.url, sources.token) == ("", "")
+
+
 async def test_prune_removes_what_has_no_name(images: Images) -> None:
     kept = await images.import_tar(rootfs({"a": b"1"}), "kept:1")
     nameless = await images.import_tar(rootfs({"b": b"22"}))
@@ -287,7 +314,7 @@ async def test_a_damaged_layer_is_unpacked_again(images: Images) -> None:
     from services.image.jobs import Jobs
     from services.image.sql import SqlCatalog
     from services.image.store.content import ContentStore
-    from services.image.store.layers import LayerStore
+    from shared.layers.store import LayerStore
 
     database = images.database
     depot = Depot(

@@ -4,7 +4,9 @@
 
     <data>/layers/<chain id>/fs          the layer's files
     <data>/layers/<chain id>/unsynced    the boot in which it was unpacked, until its files are surely on the disk
+    <data>/layers/<chain id>/fetched     an agent has fetched it, which also removes it again
     <data>/layers/.staged-<random>/      being unpacked by somebody who holds the lock on `lock` in it
+    <data>/layers/.images                the image service keeps its layers here: nobody need fetch them
 
 Waiting for the disk would take as long as unpacking, and is not needed: the layer's blob is durable, so a layer that
 a power cut may have damaged (one marked by another boot) is unpacked again. After kill -9 the page cache is intact.
@@ -14,19 +16,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from services.image.manifests import is_digest
-from services.image.store.disk import sync_file_system
 from shared.errors import InvalidArgument, Unavailable
+from shared.layers.disk import sync_file_system
 from shared.layers.worker import Unpacked, Unpacker
 
 STAGED_PREFIX = ".staged-"
 REMOVED_PREFIX = ".removed-"
+FETCHED = "fetched"
+OWNER = ".images"
+_CHAIN_ID = re.compile(r"sha256:[0-9a-f]{64}")
 _FIRST_FREE_FD = 10
 
 
@@ -85,13 +90,34 @@ class LayerStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def prepare(self) -> None:
-        """Make the directory, and remove what died writers left behind."""
+    def prepare(self, *, owner: bool = False) -> None:
+        """Make the directory, and remove what died writers left behind.
+
+        Args:
+            owner: The caller is the image service, whose layers these are.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         os.chmod(self.root, 0o711)
-        for name in os.listdir(self.root):
-            if name.startswith(REMOVED_PREFIX) or (name.startswith(STAGED_PREFIX) and self._is_abandoned(name)):
-                shutil.rmtree(self.root / name, ignore_errors=True)
+        if owner:
+            (self.root / OWNER).touch()
+        with self._registry(fcntl.LOCK_EX):
+            left = [
+                self.root / name
+                for name in os.listdir(self.root)
+                if name.startswith(REMOVED_PREFIX) or (name.startswith(STAGED_PREFIX) and self._is_abandoned(name))
+            ]
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+
+    @contextmanager
+    def _registry(self, mode: int) -> Iterator[None]:
+        """Keeps a staging directory from being looked at between its making and its locking."""
+        descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, mode)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _is_abandoned(self, name: str) -> bool:
         try:
@@ -103,9 +129,14 @@ class LayerStore:
             return True
         return True
 
+    @property
+    def has_owner(self) -> bool:
+        """Whether the image service keeps its layers here."""
+        return (self.root / OWNER).exists()
+
     def path(self, chain_id: str) -> Path:
         """The layer's directory. Raises InvalidArgument for what is no chain id."""
-        if not is_digest(chain_id):
+        if not _CHAIN_ID.fullmatch(chain_id):
             raise InvalidArgument(f"unsupported chain id {chain_id[:100]!r}")
         return self.root / chain_id[7:]
 
@@ -132,9 +163,10 @@ class LayerStore:
         """A new directory with an empty ``fs`` in it, and the lock that keeps others from removing it."""
         directory = self.root / (STAGED_PREFIX + secrets.token_hex(12))
         try:
-            directory.mkdir(mode=0o711)
-            lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            with self._registry(fcntl.LOCK_SH):
+                directory.mkdir(mode=0o711)
+                lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(lock, fcntl.LOCK_SH)
             high = fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
             os.close(lock)
             (directory / "fs").mkdir(mode=0o755)
@@ -142,18 +174,27 @@ class LayerStore:
             raise Unavailable(f"a layer cannot be unpacked: {error}") from error
         return directory, high
 
-    def commit(self, staged: StagedFiles, chain_id: str) -> None:
-        """Make an unpacked layer available under its chain id. When another process was faster, its copy stays."""
-        staged.close()
-        (staged.directory / "unsynced").write_text(boot_id())
-        (staged.directory / "lock").unlink()
+    def commit(self, staged: StagedFiles, chain_id: str, *, fetched: bool = False) -> None:
+        """Make an unpacked layer available under its chain id. When another process was faster, its copy stays.
+
+        The lock is held until the layer has its name: until then others may take it for abandoned.
+
+        Args:
+            fetched: It is a copy, which `fetched` shall list.
+        """
         try:
+            (staged.directory / "unsynced").write_text(boot_id())
+            if fetched:
+                (staged.directory / FETCHED).touch()
             os.rename(staged.directory, self.path(chain_id))
         except OSError as error:
-            if not self.has(chain_id):
-                staged.discard()
-                raise Unavailable(f"the layer {chain_id} cannot be stored: {error.strerror}") from error
+            there = self.has(chain_id)
             staged.discard()
+            if not there:
+                raise Unavailable(f"the layer {chain_id} cannot be stored: {error.strerror}") from error
+            return
+        staged.close()
+        (self.path(chain_id) / "lock").unlink(missing_ok=True)
 
     def take_away(self, chain_id: str) -> Path | None:
         """Make a layer unavailable at once; the caller then removes the directory that is returned."""
@@ -167,8 +208,12 @@ class LayerStore:
     def chain_ids(self) -> Iterator[str]:
         """Every layer in the store."""
         for name in os.listdir(self.root):
-            if is_digest(f"sha256:{name}"):
+            if _CHAIN_ID.fullmatch(f"sha256:{name}"):
                 yield f"sha256:{name}"
+
+    def fetched(self) -> list[str]:
+        """The layers that were committed as copies."""
+        return [chain_id for chain_id in self.chain_ids() if (self.path(chain_id) / FETCHED).exists()]
 
     def settle(self) -> None:
         """Wait until the files of every layer are on the disk, and take their marks away."""
