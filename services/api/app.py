@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from services.api import versions
 from services.api.call import Call
 from services.api.errors import PageNotFound
 from services.api.middleware import Edge
@@ -72,8 +74,13 @@ class ResourceRouter:
             match, child = route.matches(scope)
             if match is Match.FULL:
                 scope.update(child)
+                # Only now: of a path that does not exist, no version is too old or too new.
+                scope["davit.version"] = versions.accept(scope["davit.version"])
                 await route.handle(scope, receive, send)
                 return
+        if scope["method"] == "OPTIONS":
+            await Response(status_code=200)(scope, receive, send)
+            return
         raise PageNotFound
 
 

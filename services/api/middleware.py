@@ -6,9 +6,11 @@ Plain ASGI, one layer: each extra layer would cost every request, and these five
 from __future__ import annotations
 
 import logging
+import posixpath
 import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
 
@@ -61,9 +63,12 @@ class Edge:
 
         with use_context(context):
             try:
+                if (clean := clean_path(scope["path"])) != scope["path"]:
+                    await moved(send_with_headers, clean, scope["query_string"])
+                    return
                 text, path = versions.split(scope["path"])
                 scope["path"] = path
-                scope["davit.version"] = versions.accept(text)
+                scope["davit.version"] = text
                 scope["davit.headers"] = common
                 log.debug("%s %s", scope["method"], path)
                 await self._app(scope, receive, send_with_headers)
@@ -95,6 +100,21 @@ async def answer(send: Send, status: int, message: str) -> None:
     headers.append((b"Content-Length", str(len(content)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
+
+
+def clean_path(path: str) -> str:
+    """A path without doubled slashes, ``.`` and ``..``, which Docker's router answers with a redirection to it."""
+    if "//" not in path and "/." not in path:
+        return path
+    clean = posixpath.normpath("/" + path.lstrip("/"))
+    return clean + "/" if path.endswith("/") and clean != "/" else clean
+
+
+async def moved(send: Send, path: str, query: bytes) -> None:
+    location = quote(path).encode() + (b"?" + query if query else b"")
+    headers = [(b"Location", location), (b"Content-Length", b"0")]
+    await send({"type": "http.response.start", "status": 301, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def actor_of(scope: Scope) -> str:

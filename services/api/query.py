@@ -17,6 +17,7 @@ from shared.contracts.docker import Filters
 from shared.errors import InvalidArgument
 
 FALSE_WORDS = frozenset({"", "0", "no", "false", "none"})
+BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2}).{0,2}")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 UNIT_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
@@ -27,7 +28,10 @@ class Query:
     __slots__ = ("_values",)
 
     def __init__(self, raw: bytes) -> None:
-        self._values: dict[str, list[str]] = parse_qs(raw.decode("latin-1"), keep_blank_values=True) if raw else {}
+        text = raw.decode("latin-1")
+        if "%" in text and (wrong := BAD_ESCAPE.search(text)):
+            raise InvalidArgument(f'invalid URL escape "{wrong[0]}"')
+        self._values: dict[str, list[str]] = parse_qs(text, keep_blank_values=True) if text else {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

@@ -7,7 +7,6 @@ without TLS, and signals and shutdown belong to `shared.service`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import grp
 import logging
@@ -119,12 +118,38 @@ def _unix_socket(path: str, group: str) -> socket.socket:
         raise _cannot_listen(f"unix://{path}", error) from error
     finally:
         os.umask(previous)
-    with contextlib.suppress(KeyError, PermissionError):  # without the group the socket is root's alone
-        os.chown(path, -1, grp.getgrnam(group or SOCKET_GROUP).gr_gid)
-    os.chmod(path, SOCKET_MODE)
+    try:
+        os.chown(path, -1, _socket_gid(path, group))
+        os.chmod(path, SOCKET_MODE)
+    except OSError as error:
+        sock.close()
+        Path(path).unlink(missing_ok=True)
+        raise _cannot_listen(f"unix://{path}", error) from error
+    except InvalidArgument:
+        sock.close()
+        Path(path).unlink(missing_ok=True)
+        raise
     sock.listen(BACKLOG)
     sock.setblocking(False)
     return sock
+
+
+def _socket_gid(path: str, group: str) -> int:
+    """Who may use the socket beside root: the group configured, by name or number, else ``docker`` if there is one.
+
+    Raises:
+        InvalidArgument: The group that was configured does not exist.
+    """
+    if group.isdecimal():
+        return int(group)
+    try:
+        return grp.getgrnam(group or SOCKET_GROUP).gr_gid
+    except KeyError as error:
+        if group not in ("", SOCKET_GROUP):
+            raise InvalidArgument(f"cannot listen on unix://{path}: group {group} not found", field="group") from error
+        if group:
+            log.warning("could not change group of %s to %s: group %s not found", path, group, group)
+        return -1
 
 
 def _remove_stale(path: str) -> None:

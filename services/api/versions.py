@@ -17,10 +17,10 @@ PREFIX = re.compile(r"/v([0-9.]+)(/.*)$")
 Version = tuple[int, int]
 
 
-def parse(text: str) -> Version:
-    """``"1.41"`` -> ``(1, 41)``; numbers that a version does not have count as zero."""
-    parts = [int(part) if part else 0 for part in text.split(".")]
-    return parts[0], parts[1] if len(parts) > 1 else 0
+def parse(text: str) -> tuple[int, ...]:
+    """``"1.41"`` -> ``(1, 41)``; a number that is missing counts as zero. At least two."""
+    parts = tuple(int(part) if part else 0 for part in text.split("."))
+    return parts if len(parts) > 1 else (*parts, 0)
 
 
 @lru_cache(maxsize=64)
@@ -38,7 +38,7 @@ def accept(text: str) -> Version:
         )
     if version > parse(NEWEST):
         raise InvalidArgument(f"client version {text} is too new. Maximum supported API version is {NEWEST}")
-    return version
+    return version[0], version[1]
 
 
 def split(path: str) -> tuple[str, str]:

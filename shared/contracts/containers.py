@@ -296,6 +296,12 @@ class Attach(ContainerRef):
     logs: bool = False
 
 
+class Detached(ContainerRef):
+    """A client left a terminal by its detach keys; the process goes on. exec_id: when it was an exec's."""
+
+    exec_id: str = ""
+
+
 class AttachInfo(BaseModel):
     tty: bool
 
@@ -505,6 +511,7 @@ TOP = Contract("davit.control.container.top", Top, TopResult, idempotent=True)
 STATS = Contract("davit.control.container.stats", Stats, StatsResult, idempotent=True)
 LOGS = Contract("davit.control.container.logs", Logs, AttachInfo)
 ATTACH = Contract("davit.control.container.attach", Attach, AttachInfo)
+DETACHED = Contract("davit.control.container.detached", Detached, Empty)
 STAT_PATH = Contract("davit.control.container.stat", ArchivePath, PathStat, deadline_s=30, idempotent=True)
 GET_ARCHIVE = Contract("davit.control.container.getarchive", GetArchive, PathStat, deadline_s=30)
 PUT_ARCHIVE = Contract("davit.control.container.putarchive", PutArchive, Empty, deadline_s=3600)

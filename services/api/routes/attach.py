@@ -15,7 +15,7 @@ from services.api.call import Call, Routes
 from services.api.detach import DEFAULT_KEYS, DetachKeys
 from services.api.streaming import download_response, end_stream, pump
 from shared.contracts import containers as contracts
-from shared.contracts.containers import Attach, AttachInfo, Logs
+from shared.contracts.containers import Attach, AttachInfo, Detached, Logs
 from shared.errors import InvalidArgument
 from shared.streams import ByteStream
 
@@ -53,6 +53,8 @@ async def attach(call: Call) -> Response | None:
         raise
     stdin = request.stdin and request.stream_output
     await pump(connection, stream, stdin=stdin, detach=keys if info.tty and stdin else None)
+    if keys.seen:
+        await call.ask(contracts.DETACHED, Detached(ref=call.path("ref")))
     return None
 
 

@@ -11,12 +11,13 @@ from pydantic import Field
 from starlette.responses import Response
 
 from services.api.call import Call, Routes, empty_response, json_response
+from services.api.detach import DEFAULT_KEYS, DetachKeys
 from services.api.hijack import RawConnection
 from services.api.routes.attach import content_type
 from services.api.streaming import end_stream, pump
 from services.api.views import containers as views
 from shared.contracts import containers as contracts
-from shared.contracts.containers import CreateExec, ExecRef, ResizeExec, StartExec
+from shared.contracts.containers import CreateExec, Detached, ExecRef, ResizeExec, StartExec
 from shared.contracts.docker import Bool, DockerModel, Str, StrList
 from shared.errors import Conflict, DavitError, InvalidArgument
 from shared.streams import ByteStream
@@ -48,6 +49,7 @@ class StartBody(DockerModel):
 
 async def create(call: Call) -> Response:
     body = await call.json_body(CreateBody)
+    DetachKeys(body.detach_keys or DEFAULT_KEYS)  # refused now, not when it is started
     if not body.cmd:
         raise InvalidArgument("No exec command specified", field="Cmd")
     created = await call.ask(
@@ -95,8 +97,11 @@ async def start(call: Call) -> Response | None:
     if failure is not None:
         await end_stream(stream, finished=False)
         await _tell(connection, failure, body.tty)
-    else:
-        await pump(connection, stream)
+        return None
+    keys = DetachKeys(found.detach_keys or DEFAULT_KEYS)
+    await pump(connection, stream, detach=keys if found.tty and found.attach_stdin else None)
+    if keys.seen:
+        await call.ask(contracts.DETACHED, Detached(ref=found.container_id, exec_id=found.id))
     return None
 
 

@@ -126,6 +126,8 @@ async def connect(call: Call) -> Response:
 
 async def disconnect(call: Call) -> Response:
     body = await call.json_body(DisconnectBody)
+    if not body.container:
+        raise InvalidArgument("invalid container name or ID: value is empty", field="Container")
     await call.ask(
         container_contracts.DISCONNECT,
         container_contracts.DisconnectContainer(ref=body.container, network=call.path("ref"), force=body.force),

@@ -10,7 +10,7 @@ from services.api.views import volumes as views
 from shared.contracts import volumes as contracts
 from shared.contracts.docker import DockerModel, Str, StrMap
 from shared.contracts.volumes import VolumeRef
-from shared.errors import Unsupported
+from shared.errors import Unavailable, Unsupported
 
 PRUNE_ANONYMOUS_ONLY = (1, 42)
 
@@ -59,7 +59,7 @@ async def prune(call: Call) -> Response:
 
 
 async def update(call: Call) -> Response:
-    raise Unsupported("only cluster volumes can be updated, and they need a swarm")
+    raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
 
 
 ROUTES: Routes = (

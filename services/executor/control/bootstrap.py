@@ -116,6 +116,7 @@ async def start(ctx: ServiceContext) -> None:
         (contract.STATS, forward.stats),
         (contract.LOGS, forward.logs),
         (contract.ATTACH, forward.attach),
+        (contract.DETACHED, forward.detached),
         (contract.STAT_PATH, forward.stat_path),
         (contract.GET_ARCHIVE, forward.get_archive),
         (contract.PUT_ARCHIVE, forward.put_archive),

@@ -13,6 +13,7 @@ from shared.contracts.containers import (
     AttachInfo,
     Changes,
     ContainerRef,
+    Detached,
     Export,
     GetArchive,
     Logs,
@@ -73,6 +74,12 @@ class Forward:
         if request.stream_output:  # else it was only a replay of the log
             await self._records.note(record.event("attach"))
         return AttachInfo(tty=record.container.config.tty)
+
+    async def detached(self, request: Detached) -> Empty:
+        record = await self._records.find(request.ref)
+        event = record.event("exec_detach", execID=request.exec_id) if request.exec_id else record.event("detach")
+        await self._records.note(event)
+        return EMPTY
 
     async def resize(self, request: ResizeContainer) -> Empty:
         record = await self._records.find(request.ref)

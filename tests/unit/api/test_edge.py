@@ -36,6 +36,7 @@ async def test_ping_names_the_engine_and_its_newest_api(edge):
             "please upgrade your client to a newer version",
         ),
         ("1.99", "client version 1.99 is too new. Maximum supported API version is 1.50"),
+        ("1.50.1", "client version 1.50.1 is too new. Maximum supported API version is 1.50"),
     ],
 )
 async def test_versions_outside_the_range_are_refused_in_dockers_words(edge, version, text):
@@ -51,11 +52,32 @@ async def test_every_version_and_none_reach_the_same_route(edge, prefix):
     assert (reply.status, reply.body) == (200, b"[]\n")
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/nothing"), ("DELETE", "/info"), ("GET", "/"), ("GET", "//")])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/nothing"), ("DELETE", "/info"), ("GET", "/"), ("GET", "/v1.99/nothing"), ("GET", "/vX/info")],
+)
 async def test_unknown_paths_and_methods_are_pages_not_found(edge, method, path):
     reply = await edge.client.request(method, path)
     assert reply.status == 404
     assert orjson.loads(reply.body) == {"message": "page not found"}
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [("//info", "/info"), ("/v1.41//containers/./json?all=1", "/v1.41/containers/json?all=1"), ("/a/../info", "/info")],
+)
+async def test_paths_that_are_not_clean_are_redirected(edge, path, location):
+    reply = await edge.client.request("GET", path)
+    assert (reply.status, reply.headers["location"]) == (301, location)
+
+
+async def test_options_are_answered_for_any_path(edge):
+    assert (await edge.client.request("OPTIONS", "/v1.41/containers/json")).status == 200
+
+
+async def test_a_query_that_is_not_well_escaped_is_refused(edge):
+    reply = await edge.client.request("GET", "/containers/json?all=%zz")
+    assert (reply.status, orjson.loads(reply.body)) == (400, {"message": 'invalid URL escape "%zz"'})
 
 
 async def test_errors_of_services_keep_their_text(edge):

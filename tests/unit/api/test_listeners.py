@@ -33,6 +33,16 @@ def test_the_unix_socket_is_for_its_group_and_a_stale_one_is_replaced(tmp_path):
         listener.socket.close()
 
 
+def test_a_group_that_does_not_exist_is_an_error_and_leaves_no_socket(tmp_path):
+    path = tmp_path / "d.sock"
+    with pytest.raises(InvalidArgument, match="group no-such-group not found"):
+        open_listener(f"unix://{path}", tls=None, allow_insecure=False, group="no-such-group")
+    assert not path.exists()
+    listener = open_listener(f"unix://{path}", tls=None, allow_insecure=False, group=str(os.getgid()))
+    assert os.stat(path).st_gid == os.getgid()
+    listener.socket.close()
+
+
 @pytest.mark.parametrize("host", ["/run/x.sock", "fd://3", "tcp://[::1", "tcp://127.0.0.1:port"])
 def test_hosts_that_are_none(host):
     with pytest.raises(InvalidArgument):

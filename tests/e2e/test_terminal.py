@@ -1,0 +1,64 @@
+"""Leaving a terminal by its detach keys: the process goes on, and the events say so."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import docker
+import pytest
+
+from tests.lab.engine import Engine, eventually
+
+pytestmark = pytest.mark.root
+
+KEYS = b"\x10\x11"
+
+
+@pytest.fixture
+def api(engine: Engine) -> Iterator[docker.APIClient]:
+    client = docker.APIClient(base_url=engine.url, version="auto", timeout=30)
+    yield client
+    client.close()
+
+
+def until_closed(sock: object) -> bytes:
+    data = b""
+    raw = sock._sock  # type: ignore[attr-defined]
+    raw.settimeout(10)
+    while chunk := raw.recv(4096):
+        data += chunk
+    sock.close()  # type: ignore[attr-defined]
+    raw.close()
+    return data
+
+
+def actions(engine: Engine, since: str) -> list[str]:
+    lines = engine.docker("events", "--since", since, "--until", f"{time.time():.6f}", "--format", "{{json .}}").stdout
+    return [json.loads(line)["Action"] for line in lines.splitlines()]
+
+
+def test_of_a_container(engine: Engine, api: docker.APIClient) -> None:
+    since = f"{time.time():.6f}"
+    engine.docker("run", "-d", "-it", "--name", "box", "busybox", "sh")
+    attached = api.attach_socket("box", params={"stdin": 1, "stdout": 1, "stream": 1})
+    attached._sock.sendall(b"echo wo''rd\n")
+    eventually(lambda: "word" in engine.docker("logs", "box").stdout, what="the echo")
+    attached._sock.sendall(KEYS)
+    until_closed(attached)
+    eventually(lambda: "detach" in actions(engine, since), what="the event detach")
+    assert engine.docker("inspect", "-f", "{{.State.Running}}", "box").stdout == "true\n"
+
+
+@pytest.mark.parametrize("keys", ["", "ctrl-a,x"])
+def test_of_an_exec(engine: Engine, api: docker.APIClient, keys: str) -> None:
+    since = f"{time.time():.6f}"
+    engine.docker("run", "-d", "--name", "box", "busybox", "sleep", "1000")
+    exec_id = api.exec_create("box", ["sh", "-c", "sleep 4321"], stdin=True, tty=True, detach_keys=keys or None)["Id"]
+    joined = api.exec_start(exec_id, tty=True, socket=True)
+    joined._sock.sendall(b"\x01x" if keys else KEYS)
+    until_closed(joined)
+    eventually(lambda: "exec_detach" in actions(engine, since), what="the event exec_detach")
+    assert api.exec_inspect(exec_id)["Running"]
+    assert "sleep 4321" in engine.docker("top", "box").stdout
