@@ -62,9 +62,10 @@ class EndpointHandlers:
         async with self._database.transaction() as tx:
             places = await self._places(tx, request.container_id, list(request.networks))
             kept = [(one.network, one.own) for one, _ in places if one.own is not None]
-            if kept and len(kept) == len(places):
+            if kept and len(kept) == len(places) and not request.avoid:
+                await self._keep_for(tx, request.generation, kept)
                 return _joined(kept, request.exposed)
-            if kept:  # a container that was joined to fewer networks before: begin again
+            if kept:  # joined to fewer networks before, or with ports that cannot be had: begin again
                 await self._drop(tx, kept)
                 places = await self._places(tx, request.container_id, list(request.networks))
             made = await self._make(tx, asker, _primary_first(places, request))
@@ -72,9 +73,18 @@ class EndpointHandlers:
             if gateway is not None:
                 gateway.default_gateway = True
                 await self._publish_ports(tx, gateway, request)
-            joined = await self._add(tx, request.node, made)
+            joined = await self._add(tx, request.node, made, request.generation)
         await self._records(contract.RECORD_ADDED, [attachment for attachment, _ in made])
         return _joined(joined, request.exposed)
+
+    async def _keep_for(
+        self, tx: Transaction, generation: int, kept: Sequence[tuple[KnownNetwork, EndpointRecord]]
+    ) -> None:
+        """What an earlier start has not given back yet is this start's now."""
+        for _, record in kept:
+            if record.generation < generation:
+                record.generation = generation
+                await self._store.update_endpoint(tx, record)
 
     async def connect(self, request: ConnectNetwork) -> Joined:
         async with self._database.transaction() as tx:
@@ -97,7 +107,7 @@ class EndpointHandlers:
             gateway = endpoints.choose_gateway([*before, (made[0][0], request.settings.gw_priority)])
             has_route = any(attachment.default_gateway for attachment, _ in before)
             made[0][0].default_gateway = gateway is made[0][0] and (not has_route or request.settings.gw_priority > 0)
-            joined = await self._add(tx, request.node, made)
+            joined = await self._add(tx, request.node, made, request.generation)
         await self._records(contract.RECORD_ADDED, [made[0][0]])
         return _joined(joined, [])
 
@@ -107,11 +117,11 @@ class EndpointHandlers:
             if request.network is not None:
                 wanted = (request.network,)
                 present = [(net, one) for net, one in present if net.record.name in wanted or net.record.id in wanted]
-            if not present:
-                return Left()
-            left = await self._drop(tx, present)
+            upto = request.generation
+            leaving = [(net, one) for net, one in present if upto is None or one.generation <= upto]
+            left = await self._drop(tx, leaving) if leaving else []
         await self._records(contract.RECORD_REMOVED, left)
-        return Left(attachments=left)
+        return Left(attachments=left, kept=len(left) < len(present))
 
     async def rename(self, request: RenameEndpoints) -> Empty:
         name = request.container_name.lstrip("/")
@@ -123,7 +133,7 @@ class EndpointHandlers:
                 attachment.container_name = name
                 attachment.dns_names = [name if one == old else one for one in attachment.dns_names]
                 record.settings.dns_names = attachment.dns_names
-                fresh = EndpointRecord.of(attachment, record.settings)
+                fresh = EndpointRecord.of(attachment, record.settings, record.generation)
                 await self._store.update_endpoint(tx, fresh)
                 changed.append(attachment)
         await self._records(contract.RECORD_ADDED, changed)
@@ -179,6 +189,8 @@ class EndpointHandlers:
         near = range(self._next_ephemeral, min(self._next_ephemeral + NEAR_PORTS, ports.EPHEMERAL.stop))
         for window in (near, ports.EPHEMERAL):
             taken = await self._store.taken_ports(tx, request.node, fixed, window if any_port else range(0))
+            for one in request.avoid:
+                taken.setdefault((one.protocol, one.port), set()).update(ports.ANY.values())
             try:
                 gateway.ports = ports.allocate(wishes, taken, endpoint=endpoint, ephemeral=window)
                 break
@@ -191,11 +203,11 @@ class EndpointHandlers:
             self._next_ephemeral = last + 1 if last + 1 in ports.EPHEMERAL else ports.EPHEMERAL.start
 
     async def _add(
-        self, tx: Transaction, node: str, made: Sequence[tuple[Attachment, EndpointSettings]]
+        self, tx: Transaction, node: str, made: Sequence[tuple[Attachment, EndpointSettings]], generation: int
     ) -> list[tuple[KnownNetwork, EndpointRecord]]:
         added, joined = [], []
         for attachment, settings in made:
-            record = EndpointRecord.of(attachment, endpoints.settings_view(attachment, settings))
+            record = EndpointRecord.of(attachment, endpoints.settings_view(attachment, settings), generation)
             added.append((attachment, record))
             network = self._store.known(attachment.network.id)
             joined.append((network, record))

@@ -85,16 +85,21 @@ class KnownNetwork:
 
 
 class EndpointRecord(BaseModel):
-    """An endpoint as it is stored. The attachment's network is left out and put back on reading."""
+    """An endpoint as it is stored. The attachment's network is left out and put back on reading.
+
+    Attributes:
+        generation: The container's start that it is for.
+    """
 
     attachment: dict[str, Any]
     settings: EndpointSettings = Field(default_factory=EndpointSettings)
     priority: int = 0
+    generation: int = 0
 
     @classmethod
-    def of(cls, attachment: Attachment, settings: EndpointSettings) -> EndpointRecord:
+    def of(cls, attachment: Attachment, settings: EndpointSettings, generation: int) -> EndpointRecord:
         body = attachment.model_dump(mode="json", exclude={"network"}, exclude_defaults=True)
-        return cls(attachment=body, settings=settings, priority=settings.gw_priority)
+        return cls(attachment=body, settings=settings, priority=settings.gw_priority, generation=generation)
 
     def on(self, network: KnownNetwork) -> Attachment:
         return Attachment(network=network.node_view, **self.attachment)

@@ -164,10 +164,19 @@ class Attachment(BaseModel):
     driver_opts: dict[str, str] = Field(default_factory=dict)
 
 
+class HostPort(BaseModel):
+    """A port of a node. protocol: tcp, udp or sctp."""
+
+    protocol: str
+    port: int
+
+
 class JoinNetworks(BaseModel):
     """Give a container its endpoints and ports. Idempotent per container: the same again answers the same.
 
     Attributes:
+        generation: The start that they are for: a release that is for an earlier one leaves them alone.
+        avoid: Ports that turned out to be in use on the node. What the container has is given back, and chosen anew.
         networks: Network reference -> what was asked for; the first named is the one NetworkMode names.
         exposed: ``80/tcp`` texts, of image and container, for publish_all.
         ports: Bindings as asked; host port empty, a number, or a range.
@@ -182,6 +191,8 @@ class JoinNetworks(BaseModel):
     exposed: list[str] = Field(default_factory=list)
     publish_all: bool = False
     primary: str = ""
+    generation: int = 0
+    avoid: list[HostPort] = Field(default_factory=list)
 
 
 class Joined(BaseModel):
@@ -199,17 +210,22 @@ class ConnectNetwork(BaseModel):
     node: str
     network: str
     settings: EndpointSettings = Field(default_factory=EndpointSettings)
+    generation: int = 0
 
 
 class LeaveNetworks(BaseModel):
-    """Release a container's endpoints: all, or the one on `network`."""
+    """Release a container's endpoints: all, or the one on `network`; and only those for a start up to `generation`."""
 
     container_id: str
     network: str | None = None
+    generation: int | None = None
 
 
 class Left(BaseModel):
+    """What was released. kept: there are endpoints for a later start."""
+
     attachments: list[Attachment] = Field(default_factory=list)
+    kept: bool = False
 
 
 class RenameEndpoints(BaseModel):

@@ -67,6 +67,7 @@ class Connecting:
                 node=record.node,
                 network=network.name,
                 settings=settings,
+                generation=record.generation,
             ),
         )
         try:

@@ -2,6 +2,9 @@
 
 A release runs beside the answer to the client. What a crash cuts off is found by the reconciler: `holding` stays in
 the container's row until a release has been acknowledged.
+
+A release is for a start, by its generation: what a later start has been given meanwhile, by whichever copy of control,
+it leaves alone.
 """
 
 from __future__ import annotations
@@ -35,8 +38,14 @@ class Endpoints:
 
     def let_go(self, record: Record) -> None:
         """Start to release; returns at once."""
-        if record.holding and record.id not in self._leaving:
-            self._leaving[record.id] = self._spawn(self._leave_quietly(record), name=f"leave {record.id[:12]}")
+        if record.holding:
+            self.let_go_of(record.id, record.generation)
+
+    def let_go_of(self, container_id: str, generation: int) -> None:
+        """As `let_go`, by id; nothing when that has been done for this start, or is being done."""
+        if container_id not in self._leaving and self._released.get(container_id) != generation:
+            work = self._leave_quietly(container_id, generation)
+            self._leaving[container_id] = self._spawn(work, name=f"leave {container_id[:12]}")
 
     async def settled(self, container_id: str) -> None:
         """Wait for a release that is under way here."""
@@ -48,17 +57,21 @@ class Endpoints:
         """Release, unless that has been done for this start. Raises what the network service answers."""
         await self.settled(record.id)
         if record.holding and self._released.get(record.id) != record.generation:
-            await self._peers.leave(record.id)
-            self._released[record.id] = record.generation
+            # A container that is being removed is not started any more: nothing of it is for later.
+            await self._leave(record.id, None if record.status == "removing" else record.generation)
 
-    async def _leave_quietly(self, record: Record) -> None:
+    async def _leave(self, container_id: str, generation: int | None) -> None:
+        left = await self._peers.leave(container_id, generation=generation)
+        if generation is not None and not left.kept:
+            self._released[container_id] = generation
+
+    async def _leave_quietly(self, container_id: str, generation: int) -> None:
         try:
-            await self._peers.leave(record.id)
-            self._released[record.id] = record.generation
+            await self._leave(container_id, generation)
         except DavitError as error:  # the reconciler comes back to it
-            log.warning("endpoints of %s not released yet: %s", record.id[:12], error)
+            log.warning("endpoints of %s not released yet: %s", container_id[:12], error)
         finally:
-            del self._leaving[record.id]
+            del self._leaving[container_id]
 
     def forget(self, container_id: str) -> None:
         """The container starts anew, or is gone."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from services.executor.control.domain import Record
 from shared.bus import Bus
 from shared.contracts import images, networks, node, volumes
 from shared.contracts.images import ImageRef, ResolvedImage
-from shared.contracts.networks import Joined, JoinNetworks, LeaveNetworks
+from shared.contracts.networks import HostPort, Joined, JoinNetworks, LeaveNetworks, Left
 from shared.contracts.node import (
     ContainerId,
     ExitRecord,
@@ -43,8 +45,12 @@ class Peers:
 
     # Networks
 
-    async def join(self, record: Record) -> Joined:
-        """Endpoints, addresses and published ports for a start. Idempotent."""
+    async def join(self, record: Record, generation: int, avoid: Sequence[HostPort] = ()) -> Joined:
+        """Endpoints, addresses and published ports for a start. Idempotent.
+
+        Args:
+            avoid: Host ports that somebody else has, whatever the network service knows.
+        """
         host, config = record.container.host_config, record.container.config
         request = JoinNetworks(
             container_id=record.id,
@@ -56,11 +62,15 @@ class Peers:
             exposed=list(config.exposed_ports),
             publish_all=host.publish_all_ports,
             primary=host.network_mode,
+            generation=generation,
+            avoid=list(avoid),
         )
         return await self.bus.request(networks.JOIN, request)
 
-    async def leave(self, container_id: str, network: str | None = None) -> None:
-        await self.bus.request(networks.LEAVE, LeaveNetworks(container_id=container_id, network=network))
+    async def leave(self, container_id: str, network: str | None = None, *, generation: int | None = None) -> Left:
+        """Give endpoints back; with `generation`, only those for starts up to it."""
+        request = LeaveNetworks(container_id=container_id, network=network, generation=generation)
+        return await self.bus.request(networks.LEAVE, request)
 
     # The container's node
 

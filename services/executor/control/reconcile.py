@@ -67,11 +67,15 @@ class Reconciler:
             known = await sql.states(reader, inventory.node)
         items = {item.id: item for item in inventory.items}
         taken_ns = _nanoseconds(inventory.facts.seen_at) or self._records.clock.time_ns()
-        for container_id, (status, generation, changed_ns) in known.items():
-            item = items.get(container_id)
-            if _agree(status, generation, item) or changed_ns > taken_ns - SETTLING_NS:
+        for container_id, state in known.items():
+            if state.changed_ns > taken_ns - SETTLING_NS:
                 continue
-            await self._settle(container_id, item)
+            item = items.get(container_id)
+            if not _agree(state.status, state.generation, item):
+                await self._settle(container_id, item)
+            elif state.holding and state.generation > 0 and state.status in ("created", "exited", "dead"):
+                # Its end is known to both, and whoever committed it was killed before it had released this.
+                self._endpoints.let_go_of(container_id, state.generation)
         return InventoryAnswer(remove=await self._unwanted(items, set(known)))
 
     async def _unwanted(self, items: dict[str, InventoryItem], known: set[str]) -> list[str]:
@@ -135,7 +139,7 @@ class Reconciler:
         """A start, or a pause, whose commit was cut off: it happened."""
         joined = None
         if item.generation > record.generation and record.requested_networks:
-            joined = await self._peers.join(record)
+            joined = await self._peers.join(record, item.generation)
 
         def apply(current: Record) -> list[DomainEvent]:
             events = []

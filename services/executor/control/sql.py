@@ -6,7 +6,7 @@ write fail instead of winning. `holding` says that the network service may keep 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -237,13 +237,23 @@ async def summaries(
     return [(ContainerSummary.model_validate_json(row.summary), row.created_ns, row.node) for row in rows]
 
 
-async def states(reader: Reader, node: str) -> dict[str, tuple[str, int, int]]:
-    """By id, of one node's containers: status, generation and time of the last change (ns since the epoch)."""
-    statement = sa.select(containers.c.id, containers.c.status, containers.c.generation, containers.c.changed_ns).where(
-        containers.c.node == node
+class Known(NamedTuple):
+    """What an inventory is compared with. changed_ns: nanoseconds since the epoch."""
+
+    status: str
+    generation: int
+    holding: bool
+    changed_ns: int
+
+
+async def states(reader: Reader, node: str) -> dict[str, Known]:
+    """One node's containers, by id."""
+    table = containers.c
+    statement = sa.select(table.id, table.status, table.generation, table.holding, table.changed_ns).where(
+        table.node == node
     )
     rows = (await reader.execute(statement)).fetchall()
-    return {row.id: (row.status, row.generation, row.changed_ns) for row in rows}
+    return {row.id: Known(row.status, row.generation, bool(row.holding), row.changed_ns) for row in rows}
 
 
 async def nodes_of(reader: Reader, ids: list[str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from services.executor.control.endpoints import Endpoints
 from services.executor.control.peers import Peers
 from services.executor.control.records import Records
 from services.executor.control.removing import Removing
-from shared.contracts.networks import Joined
+from shared.contracts.networks import HostPort, Joined
 from shared.contracts.node import Started
 from shared.errors import (
     Conflict,
@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 
 START_FAILED = "failed to create task for container: "
 FAILED_EXIT_CODE = 128
+# What a node says when somebody else on it has a port, and how many ports are tried (the reference engine's number).
+FOREIGN_LISTENER = "foreign_listener"
+PORT_ATTEMPTS = 10
 # Endpoints of a container that does not run and has not changed for longer than this (two times over, to be safe
 # against clocks) may be released by the reconciler: a start announces itself in the record then.
 UNTOUCHED_NS = 60 * 1_000_000_000
@@ -87,10 +90,7 @@ class Starting:
         record.start_key = key
         try:
             await self._resolve_network_container(record)
-            joined = await self._peers.join(record) if record.requested_networks else None
-            record.take(joined)
-            failpoint("control.start.before_order")
-            started = await self._peers.start(record)
+            joined, started = await self._order(record)
         except (Unavailable, DeadlineExceeded):
             raise  # what became of it is for the inventory to find out
         except DavitError as error:
@@ -98,6 +98,25 @@ class Starting:
             await self._failed(record, refusal)
             raise refusal from error
         return await self._commit(record, joined, started, more)
+
+    async def _order(self, record: Record) -> tuple[Joined | None, Started]:
+        """Endpoints and the node's order. A port that was ours to choose is chosen anew when somebody else has it."""
+        avoid: list[HostPort] = []
+        refusal: Conflict | None = None
+        while True:
+            try:
+                joined = await self._peers.join(record, record.generation, avoid) if record.requested_networks else None
+            except Conflict as error:
+                raise refusal or error from error  # no other port will do: what the node said is the reason
+            record.take(joined)
+            failpoint("control.start.before_order")
+            try:
+                return joined, await self._peers.start(record)
+            except Conflict as error:
+                if error.detail.get("reason") != FOREIGN_LISTENER or len(avoid) + 1 >= PORT_ATTEMPTS:
+                    raise
+                refusal = error
+                avoid.append(HostPort(protocol=error.detail["protocol"], port=error.detail["host_port"]))
 
     async def _announced(self, record: Record) -> Record:
         """Touch a record that has not changed for long, so that nobody takes its endpoints for left over."""

@@ -11,7 +11,7 @@ from shared import inflight
 from shared.contracts import containers as contract
 from shared.contracts.containers import CreateContainer, RemoveContainer, StopContainer
 from shared.contracts.docker import ContainerConfig, HostConfig, RestartPolicy
-from shared.errors import Conflict, DavitError, Interrupted, NotFound
+from shared.errors import Conflict, DavitError, Interrupted, NotFound, Unavailable
 from tests.integration.control.world import World
 
 
@@ -145,3 +145,86 @@ async def test_a_removal_asked_again_has_nothing_to_remove(world: World) -> None
     await world.ask(contract.REMOVE, RemoveContainer(ref="web"))
     with pytest.raises(NotFound):
         await world.ask(contract.REMOVE, RemoveContainer(ref="web"))
+
+
+# Endpoints and ports
+
+
+async def test_what_a_killed_control_had_not_released_is_released_at_the_next_inventory(world: World) -> None:
+    container_id = await world.run()
+    world.services.fail["leave"] = Unavailable("the network service is away")
+    await world.node.exit(container_id, 0)
+    await world.kill_control()
+    world.services.fail.clear()
+    await world.add_control()
+    await world.node.inventory()
+    assert container_id in world.services.endpoints  # what is younger than a few seconds settles by itself
+    await world.node.inventory(age_s=10)
+    await world.eventually(lambda: not world.services.endpoints)
+
+
+async def test_a_release_found_by_inventory_does_not_meet_a_start_under_way(world: World) -> None:
+    container_id = await world.run()
+    world.services.fail["leave"] = Unavailable("the network service is away")
+    await world.node.exit(container_id, 0)
+    world.services.fail.clear()
+    other = await world.add_control()
+    going, inventory = asyncio.Event(), asyncio.Event()
+
+    def joined_and_waiting() -> None:
+        going.set()
+
+    world.node.before["start"] = joined_and_waiting
+    world.node.delay["start"] = inventory
+    starting = asyncio.create_task(world.start(container_id))
+    await going.wait()
+    for _ in range(4):  # to either copy of control
+        await world.node.inventory(age_s=10)
+    await asyncio.sleep(0.2)
+    assert container_id in world.services.endpoints
+    inventory.set()
+    await starting
+    assert await world.status(container_id) == "running"
+    assert container_id in world.services.endpoints
+    assert other in world.controls
+
+
+def _taken(port: int) -> Conflict:
+    return Conflict("listen: address already in use", reason="foreign_listener", protocol="tcp", host_port=port)
+
+
+async def test_another_port_is_tried_when_somebody_else_has_one(world: World) -> None:
+    await world.create("web")
+    ports = iter((40000, 40001))
+
+    def refuse_twice() -> None:
+        port = next(ports, None)
+        if port is not None:
+            raise _taken(port)
+
+    world.node.before["start"] = refuse_twice
+    await world.start("web")
+    assert await world.status("web") == "running"
+    assert world.services.avoided == [[], [40000], [40000, 40001]]
+
+
+async def test_ports_are_not_tried_for_ever(world: World) -> None:
+    await world.create("web")
+    world.node.fail["start"] = _taken(40000)
+    with pytest.raises(Conflict, match="address already in use"):
+        await world.start("web")
+    assert len(world.services.avoided) == 10
+    await world.eventually(lambda: not world.services.endpoints)
+
+
+async def test_a_port_that_was_asked_for_fails_in_the_nodes_words(world: World) -> None:
+    await world.create("web")
+
+    def refuse() -> None:
+        world.services.fail["join"] = Conflict("port is already allocated")
+        raise _taken(80)
+
+    world.node.before["start"] = refuse
+    with pytest.raises(Conflict, match="address already in use"):
+        await world.start("web")
+    await world.eventually(lambda: not world.services.endpoints)

@@ -62,6 +62,7 @@ class FakeNode:
         self.calls: list[tuple[str, str]] = []
         self.fail: dict[str, DavitError] = {}
         self.before: dict[str, Callable[[], Any]] = {}
+        self.delay: dict[str, asyncio.Event] = {}
         self.ignores_signals = False
         self.exits_at_once: int | None = None
         self.pid = 100
@@ -109,6 +110,8 @@ class FakeNode:
 
     async def start(self, order: ContainerOrder) -> Started:
         self._called("start", order.id)
+        if "start" in self.delay:
+            await self.delay["start"].wait()
         item = self.items.get(order.id)
         if item is None or not (self.running(order.id) or item.generation == order.generation):
             self.pid += 1
@@ -214,6 +217,8 @@ class FakeServices:
         self.bus = bus
         self.image = ResolvedImage(id=IMAGE_ID, config=ContainerConfig(cmd=["sh"], env=["A=image"]), layers=[LAYER])
         self.endpoints: dict[str, list[str]] = {}
+        self.generations: dict[str, int] = {}
+        self.avoided: list[list[int]] = []
         self.leaves: list[str] = []
         self.held: dict[str, list[str]] = {}
         self.anonymous = 0
@@ -271,6 +276,8 @@ class FakeServices:
         if "join" in self.fail:
             raise self.fail["join"]
         names = list(request.networks)
+        self.avoided.append([one.port for one in request.avoid])
+        self.generations[request.container_id] = request.generation
         self.endpoints[request.container_id] = names
         return Joined(
             attachments=[self._attachment(request.container_id, name) for name in names],
@@ -291,6 +298,8 @@ class FakeServices:
     async def leave(self, request: LeaveNetworks) -> Left:
         if "leave" in self.fail:
             raise self.fail["leave"]
+        if request.generation is not None and self.generations.get(request.container_id, 0) > request.generation:
+            return Left(kept=True)
         self.leaves.append(request.container_id)
         self.endpoints.pop(request.container_id, None)
         return Left()

@@ -272,3 +272,57 @@ async def test_many_joins_at_once_get_different_addresses(service: Bus) -> None:
     assert len({one.attachments[0].address for one in joined}) == 60
     assert len({one.ports["80/tcp"][0].host_port for one in joined}) == 60
     assert spent_ms < 1000
+
+
+# Starts and releases that overtake each other; ports that others have
+
+
+async def taken(database: Database, number: int = 1) -> set[int]:
+    async with database.read() as reader:
+        present = await NetworkStore().of_container(reader, container(number))
+    return {port.host_port for network, one in present for port in one.on(network).ports}
+
+
+async def test_a_release_for_an_earlier_start_leaves_a_later_one_alone(service: Bus, database: Database) -> None:
+    first = await join(service, generation=1, ports={"80/tcp": [{"HostPort": "8080"}]})
+    again = await join(service, generation=2, ports={"80/tcp": [{"HostPort": "8080"}]})
+    assert again.attachments == first.attachments
+    late = await service.request(contract.LEAVE, LeaveNetworks(container_id=container(1), generation=1))
+    assert (late.attachments, late.kept) == ([], True)
+    assert await taken(database) == {8080}
+    done = await service.request(contract.LEAVE, LeaveNetworks(container_id=container(1), generation=2))
+    assert (len(done.attachments), done.kept) == (1, False)
+    assert await taken(database) == set()
+
+
+async def test_a_network_connected_later_belongs_to_the_same_start(service: Bus) -> None:
+    await service.request(contract.CREATE, CreateNetwork(name="back"))
+    await join(service, generation=3)
+    await service.request(
+        contract.CONNECT,
+        ConnectNetwork(container_id=container(1), container_name="c1", node="here", network="back", generation=3),
+    )
+    await service.request(contract.RENAME, RenameEndpoints(container_id=container(1), container_name="c2"))
+    late = await service.request(contract.LEAVE, LeaveNetworks(container_id=container(1), generation=2))
+    assert (late.attachments, late.kept) == ([], True)
+
+
+async def test_a_port_that_somebody_else_has_is_avoided(service: Bus, database: Database) -> None:
+    wish = {"80/tcp": [{"HostPort": ""}]}
+    first = await join(service, ports=wish)
+    port = int(first.ports["80/tcp"][0].host_port)
+    second = await join(service, ports=wish, avoid=[{"protocol": "tcp", "port": port}])
+    other = int(second.ports["80/tcp"][0].host_port)
+    assert other != port
+    assert await taken(database) == {other}
+    avoid = [{"protocol": "tcp", "port": one} for one in (port, other)]
+    third = await join(service, ports={"80/tcp": [{"HostPort": f"{port}-{other + 1}"}]}, avoid=avoid)
+    assert third.ports["80/tcp"][0].host_port == str(other + 1)
+
+
+async def test_a_port_that_was_asked_for_cannot_be_avoided(service: Bus, database: Database) -> None:
+    wish = {"80/tcp": [{"HostPort": "8080"}]}
+    await join(service, ports=wish)
+    with pytest.raises(Conflict, match="port is already allocated"):
+        await join(service, ports=wish, avoid=[{"protocol": "tcp", "port": 8080}])
+    assert await taken(database) == {8080}
