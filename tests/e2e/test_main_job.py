@@ -9,6 +9,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -432,3 +433,22 @@ class TestImages:
             "No such image: nosuch:latest" in engine.docker("create", "--pull", "never", "nosuch", check=False).stderr
         )
         assert "invalid reference format" in engine.docker("create", "Bad..//Name", check=False).stderr
+
+
+def test_a_port_that_the_host_listens_on_is_an_error_when_asked_for_and_avoided_when_not(engine: Engine) -> None:
+    engine.docker("run", "-d", "--name", "first", "-p", "80", "busybox", "sleep", "600")
+    given = int(engine.docker("port", "first", "80").stdout.split()[0].rpartition(":")[2])
+    taken = range(given + 1, given + 4)
+    held = f"[socket.create_server(('', port)) for port in {list(taken)}]"
+    command = [*engine.netns.enter, sys.executable, "-c", f"import socket; h = {held}; print(flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as listener:
+        assert listener.stdout is not None
+        listener.stdout.readline()
+        refused = engine.docker("run", "-d", "-p", f"{taken[0]}:80", "busybox", "sleep", "600", check=False)
+        assert refused.returncode == 125
+        assert f"listen tcp4 0.0.0.0:{taken[0]}: bind: address already in use" in refused.stderr
+        for name in ("second", "third"):
+            engine.docker("run", "-d", "--name", name, "-p", "80", "busybox", "sleep", "600")
+            port = int(engine.docker("port", name, "80").stdout.split()[0].rpartition(":")[2])
+            assert port not in taken
+        listener.communicate(b"\n")

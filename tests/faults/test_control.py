@@ -21,13 +21,14 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 # An inventory every 10 s, and what is younger than 5 s is left to settle by itself.
 RECONCILED_WITHIN_S = 40.0
+PORT_FREE_WITHIN_S = 20.0
 
 
 @contextmanager
-def failing_at(point: str) -> Iterator[Engine]:
-    """An engine whose control dies at the first hit of a point, in each of its processes."""
+def failing_at(point: str, action: str = "kill") -> Iterator[Engine]:
+    """An engine whose control dies at the first hit of a point, in each of its processes unless `action` says else."""
     require_root()
-    with Engine(environment={"DAVIT_FAILPOINTS": f"{point}=kill"}) as engine:
+    with Engine(environment={"DAVIT_FAILPOINTS": f"{point}={action}"}) as engine:
         engine.import_busybox()
         yield engine
 
@@ -116,12 +117,14 @@ def test_clients_are_answered_however_often_control_dies_over_their_requests(tmp
         assert gapless(engine)
 
 
-def test_an_exit_killed_after_its_commit_is_there() -> None:
-    with failing_at("control.exit.after_commit") as engine:
-        engine.docker("run", "-d", "--name", "web", "busybox", "sh", "-c", "sleep 0.2; exit 5")
+def test_an_exit_killed_after_its_commit_is_there(tmp_path: Path) -> None:
+    with failing_at("control.exit.after_commit", f"kill_once({tmp_path}/killed)") as engine:
+        engine.docker("run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sh", "-c", "sleep 0.2; exit 5")
         becomes(engine, "web", "exited")
         assert engine.docker("inspect", "-f", "{{.State.ExitCode}}", "web").stdout.strip() == "5"
         assert actions(engine, "web").count("die") == 1
+        taking = ("run", "--rm", "-p", "8080:80", "busybox", "true")
+        eventually(lambda: engine.docker(*taking, check=False).returncode == 0, PORT_FREE_WITHIN_S, "a free port")
 
 
 def test_a_container_that_removes_itself_goes_although_control_died() -> None:
