@@ -1,6 +1,6 @@
-"""Registry credentials that clients send in headers. They are handed on and never logged.
+"""Registry credentials, and secrets of builds, that clients send in headers. They are handed on and never logged.
 
-Source: Docker Engine API 1.50, "Authentication".
+Source: Docker Engine API 1.50, "Authentication"; the secrets are this engine's own (docs/adr/007).
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from shared.errors import InvalidArgument
 
 HEADER_AUTH = "x-registry-auth"
 HEADER_CONFIG = "x-registry-config"
+HEADER_SECRETS = "x-davit-build-secrets"
+# Docker's own limit for one secret; here it holds for all of a build, which travel in one message.
+MAX_SECRETS_BYTES = 500 * 1024
 FIELDS = {
     "username": "username",
     "password": "password",
@@ -43,6 +46,17 @@ def from_config_header(header: str | None) -> dict[str, RegistryAuth]:
     """The decoded ``X-Registry-Config`` header of a build: registry -> credentials."""
     value = _decode(header, "X-Registry-Config")
     return {host: from_object(item) for host, item in (value or {}).items() if isinstance(item, dict)}
+
+
+def build_secrets(header: str | None) -> dict[str, str]:
+    """The decoded ``X-Davit-Build-Secrets`` header: base64 values by id. Errors never quote a value."""
+    name = "X-Davit-Build-Secrets"
+    value = _decode(header, name) or {}
+    if not all(identifier and isinstance(text, str) for identifier, text in value.items()):
+        raise InvalidArgument(f"invalid {name} header: not an object of base64 texts by id", field=name)
+    if sum(map(len, value.values())) > MAX_SECRETS_BYTES * 4 // 3:
+        raise InvalidArgument(f"invalid {name} header: more than {MAX_SECRETS_BYTES} bytes", field=name)
+    return value
 
 
 def _decode(header: str | None, name: str) -> dict[str, Any] | None:

@@ -75,6 +75,7 @@ def build_request(call: Call, stream: ByteStream) -> contracts.BuildImage:
         isolation=params.text("isolation"),
         security_opt=string_list(call, "securityopt"),
         squash=params.flag("squash"),
+        secrets=credentials.build_secrets(call.headers.get(credentials.HEADER_SECRETS)),
         auths=credentials.from_config_header(call.headers.get(credentials.HEADER_CONFIG)),
     )
 

@@ -267,7 +267,10 @@ class _Mounts:
         value = self._place.secrets.get(mount.identifier)
         if value is None:
             if mount.required:
-                raise NotFound(f"secret {mount.identifier}: not found")
+                raise NotFound(
+                    f"secret {mount.identifier}: not found: RUN --mount=type=secret,id={mount.identifier} requires it",
+                    field="--mount",
+                )
             return None
         path = self._place.secrets_dir.place("secret")
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o400)

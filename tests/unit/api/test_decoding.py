@@ -132,6 +132,16 @@ def test_credentials():
             credentials.from_header(header)
 
 
+def test_build_secrets():
+    header = encoded(b'{"token":"aHVudGVyMg==","empty":""}')
+    assert credentials.build_secrets(header) == {"token": "aHVudGVyMg==", "empty": ""}
+    assert credentials.build_secrets(None) == {}
+    for text in (b'{"a":1}', b'{"":"aA=="}', b"[]", b'{"a":"' + b"A" * 700_000 + b'"}', b'{"secret'):
+        with pytest.raises(InvalidArgument, match="X-Davit-Build-Secrets") as caught:
+            credentials.build_secrets(encoded(text))
+        assert "secret'" not in str(caught.value) + repr(caught.value.detail)
+
+
 def test_versions():
     assert versions.split("/v1.41/info") == ("1.41", "/info")
     assert versions.split("/info") == ("1.50", "/info")

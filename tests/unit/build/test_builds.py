@@ -353,7 +353,9 @@ async def test_secret_reaches_the_command_and_nothing_else(lab: Lab) -> None:
     # Another value is no other step.
     assert "Using cache" in (await lab.build(dockerfile, secrets={"token": "eA=="})).text
     missing = await lab.build(dockerfile.replace("cat", "cut"))
-    assert missing.error == {"message": "secret token: not found"}
+    assert missing.error == {
+        "message": "secret token: not found: RUN --mount=type=secret,id=token requires it",
+    }
     assert lab.leftovers() == []
 
 
