@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import os
@@ -28,10 +30,12 @@ def context(path: Path, dockerfile: str, files: Mapping[str, str] | None = None)
     return path
 
 
-def build(engine: Engine, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def build(
+    engine: Engine, *arguments: str, check: bool = True, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
         ["docker", "build", *arguments],
-        env=engine.environment | CLASSIC,
+        env=engine.environment | CLASSIC | dict(environment or {}),
         capture_output=True,
         text=True,
         timeout=120,
@@ -109,6 +113,26 @@ def test_mounts_heredocs_and_network(engine: Engine, tmp_path: Path) -> None:
     assert out.stdout == "hi  default\n1\nstaged\ncontext\n1\nscript\n"
     build(engine, "-t", "mounts", "--no-cache", str(where))
     assert engine.docker("run", "--rm", "mounts", "cat", "/lines").stdout == "2\n"
+
+
+def test_secrets_come_in_a_header(engine: Engine, tmp_path: Path) -> None:
+    where = context(
+        tmp_path / "context",
+        "FROM busybox\nRUN --mount=type=secret,id=token,required sha256sum < /run/secrets/token > /sum\n"
+        "RUN --mount=type=secret,id=token,env=TOKEN printf %s $TOKEN | sha256sum > /sum2\n",
+    )
+    value = base64.b64encode(b"hunter2").decode()
+    header = base64.urlsafe_b64encode(json.dumps({"token": value}).encode()).decode()
+    (tmp_path / "config.json").write_text(json.dumps({"HttpHeaders": {"X-Davit-Build-Secrets": header}}))
+    with_secret = {"DOCKER_CONFIG": str(tmp_path)}
+    first = build(engine, "-t", "secret", str(where), environment=with_secret)
+    digest = hashlib.sha256(b"hunter2").hexdigest()
+    assert engine.docker("run", "--rm", "secret", "cat", "/sum", "/sum2").stdout.split()[::2] == [digest, digest]
+    told = first.stdout + first.stderr + engine.docker("history", "--no-trunc", "secret").stdout
+    assert "hunter2" not in told + engine.docker("image", "inspect", "secret").stdout
+    missing = build(engine, "--no-cache", str(where), check=False)
+    assert "secret token: not found: RUN --mount=type=secret,id=token requires it" in missing.stderr
+    assert list((engine.run_dir / "build").iterdir()) == []
 
 
 def test_volume_user_and_limits(engine: Engine, tmp_path: Path) -> None:

@@ -14,11 +14,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from services.image.build.dockerfile.words import TRUE_VALUES
+
 PREDEFINED = frozenset(
     name
     for upper in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
     for name in (upper, upper.lower())
 )
+
+
+# Arguments that speak to the builder, not to the Dockerfile. Source: docker buildx build, "Built-in build args".
+KEEP_GIT_DIR = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
+# Every image made here has what `--cache-from` needs in its history, so this one asks for what is so anyway.
+INLINE_CACHE = "BUILDKIT_INLINE_CACHE"
+FOR_THE_BUILDER = frozenset({KEEP_GIT_DIR, INLINE_CACHE})
+
+
+def is_true(text: str | None) -> bool:
+    """Whether an argument switches something on; an empty one does not."""
+    return text is not None and text != "" and text.lower() in TRUE_VALUES
 
 
 class GlobalArguments:
@@ -61,7 +75,7 @@ class GlobalArguments:
 
     def unused(self) -> list[str]:
         """Given names that nothing declared, sorted."""
-        return sorted(self._names - self._used - PREDEFINED)
+        return sorted(self._names - self._used - PREDEFINED - FOR_THE_BUILDER)
 
 
 class StageArguments:

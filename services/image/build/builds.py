@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from services.image.build import intake
+from services.image.build.arguments import KEEP_GIT_DIR, is_true
 from services.image.build.dockerfile.stages import Dockerfile, parse_dockerfile
 from services.image.build.output import BuildOutput, StageOutput
 from services.image.build.platforms import check_platform
@@ -154,7 +155,8 @@ def decode_secrets(encoded: Mapping[str, str]) -> dict[str, bytes]:
 async def prepare(request: BuildImage, stream: ByteStream, scratch: Scratch) -> tuple[intake.Context, Dockerfile]:
     """The context and the Dockerfile down to the target. Raises DavitError."""
     if request.remote:
-        context = await intake.fetch(request.remote, request.dockerfile, scratch)
+        keep_git_dir = is_true(request.build_args.get(KEEP_GIT_DIR))
+        context = await intake.fetch(request.remote, request.dockerfile, scratch, keep_git_dir=keep_git_dir)
     else:
         context = await intake.receive(_chunks(stream), request.dockerfile, scratch)
     dockerfile = parse_dockerfile(context.dockerfile, name=request.dockerfile)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
+import re
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,13 +21,16 @@ from services.image.build.context.tartree import TarTree
 from services.image.build.context.tree import Entry, MemoryTree, Tree, resolve, walk
 from services.image.build.ignore import IgnoreRules, read_ignore_file
 from services.image.build.workdirs import Scratch
-from shared.errors import InvalidArgument
+from shared.errors import DavitError, InvalidArgument
 from shared.layers.compression import HEAD_BYTES, CompressionError, decompressed, detect
 
 DEFAULT_DOCKERFILE = "Dockerfile"
 IGNORE_FILE = ".dockerignore"
 MAX_DOCKERFILE_BYTES = 16 << 20
-_TEXT_TYPES = ("text/plain", "text/x-dockerfile")
+TEXT_HEAD_BYTES = 512
+_ACCEPTED_TYPES = re.compile(r"application/(?:(?:x-)?(?:tar|gzip|bzip2?|xz|zstd)|octet-stream)|text/plain")
+# Bytes that no text has. Source: WHATWG MIME Sniffing, "binary data byte".
+_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +53,41 @@ async def receive(chunks: AsyncIterator[bytes], dockerfile: str, scratch: Scratc
     return await asyncio.to_thread(_from_spool, spool, dockerfile, scratch)
 
 
-async def fetch(remote: str, dockerfile: str, scratch: Scratch) -> Context:
-    """A context from a repository, or from a URL that holds a tar or a single Dockerfile."""
+async def fetch(remote: str, dockerfile: str, scratch: Scratch, *, keep_git_dir: bool = False) -> Context:
+    """A context from a repository, or from a URL that holds a tar or a single Dockerfile.
+
+    Raises:
+        DavitError: It cannot be fetched, or is neither.
+    """
     target = scratch.place("remote")
     if is_git(remote):
-        directory = await clone(parse_git(remote), target)
+        directory = await clone(parse_git(remote), target, keep_git_dir=keep_git_dir)
         return await asyncio.to_thread(_from_directory, directory, dockerfile)
     if not is_url(remote):
         raise InvalidArgument(f"remote URL ({remote}) could not be recognized", field="remote")
-    fetched = await download(remote, target)
+    try:
+        fetched = await download(remote, target)
+    except DavitError as error:
+        raise type(error)(f"error downloading remote context {remote}: {error}", **error.detail) from error
     spool = scratch.files.enter_context(target.open("r+b"))
-    head = spool.read(HEAD_BYTES)
-    if fetched.content_type.partition(";")[0].strip() in _TEXT_TYPES and not detect(head):
+    if _is_text(spool.read(TEXT_HEAD_BYTES), fetched.content_type, remote):
         spool.seek(0)
         text = spool.read(MAX_DOCKERFILE_BYTES)
         return Context(MemoryTree({DEFAULT_DOCKERFILE: text}), _decoded(text))
     return await asyncio.to_thread(_from_spool, spool, dockerfile, scratch, ignore=True)
+
+
+def _is_text(head: bytes, content_type: str, remote: str) -> bool:
+    """Whether a download is a Dockerfile, and not a tar. Raises InvalidArgument for a type that is neither."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind in ("", "application/octet-stream"):  # what servers call files of which they know nothing
+        return not detect(head) and not _BINARY.search(head)
+    if not _ACCEPTED_TYPES.fullmatch(kind):
+        raise InvalidArgument(
+            f'error detecting content type for remote {remote}: unsupported Content-Type "{content_type}"',
+            field="remote",
+        )
+    return kind == "text/plain"
 
 
 def _from_spool(spool: BinaryIO, dockerfile: str, scratch: Scratch, *, ignore: bool = False) -> Context:

@@ -65,11 +65,15 @@ class BuildEngine:
         result = self.run("build", "-t", TAG, *arguments, "-", data=context, check=False)
         if result.returncode != 0:
             return Outcome({}, {}, result.stderr.decode().strip().splitlines()[-1])
-        container = self.run("create", TAG, "x").stdout.decode().strip()
+        return self.outcome(TAG)
+
+    def outcome(self, tag: str) -> Outcome:
+        """What an image is, which is removed."""
+        container = self.run("create", tag, "x").stdout.decode().strip()
         files = listing(self.run("export", container).stdout)
         self.run("rm", "-v", container)
-        config = json.loads(self.run("image", "inspect", TAG).stdout)[0]["Config"]
-        self.run("rmi", "--no-prune", TAG)
+        config = json.loads(self.run("image", "inspect", tag).stdout)[0]["Config"]
+        self.run("rmi", "--no-prune", tag)
         return Outcome(files, comparable(config))
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from shared.contracts import images as contracts
 from shared.contracts.images import BuildCachePrune
+from shared.errors import DavitError
 from tests.integration.image.conftest import Images, Lines
 
 pytestmark = pytest.mark.root
@@ -51,3 +59,80 @@ async def test_pruned_steps_are_no_cache(images: Images) -> None:
     again = await images.build(DOCKERFILE, FILES)
     assert "Using cache" not in text(again)
     assert images.is_clean()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A web server with a file and a repository: tag v1, and a directory ``sub``."""
+    place = tmp_path_factory.mktemp("served")
+    (place / "file").write_bytes(b"downloaded")
+    work = place / "work"
+    (work / "sub").mkdir(parents=True)
+    (work / "sub" / "g").write_text("in sub")
+    (work / "f").write_text("in repository")
+    (work / "ignored").write_text("x")
+    (work / ".dockerignore").write_text("ignored\n")
+    (work / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    for command in (
+        ["init", "-q", "-b", "main"],
+        ["add", "."],
+        ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "first"],
+        ["tag", "v1"],
+        ["clone", "-q", "--bare", ".", "../repo.git"],
+        ["-C", "../repo.git", "update-server-info"],
+    ):
+        subprocess.run(["git", *command], cwd=work, check=True)
+    handler = partial(QuietHandler, directory=str(place))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+async def files_of(images: Images, lines: Lines) -> dict[str, bytes]:
+    """The files of an image that a build made, below its layers."""
+    found: dict[str, bytes] = {}
+    for chain_id in (await images.inspect(built(lines))).chain_ids:
+        root = images.files(chain_id)
+        found |= {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return found
+
+
+async def test_add_checks_what_it_downloads(images: Images, url: str) -> None:
+    digest = hashlib.sha256(b"downloaded").hexdigest()
+    lines = await images.build(f"FROM scratch\nADD --checksum=sha256:{digest} {url}/file /there\n")
+    assert await files_of(images, lines) == {"there": b"downloaded"}
+    wrong = "0" * 64
+    with pytest.raises(DavitError, match=f"digest mismatch sha256:{digest}: sha256:{wrong}"):
+        await images.build(f"FROM scratch\nADD --checksum=sha256:{wrong} {url}/file /\n")
+    with pytest.raises(DavitError, match="invalid checksum digest format: md5:x"):
+        await images.build(f"FROM scratch\nADD --checksum=md5:x {url}/file /\n")
+    with pytest.raises(DavitError, match="checksum can't be specified for non-HTTP"):
+        await images.build(f"FROM scratch\nADD --checksum=sha256:{digest} file /\n", FILES)
+    assert images.is_clean()
+
+
+async def test_add_of_a_repository(images: Images, url: str) -> None:
+    sub = await images.build(f"FROM scratch\nADD {url}/repo.git#v1:sub /s\nADD {url}/repo.git /all/\n")
+    files = await files_of(images, sub)
+    assert files["s/g"] == b"in sub"
+    assert sorted(files) == ["all/.dockerignore", "all/Dockerfile", "all/f", "all/ignored", "all/sub/g", "s/g"]
+    kept = await files_of(images, await images.build(f"FROM scratch\nADD --keep-git-dir {url}/repo.git /r\n"))
+    assert "r/.git/HEAD" in kept
+    with pytest.raises(DavitError, match="find remote ref nope"):
+        await images.build(f"FROM scratch\nADD {url}/repo.git#nope /\n")
+
+
+async def test_a_repository_as_context_is_filtered(images: Images, url: str) -> None:
+    lines = await images.build("", remote=f"{url}/repo.git#main")
+    assert sorted(await files_of(images, lines)) == [".dockerignore", "Dockerfile", "f", "sub/g"]
+    with_git = await images.build("", remote=f"{url}/repo.git", build_args={"BUILDKIT_CONTEXT_KEEP_GIT_DIR": "1"})
+    assert ".git/HEAD" in await files_of(images, with_git)
+    assert "not consumed" not in text(with_git)

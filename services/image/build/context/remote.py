@@ -14,13 +14,19 @@ import signal
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from shared.errors import InvalidArgument, Unavailable
+from shared.errors import DavitError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
+
+if TYPE_CHECKING:
+    import httpx
 
 CONNECT_TIMEOUT_S = 30.0
 GIT_TIMEOUT_S = 600.0
 MAX_DOWNLOAD_BYTES = 16 << 30
+MAX_REFUSAL_BYTES = 1024
+_REFUSALS: dict[int, type[DavitError]] = {400: InvalidArgument, 401: Unauthorized, 403: Forbidden, 404: NotFound}
 _GIT_SUFFIX = re.compile(r"\.git(?:#.+)?$")
 _COMMIT = re.compile(r"^[0-9a-f]{7,64}$")
 
@@ -55,9 +61,11 @@ async def download(url: str, target: Path, *, checksum: str = "") -> Download:
 
     Raises:
         InvalidArgument: The content is not what the checksum says, or the checksum is malformed.
-        Unavailable: The server does not answer, or not with the file.
+        DavitError: The server does not answer, or not with the file; of the kind that its status means.
     """
     import httpx
+
+    from services.image.registry.errors import connection_failure
 
     expected = _expected_digest(checksum)
     digest = hashlib.sha256()
@@ -69,7 +77,7 @@ async def download(url: str, target: Path, *, checksum: str = "") -> Download:
             client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response,
         ):
             if response.status_code >= 400:
-                raise Unavailable(f"failed to GET {url} with status {response.status_code} {response.reason_phrase}")
+                raise await _refusal(response, url)
             with target.open("wb") as out:
                 async for chunk in response.aiter_raw(1 << 20):
                     digest.update(chunk)
@@ -77,13 +85,27 @@ async def download(url: str, target: Path, *, checksum: str = "") -> Download:
                     if size > MAX_DOWNLOAD_BYTES:
                         raise InvalidArgument(f"{url} is larger than {MAX_DOWNLOAD_BYTES} bytes")
                     out.write(chunk)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Unavailable(f'Get "{url}": {error or type(error).__name__}') from error
+    except httpx.HTTPError as error:
+        raise connection_failure(error, url) from error
+    except httpx.InvalidURL as error:
+        raise InvalidArgument(f'parse "{url}": {error}', field="remote") from error
     if expected and digest.hexdigest() != expected:
         raise InvalidArgument(f"digest mismatch sha256:{digest.hexdigest()}: sha256:{expected}", field="--checksum")
     name = posixpath.basename(urlsplit(url).path)
     modified = _time_ns(response.headers.get("last-modified", ""))
     return Download(target, name, size, modified, response.headers.get("content-type", ""))
+
+
+async def _refusal(response: httpx.Response, url: str) -> DavitError:
+    """What a server said instead of giving a file; the beginning of it, since it may be a page."""
+    body = b""
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_REFUSAL_BYTES:
+            break
+    said = body[:MAX_REFUSAL_BYTES].decode("utf-8", "replace").strip()
+    text = f"failed to GET {url} with status {response.status_code} {response.reason_phrase}"
+    return _REFUSALS.get(response.status_code, Unavailable)(f"{text}: {said}" if said else text)
 
 
 def _expected_digest(checksum: str) -> str:
@@ -154,19 +176,19 @@ async def _fetch(target: Path, reference: str) -> None:
         await _git(target, "fetch", "--quiet", "--depth", "1", "origin", wanted)
         await _git(target, "checkout", "--quiet", "FETCH_HEAD")
         return
-    except Unavailable:
+    except Unavailable as error:
+        refused = error
         await _git(target, "fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
     candidates = [f"origin/{reference}", reference] if reference else ["origin/HEAD", "origin/main", "origin/master"]
     if _COMMIT.match(reference):
         candidates.reverse()
     for candidate in candidates:
         try:
-            await _git(target, "checkout", "--quiet", "--detach", candidate)
+            await _git(target, "checkout", "--quiet", "--detach", candidate, "--")
         except Unavailable:
-            if candidate == candidates[-1]:
-                raise
-        else:
-            return
+            continue
+        return
+    raise refused
 
 
 async def _git(directory: Path, *arguments: str) -> None:
@@ -178,6 +200,7 @@ async def _git(directory: Path, *arguments: str) -> None:
         "GIT_CONFIG_GLOBAL": "/dev/null",
         # A repository must not be able to run commands here through exotic transports.
         "GIT_ALLOW_PROTOCOL": "http:https:git:ssh",
+        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes",  # nobody is there to answer a question
     }
     try:
         process = await asyncio.create_subprocess_exec(
@@ -201,7 +224,7 @@ async def _git(directory: Path, *arguments: str) -> None:
         raise
     if process.returncode:
         text = output.decode("utf-8", "replace").strip()
-        raise Unavailable(f"error fetching: git {arguments[0]}: {text or f'exit status {process.returncode}'}")
+        raise Unavailable(f"error fetching: {text}: exit status {process.returncode}")
 
 
 def _remove_git_directories(root: Path) -> None:
