@@ -1,6 +1,6 @@
 """Registry credentials, and secrets of builds, that clients send in headers. They are handed on and never logged.
 
-Source: Docker Engine API 1.50, "Authentication"; the secrets are this engine's own (docs/adr/007).
+Source: Docker Engine API 1.50, "Authentication"; the secrets are this engine's own (docs/adr/008).
 """
 
 from __future__ import annotations
