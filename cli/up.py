@@ -35,6 +35,8 @@ _SETTINGS = {
     "registry_mirror": "registry_mirrors",
     "insecure_registry": "insecure_registries",
     "label": "labels",
+    "add_runtime": "runtimes",
+    "default_runtime": "default_runtime",
     "tls": "tls",
     "tlsverify": "tlsverify",
     "tlscacert": "tlscacert",
@@ -60,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--registry-mirror", action="append", metavar="URL")
     parser.add_argument("--insecure-registry", action="append", metavar="HOST")
     parser.add_argument("--label", action="append", metavar="KEY=VALUE")
+    parser.add_argument("--add-runtime", action="append", metavar="NAME=PATH", help="another OCI runtime")
+    parser.add_argument("--default-runtime", metavar="NAME", help="of containers that do not name one (default davit)")
     parser.add_argument("--tls", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--tlsverify", action=argparse.BooleanOptionalAction, default=None)
     for name in ("tlscacert", "tlscert", "tlskey"):
@@ -93,7 +97,17 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
         value = getattr(arguments, flag, None)
         if value is not None:
             flags[setting] = Path(value).absolute() if setting in ("data_root", "run_dir") else value
+    if "runtimes" in flags:
+        flags["runtimes"] = dict(_runtime(text) for text in flags["runtimes"])
     return flags
+
+
+def _runtime(text: str) -> tuple[str, dict[str, str]]:
+    """An alternative runtime from ``name=path``. Raises InvalidArgument."""
+    name, separator, path = text.partition("=")
+    if not separator or not name or not path:
+        raise InvalidArgument(f"--add-runtime: {text!r} is not of the form name=path")
+    return name, {"path": path}
 
 
 def chosen_services(text: str | None) -> list[str]:

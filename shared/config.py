@@ -9,8 +9,9 @@ Source: dockerd reference, "Daemon configuration file".
 from __future__ import annotations
 
 import os
+import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -23,6 +24,10 @@ from shared.logs import HIDDEN, hide_secrets, is_secret
 DEFAULT_FILE = Path("/etc/davit/daemon.json")
 ENVIRONMENT_PREFIX = "DAVIT_"
 DAY_S = 24 * 3600
+# davit's own runtime, and the names of Docker's under which clients ask for it unless another is configured there.
+OWN_RUNTIME = "davit"
+OWN_RUNTIMES = frozenset({OWN_RUNTIME, "runc", "io.containerd.runc.v2"})
+_RUNTIME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 # Variables with our prefix that are not settings of the engine.
 _NOT_SETTINGS = frozenset(
@@ -77,7 +82,7 @@ class RuntimeEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    path: str
+    path: str = Field(min_length=1)
     runtime_args: list[str] = Field(default_factory=list, alias="runtimeArgs")
 
 
@@ -164,10 +169,13 @@ class EngineConfig(BaseModel):
     def _consistent(self) -> Self:
         if not self.live_restore:
             raise ValueError("live-restore: containers always outlive the engine; false is not supported")
-        if self.runtimes:
-            raise ValueError("runtimes: containers run in this engine's own runtime; others are not supported")
-        if self.default_runtime and self.default_runtime not in {"davit", "runc"}:
-            raise ValueError(f"default-runtime: no runtime of the name {self.default_runtime} is configured")
+        for name in self.runtimes:
+            if not _RUNTIME_NAME.fullmatch(name):
+                raise ValueError(f"runtimes: {name!r} is not a name for a runtime")
+            if name == OWN_RUNTIME:
+                raise ValueError(f"runtimes: runtime name '{name}' is reserved")
+        if self.default_runtime and self.default_runtime not in OWN_RUNTIMES | set(self.runtimes):
+            raise ValueError(f"specified default runtime '{self.default_runtime}' does not exist")
         return self
 
     @classmethod
@@ -191,8 +199,8 @@ class EngineConfig(BaseModel):
         """
         environment = os.environ if environment is None else environment
         values = _from_file(file, environment)
-        values.update(_from_environment(environment))
-        values.update({_key(name): value for name, value in (flags or {}).items() if value is not None})
+        _override(values, _from_environment(environment))
+        _override(values, {_key(name): value for name, value in (flags or {}).items() if value is not None})
         return cls.checked(values)
 
     @classmethod
@@ -206,11 +214,13 @@ class EngineConfig(BaseModel):
         except ValidationError as error:
             raise _named(error) from error
 
-    def environment(self, names: Iterable[str]) -> dict[str, str]:
-        """The variables that give a child process these settings."""
+    def environment(self, flags: Mapping[str, Any]) -> dict[str, str]:
+        """The variables that give a child process the settings that `load` got as flags."""
         variables = {}
         dumped = self.model_dump(mode="json", by_alias=True)
-        for name in names:
+        if "runtimes" in flags:  # those of the file may change
+            dumped["runtimes"] = {name: dumped["runtimes"][name] for name in flags["runtimes"]}
+        for name in flags:
             value = dumped[_key(name)]
             variables[ENVIRONMENT_PREFIX + name.upper()] = value if isinstance(value, str) else _spelled(value)
         return variables
@@ -268,6 +278,22 @@ def _descriptors(text: str) -> dict[str, int]:
     """``3:unix:///run/davit/docker.sock,4:tcp://0.0.0.0:2376`` as host -> descriptor."""
     pairs = (item.partition(":") for item in text.split(",") if item)
     return {host: int(number) for number, _, host in pairs}
+
+
+def _override(values: dict[str, Any], others: Mapping[str, Any]) -> None:
+    """Let later settings win over earlier ones; a runtime is added to those that there are.
+
+    Raises:
+        InvalidArgument: The runtimes are not JSON.
+    """
+    before = values.get("runtimes")
+    values.update(others)
+    if isinstance(before, dict) and "runtimes" in others:
+        try:
+            more = _parsed(others["runtimes"])
+        except ValueError as error:
+            raise InvalidArgument(f"configuration key runtimes: {error}", field="runtimes") from error
+        values["runtimes"] = before | more if isinstance(more, dict) else more
 
 
 def _spelled(value: Any) -> str:

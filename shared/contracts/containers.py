@@ -459,7 +459,8 @@ class NodeFacts(BaseModel):
 
     Attributes:
         memory_bytes: All of it.
-        runtimes: Name -> path ('' is built in).
+        runtimes: Name -> path; "" is davit's own.
+        runtime_args: Name -> arguments, of those runtimes that get any.
         fetches_layers: It does not share the image service's disk, and has layers of its own.
     """
 
@@ -475,6 +476,7 @@ class NodeFacts(BaseModel):
     cgroup_driver: str = "cgroupfs"
     security_options: list[str] = Field(default_factory=list)
     runtimes: dict[str, str] = Field(default_factory=dict)
+    runtime_args: dict[str, list[str]] = Field(default_factory=dict)
     default_runtime: str = ""
     storage_driver: str = "overlay2"
     features: dict[str, bool] = Field(default_factory=dict)

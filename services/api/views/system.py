@@ -121,7 +121,7 @@ def info(system: SystemInfo, images: int, facts: EngineFacts, version: Version) 
         "Labels": list(facts.labels),
         "ExperimentalBuild": facts.experimental,
         "ServerVersion": facts.version,
-        "Runtimes": {name: {"path": path or "davit-runc"} for name, path in node.runtimes.items()},
+        "Runtimes": _runtimes(node),
         "DefaultRuntime": node.default_runtime,
         "Swarm": {
             "NodeID": "",
@@ -148,6 +148,13 @@ def info(system: SystemInfo, images: int, facts: EngineFacts, version: Version) 
     if facts.address_pools:
         result["DefaultAddressPools"] = [{"Base": item["base"], "Size": item["size"]} for item in facts.address_pools]
     return result
+
+
+def _runtimes(node: NodeFacts) -> dict[str, Any]:
+    shown: dict[str, Any] = {name: {"path": path or "davit-runc"} for name, path in node.runtimes.items()}
+    for name, arguments in node.runtime_args.items():
+        shown[name]["runtimeArgs"] = arguments
+    return shown
 
 
 def registry_config(facts: EngineFacts) -> dict[str, Any]:

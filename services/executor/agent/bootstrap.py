@@ -9,7 +9,7 @@ from pathlib import Path
 from services.executor.agent.archive import Archives
 from services.executor.agent.containers import Containers
 from services.executor.agent.execs import Execs
-from services.executor.agent.facts import node_facts
+from services.executor.agent.facts import node_facts, with_runtimes
 from services.executor.agent.handlers import Handlers
 from services.executor.agent.health import HealthChecks
 from services.executor.agent.inventory import InventoryLoop
@@ -19,9 +19,11 @@ from services.executor.agent.network import NodeNetwork
 from services.executor.agent.records import NodeRecords
 from services.executor.agent.reports import Reporter
 from services.executor.agent.rootfs import RootFilesystems
+from services.executor.agent.runtimes import Runtimes
 from services.executor.agent.volumes import NodeVolumes
 from services.executor.agent.zygote import Zygote
 from services.executor.runtime.cgroups import detect
+from shared.config import EngineConfig
 from shared.contracts.node import ContainerReport
 from shared.service import ServiceContext
 
@@ -45,7 +47,8 @@ async def start(ctx: ServiceContext) -> None:
     layers = NodeLayers(ctx.bus, data_root / "layers", records, ctx.spawn, at_once=config.max_concurrent_downloads)
     await layers.start()
     ctx.on_close(layers.close)
-    launcher = Launcher(layers, records, zygote, network, volumes, cgroup_v2=cgroups.kind == "v2")
+    runtimes = Runtimes(run_dir, config.runtimes)
+    launcher = Launcher(layers, records, zygote, network, volumes, runtimes, cgroup_v2=cgroups.kind == "v2")
     known: list[Containers] = []
 
     async def acknowledged(report: ContainerReport) -> None:
@@ -62,10 +65,17 @@ async def start(ctx: ServiceContext) -> None:
 
     await network.start()
     ctx.on_close(network.close)
+    await runtimes.sweep({record.id for record in records.all() if record.status in ("starting", "running", "paused")})
     await containers.recover()
-    facts = node_facts(ctx.node, cgroups.kind, dict.fromkeys(config.runtimes, ""), config.default_runtime)
     handlers = Handlers(ctx.bus, containers, execs, network, volumes, archives, layers, cgroups, ctx.spawn)
     await handlers.serve(ctx.node)
+    facts = with_runtimes(node_facts(ctx.node, cgroups.kind), runtimes, config.default_runtime)
     inventory = InventoryLoop(ctx.bus, ctx.node, facts, containers, layers)
+
+    async def reload(changed: EngineConfig) -> None:
+        runtimes.configure(changed.runtimes)
+        inventory.renew(with_runtimes(inventory.facts, runtimes, changed.default_runtime))
+
+    ctx.on_reload(reload)
     ctx.spawn(inventory.run(), name="inventory")
     await asyncio.sleep(0)

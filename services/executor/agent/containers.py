@@ -31,6 +31,7 @@ from services.executor.agent.reports import Reporter
 from services.executor.agent.restart import Backoff, should_restart, should_start_at_boot
 from services.executor.agent.shims import ShimClient, ShimGone
 from services.executor.runtime.cgroups.interface import CgroupBackend
+from services.executor.runtime.errors import RuntimeFailure
 from services.executor.runtime.exitrecord import ExitRecord as ShimExit
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, Started
 from shared.errors import Conflict, DavitError
@@ -114,7 +115,8 @@ class Containers:
                 raise Conflict(f"container {order.id} runs already")
             self._cancel_restart(order.id)
             self._backoffs.pop(order.id, None)
-            record = NodeRecord(order=order, restart_count=order.restart_count)
+            before = record.runtime if record is not None else None
+            record = NodeRecord(order=order, restart_count=order.restart_count, runtime=before)
             await self._launch(record)
             return Started(pid=record.pid, started_at_ns=record.started_at_ns)
 
@@ -178,7 +180,21 @@ class Containers:
             ended = ShimClient.read_exit_file(self.records.paths(container_id).exit)
             if ended is None:  # the shim was killed, and its process with it
                 log.error("container %s: %s, and it left no exit record", container_id[:12], gone)
+                await self._orphaned(container_id)
             return ended
+
+    async def _orphaned(self, container_id: str) -> None:
+        """End what another runtime keeps running when its shim is gone: nobody could tell of its end."""
+        record = self.records.find(container_id)
+        if record is None or record.runtime is None:
+            return
+        await record.runtime.delete(container_id)
+        cgroup = self._cgroups.open(self.cgroup_path(record))
+        try:
+            await asyncio.to_thread(cgroup.kill)
+            await asyncio.to_thread(cgroup.remove)
+        except RuntimeFailure as failure:
+            log.error("container %s: what it left could not be ended: %s", container_id[:12], failure)
 
     def _exit_record(self, record: NodeRecord, ended: ShimExit | None) -> ExitRecord:
         if ended is None:
@@ -404,6 +420,9 @@ class Containers:
             for pending in self._pending.pop(container_id, []):
                 pending.taken.set()
                 await pending.stream.aclose()
+            record = self.records.find(container_id)
+            if record is not None and record.runtime is not None:
+                await record.runtime.delete(container_id)
             self.records.forget(container_id)
             await asyncio.to_thread(self.records.delete, container_id)
             self._backoffs.pop(container_id, None)
@@ -460,6 +479,8 @@ class Containers:
     async def _ended_meanwhile(self, record: NodeRecord) -> None:
         ended = ShimClient.read_exit_file(self.records.paths(record.id).exit)
         rebooted = ended is None
+        if rebooted:
+            await self._orphaned(record.id)
         record.exit = self._exit_record(record, ended)
         if rebooted and should_start_at_boot(
             record.order.host_config.restart_policy,

@@ -51,7 +51,7 @@ class Execs:
 
     def _request(self, record: NodeRecord, exec_id: str, spec: CreateExec, console_size: list[int]) -> dict[str, Any]:
         plan = exec_process(record.order, spec, console_size)
-        return {
+        request = {
             "id": record.id,
             "exec_id": exec_id,
             "pid": record.pid,
@@ -63,7 +63,12 @@ class Execs:
             "stdin_once": spec.attach_stdin,
             "socket": str(self._containers.records.exec_socket(exec_id)),
             "exit_file": str(self._exit_file(record, exec_id)),
-        } | ({"seccomp_bpf": plan.seccomp} if plan.seccomp else {})
+        }
+        if record.runtime is not None:  # it has the filter in its state of the container
+            request["runtime"] = record.runtime.order(self._containers.records.paths(record.id).directory)
+        elif plan.seccomp:
+            request["seccomp_bpf"] = plan.seccomp
+        return request
 
     def _exit_file(self, record: NodeRecord, exec_id: str) -> Path:
         return self._containers.records.paths(record.id).directory / f"exec-{exec_id[:16]}.json"

@@ -8,8 +8,11 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
+from services.executor.agent.runtimes import Runtimes
+from shared.config import OWN_RUNTIME, OWN_RUNTIMES
 from shared.contracts.containers import NodeFacts
 
+RUNTIME_WARNING = "WARNING: runtime "
 TINI_PATHS = ("/usr/bin/tini-static", "/usr/bin/docker-init", "/usr/libexec/docker/docker-init", "/usr/bin/tini")
 
 
@@ -34,7 +37,23 @@ def init_binary() -> str:
     return next((path for path in TINI_PATHS if os.access(path, os.X_OK)), "")
 
 
-def node_facts(node: str, cgroup_kind: str, runtimes: dict[str, str], default_runtime: str) -> NodeFacts:
+def with_runtimes(facts: NodeFacts, runtimes: Runtimes, default: str) -> NodeFacts:
+    """The facts with what a configuration says of runtimes."""
+    usable = runtimes.usable()
+    names = dict.fromkeys(sorted(OWN_RUNTIMES), "") | {name: entry.path for name, entry in usable.items()}
+    others = [text for text in facts.warnings if not text.startswith(RUNTIME_WARNING)]
+    return facts.model_copy(
+        update={
+            "runtimes": names,
+            "runtime_args": {name: list(entry.runtime_args) for name, entry in usable.items() if entry.runtime_args},
+            "default_runtime": default or OWN_RUNTIME,
+            "warnings": others + [f"{RUNTIME_WARNING}{text}" for text in runtimes.missing()],
+        }
+    )
+
+
+def node_facts(node: str, cgroup_kind: str) -> NodeFacts:
+    """What does not change while the agent runs."""
     release = os_release()
     warnings = []
     if not _swap_accounting(cgroup_kind):
@@ -50,8 +69,6 @@ def node_facts(node: str, cgroup_kind: str, runtimes: dict[str, str], default_ru
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         cgroup_version="2" if cgroup_kind == "v2" else "1",
         security_options=["name=seccomp,profile=builtin"] + (["name=cgroupns"] if cgroup_kind == "v2" else []),
-        runtimes=runtimes,
-        default_runtime=default_runtime,
         features=_features(cgroup_kind),
         warnings=warnings,
         init_path=init_binary(),

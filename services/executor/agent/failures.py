@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from services.executor.runtime.errors import (
     CommandFailure,
+    ForeignFailure,
     Interrupted,
     InvalidSpec,
     KernelFailure,
@@ -21,6 +22,7 @@ from shared import errors
 _CLASSES: tuple[tuple[type[RuntimeFailure], type[errors.DavitError]], ...] = (
     (CommandFailure, errors.InvalidArgument),
     (UserFailure, errors.InvalidArgument),
+    (ForeignFailure, errors.InvalidArgument),
     (InvalidSpec, errors.InvalidArgument),
     (NotSupported, errors.InvalidArgument),
     (NotFound, errors.NotFound),
@@ -38,6 +40,8 @@ def translate(failure: RuntimeFailure) -> errors.DavitError:
     detail = {key: value for key, value in (("field", failure.field), ("step", failure.step)) if value}
     if isinstance(failure, CommandFailure):
         return cls(CREATE_FAILED + failure.message, exit_code=failure.exit_code, **detail)
+    if isinstance(failure, ForeignFailure):
+        return cls(failure.message, exit_code=failure.exit_code, **detail)
     if isinstance(failure, UserFailure):
         return cls(failure.message, **detail)
     if isinstance(failure, Interrupted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from datetime import UTC, datetime
 
@@ -26,9 +27,15 @@ class InventoryLoop:
     def __init__(self, bus: Bus, node: str, facts: NodeFacts, containers: Containers, layers: NodeLayers) -> None:
         self._bus = bus
         self._node = node
-        self._facts = facts
+        self.facts = facts
         self._containers = containers
         self._layers = layers
+        self._renewed = asyncio.Event()
+
+    def renew(self, facts: NodeFacts) -> None:
+        """Tell control of changed facts soon."""
+        self.facts = facts
+        self._renewed.set()
 
     async def run(self) -> None:
         while True:
@@ -38,11 +45,13 @@ class InventoryLoop:
                 log.warning("inventory not delivered: %s", error)
                 await asyncio.sleep(RETRY_S)
                 continue
-            await asyncio.sleep(PERIOD_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._renewed.wait(), PERIOD_S)
 
     async def _exchange(self) -> None:
+        self._renewed.clear()
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        facts = self._facts.model_copy(update={"seen_at": now, "fetches_layers": not self._layers.shared})
+        facts = self.facts.model_copy(update={"seen_at": now, "fetches_layers": not self._layers.shared})
         items = [record.inventory_item() for record in self._containers.records.all()]
         answer = await self._bus.request(contract.INVENTORY, Inventory(node=self._node, facts=facts, items=items))
         for container_id in answer.remove:

@@ -25,7 +25,8 @@ from services.executor.agent.network import NodeNetwork, Sandbox
 from services.executor.agent.network.files import hosts_file, resolv_conf
 from services.executor.agent.records import ContainerPaths, NodeRecord, NodeRecords
 from services.executor.agent.rootfs import furnish
-from services.executor.agent.spec import SpecInput, oci_spec
+from services.executor.agent.runtimes import ForeignRuntime, Runtimes
+from services.executor.agent.spec import SpecInput, foreign_spec, oci_spec
 from services.executor.agent.volumes import NodeVolumes
 from services.executor.agent.zygote import LaunchResult, Zygote
 from shared.contracts.node import ContainerOrder
@@ -52,9 +53,11 @@ class Launcher:
         zygote: Zygote,
         network: NodeNetwork,
         volumes: NodeVolumes,
+        runtimes: Runtimes,
         *,
         cgroup_v2: bool,
     ) -> None:
+        self._runtimes = runtimes
         self._layers = layers
         self._records = records
         self._neighbours = Neighbours(records)
@@ -71,6 +74,7 @@ class Launcher:
         """
         order = record.order
         paths = self._records.paths(order.id)
+        await self._choose_runtime(record)
         await self._layers.ensure(order)
         mount_plan.check_sources(order.mounts)
         sandbox = await self._sandbox(order)
@@ -82,6 +86,8 @@ class Launcher:
             await self._volumes.prepare(order, self._layers.lower(order))
             with translated():
                 request = self._request(order, paths, sandbox)
+                if record.runtime is not None:
+                    _hand_over(request, record.runtime, order, paths)
                 fds = [sandbox.netns_fd] if sandbox is not None else []
                 if joins_shared_memory(order):
                     shared = self._neighbours.shared_memory(order.host_config.ipc_mode.partition(":")[2])
@@ -108,12 +114,23 @@ class Launcher:
                 one.close()
             if sandbox is not None:
                 await self._network.release(order.id)
+            if record.runtime is not None:
+                await record.runtime.delete(order.id)
             raise
         finally:
             held.close()
             for one in theirs:
                 one.close()
         return Launched(result, ours)
+
+    async def _choose_runtime(self, record: NodeRecord) -> None:
+        """Find the runtime of an order, and write it down before it is used, for whoever finds what it leaves."""
+        runtime = self._runtimes.find(record.order.runtime)
+        if runtime != record.runtime:
+            if record.runtime is not None:
+                await record.runtime.delete(record.id)
+            record.runtime = runtime
+            self._records.save(record)
 
     async def _sandbox(self, order: ContainerOrder) -> Sandbox | None:
         if order.network_mode == "networks":
@@ -187,3 +204,10 @@ class Launcher:
         options = {key: value for key, value in order.log_options.items() if not key.startswith("attr.")}
         attrs = {key[5:]: value for key, value in order.log_options.items() if key.startswith("attr.")}
         return {"driver": order.log_driver, "path": str(paths.log), "options": options, "attrs": attrs}
+
+
+def _hand_over(request: dict[str, Any], runtime: ForeignRuntime, order: ContainerOrder, paths: ContainerPaths) -> None:
+    """Make an order for davit's own runtime one for another."""
+    request["spec"] = foreign_spec(order, request["spec"])
+    request.pop("seccomp_bpf", None)
+    request["runtime"] = runtime.order(paths.directory)

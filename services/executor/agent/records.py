@@ -21,6 +21,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from services.executor.agent.runtimes import ForeignRuntime
 from shared.contracts.node import ContainerOrder, ExitRecord, InventoryItem
 from shared.errors import Internal, NotFound
 
@@ -38,6 +39,7 @@ class NodeRecord(BaseModel):
         restart_count: Restarts by policy since the order; the order's own count is the start value.
         unreported: Whether the latest exit has not been acknowledged by control yet.
         owed: Exits before that one, each followed by a restart, that have not been acknowledged either.
+        runtime: What it was last started with; None for davit's own.
     """
 
     order: ContainerOrder
@@ -50,6 +52,7 @@ class NodeRecord(BaseModel):
     exit: ExitRecord | None = None
     unreported: bool = False
     owed: list[ExitRecord] = Field(default_factory=list)
+    runtime: ForeignRuntime | None = None
     run: int = 0
     """Counts process launches within a generation: the order's start, then each restart by policy."""
 

@@ -18,6 +18,7 @@ import orjson
 
 from services.executor.agent.mounts import OciMount, shm_size_bytes
 from services.executor.runtime import capabilities, defaults, seccomp, seccomp_default
+from services.executor.runtime.seccomp_profile import resolve_profile
 from shared.contracts.containers import CreateExec
 from shared.contracts.docker import DeviceMapping, HostConfig
 from shared.contracts.node import ContainerOrder
@@ -111,6 +112,17 @@ def security_options(options: Iterable[str]) -> SecurityOptions:
 def _compiled(profile: str, caps: tuple[str, ...]) -> str:
     rules = seccomp_default.default_profile() if not profile else orjson.loads(profile)
     return base64.b64encode(seccomp.compile_profile(rules, caps).program).decode()
+
+
+def seccomp_rules(options: SecurityOptions, privileged: bool, caps: list[str]) -> dict[str, Any] | None:
+    """linux.seccomp, for a runtime that compiles it itself; None without a filter. Raises as `seccomp_filter`."""
+    if options.profile == "unconfined" or (privileged and not options.profile):
+        return None
+    try:
+        rules = orjson.loads(options.profile) if options.profile else seccomp_default.default_profile()
+    except orjson.JSONDecodeError as error:
+        raise InvalidArgument(f"Decoding seccomp profile failed: {error}", field="HostConfig.SecurityOpt") from error
+    return resolve_profile(rules, caps, os.uname().release, os.uname().machine)
 
 
 def seccomp_filter(options: SecurityOptions, privileged: bool, caps: list[str]) -> str:
@@ -489,6 +501,20 @@ def oci_spec(source: SpecInput) -> SpecPlan:
         {"user": order.config.user or ROOT, "groups": host.group_add},
         seccomp_filter(options, host.privileged, caps),
     )
+
+
+def foreign_spec(order: ContainerOrder, spec: dict[str, Any]) -> dict[str, Any]:
+    """The same configuration for another runtime: the filter as rules, the domain name in a way that old ones know."""
+    host = order.host_config
+    caps = capabilities.docker_capabilities(host.cap_add, host.cap_drop, host.privileged)
+    linux = dict(spec["linux"])
+    rules = seccomp_rules(security_options(host.security_opt), host.privileged, caps)
+    if rules is not None:
+        linux["seccomp"] = rules
+    adapted = {**spec, "linux": linux}
+    if domainname := adapted.pop("domainname", ""):
+        linux["sysctl"] = {**linux["sysctl"], "kernel.domainname": domainname}
+    return adapted
 
 
 def _propagation(order: ContainerOrder) -> str:

@@ -15,7 +15,7 @@ from services.executor.control.peers import Peers
 from services.executor.control.records import Records
 from services.executor.control.subject import Subject
 from services.executor.control.validate import check, warnings
-from shared.config import EngineConfig
+from shared.config import OWN_RUNTIMES, EngineConfig
 from shared.contracts.containers import CreateContainer, CreatedContainer
 from shared.contracts.docker import HostConfig
 from shared.contracts.volumes import Volume
@@ -25,7 +25,6 @@ from shared.failpoints import failpoint
 log = logging.getLogger(__name__)
 
 NAME_ATTEMPTS = 6
-BUILT_IN_RUNTIMES = frozenset({"davit", "io.containerd.runc.v2", "runc"})
 
 
 class Creating:
@@ -47,7 +46,7 @@ class Creating:
         node = await self._nodes.choose(request.config.labels)
         host = creation.with_defaults(request.host_config, request.config, self._config, node)
         discarded = discard(host, node)
-        subject = Subject(request.config, host, node, BUILT_IN_RUNTIMES | frozenset(self._config.runtimes))
+        subject = Subject(request.config, host, node, OWN_RUNTIMES | frozenset(node.runtimes))
         check(subject)
         image = await self._peers.image(request.config.image, request.platform)
         merged = creation.merge_config(request.config, image.config)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.executor.control.domain import Record, rfc3339
 from services.executor.control.mountspec import PlannedMount, mount_point
 from services.executor.control.validate import parse_size
-from shared.config import EngineConfig
+from shared.config import OWN_RUNTIME, EngineConfig
 from shared.contracts.containers import Container, CreateContainer, NodeFacts
 from shared.contracts.docker import ContainerConfig, EndpointSettings, HealthConfig, HostConfig, Ulimit
 from shared.contracts.images import ResolvedImage
@@ -76,7 +76,7 @@ def with_defaults(host: HostConfig, own: ContainerConfig, config: EngineConfig, 
         filled.network_mode = "none"
     filled.ipc_mode = host.ipc_mode or config.default_ipc_mode
     filled.restart_policy.name = host.restart_policy.name or "no"
-    filled.runtime = host.runtime or config.default_runtime or "davit"
+    filled.runtime = host.runtime or node.default_runtime or config.default_runtime or OWN_RUNTIME
     filled.shm_size = host.shm_size or shm_bytes(config.default_shm_size)
     if not filled.cgroupns_mode:
         filled.cgroupns_mode = config.default_cgroupns_mode if node.cgroup_version == "2" else "host"

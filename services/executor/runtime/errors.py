@@ -9,6 +9,7 @@
     ├── CommandFailure             the container's command cannot be executed (not found, not permitted, a directory)
     ├── UserFailure                the user or group asked for is not in the image
     ├── HookFailure                a hook ended badly or ran out of time
+    ├── ForeignFailure             another runtime, which we were to use, says no
     └── Interrupted                the zygote or shim went away half-way; the order may be given again
 
 Texts are lower case and name what could not be done, to what, and why. Those that Docker clients read are Docker's.
@@ -124,6 +125,28 @@ class HookFailure(RuntimeFailure):
     code = "hook"
 
 
+class ForeignFailure(RuntimeFailure):
+    """Another runtime could not do it; the text is its own."""
+
+    code = "foreign"
+
+    @classmethod
+    def of(cls, text: str, blame: str = "") -> ForeignFailure:
+        """A runtime's message. One that names the command `blame` may say that this cannot be executed, and why."""
+        if not blame or blame not in text:
+            return cls(text)
+        lower = text.lower()
+        if "executable file" in lower or "no such file or directory" in lower:
+            return cls(text, errno=_errno.ENOENT)
+        refused = "permission denied" in lower or "is a directory" in lower
+        return cls(text, errno=_errno.EACCES if refused else None)
+
+    @property
+    def exit_code(self) -> int:
+        """127, 126, or 128 where the command is not to blame."""
+        return {_errno.ENOENT: 127, _errno.EACCES: 126}.get(self.errno or 0, 128)
+
+
 class Interrupted(RuntimeFailure):
     """The process that was carrying out the order is gone; nothing of the order may be assumed. Safe to retry."""
 
@@ -142,6 +165,7 @@ _CLASSES: dict[str, type[RuntimeFailure]] = {
         CommandFailure,
         UserFailure,
         HookFailure,
+        ForeignFailure,
         Interrupted,
     )
 }

@@ -272,7 +272,7 @@ def finish(
         before_exec: run when privileges are gone, just before waiting and execve.
     """
     environment = process.environment()
-    identity = _identity(process, environment)
+    identity = identity_of(process, environment)
     rlimits.apply(process.rlimits)
     filtered_early = process.seccomp is not None and not process.no_new_privileges
     if process.no_new_privileges:
@@ -308,18 +308,20 @@ def finish(
     command.execute(path, process.args, environment)
 
 
-def _identity(process: ProcessPlan, environment: dict[str, str]) -> users.Identity:
-    """Who to be, by the container's own files; HOME from there too when the environment has none."""
+def identity_of(
+    process: ProcessPlan, environment: dict[str, str], read: Callable[[str], list[list[str]]] = users.read_database
+) -> users.Identity:
+    """Who to be, by the container's own files, which `read` reads; HOME from there too when there is none."""
     identity = users.Identity(process.uid, process.gid, process.groups, None)
     if process.user or process.group_add:
-        group = users.read_database("/etc/group")
+        group = read("/etc/group")
         if process.user:
-            identity = users.resolve(process.user, users.read_database("/etc/passwd"), group)
+            identity = users.resolve(process.user, read("/etc/passwd"), group)
             identity.groups = [identity.gid, *identity.groups, *process.groups]
         identity.groups = [*identity.groups, *(users.resolve_group(name, group) for name in process.group_add)]
         identity.groups = list(dict.fromkeys(identity.groups))
     if not environment.get("HOME"):
-        home = identity.home or users.home_of(identity.uid, users.read_database("/etc/passwd"))
+        home = identity.home or users.home_of(identity.uid, read("/etc/passwd"))
         environment["HOME"] = home or "/"
     return identity
 

@@ -17,6 +17,7 @@ The order of a container:
     log                 {"driver": "json-file" | "none", "path", "options": {"max-size", …}, "attrs": {}}
     start               true (the default): execve at once; false: wait for the operation "start"
     socket              where to listen; state_dir: for process.json; exit_file: for the exit record
+    runtime             another one to use instead of this, see `foreign.Runtime`; the spec has the filter then
     attach              [{"fd", "stdin", "stdout", "stderr"}]: connections that are attached from the first byte on
 
 Of an exec, in place of spec, bundle, rootfs and init: exec_id, pid and start_time (of the container's first
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from services.executor.runtime.cgroups.interface import Cgroup, CgroupBackend
+    from services.executor.runtime.foreign import Process
     from services.executor.runtime.logfile import JsonLog
 
 DEFAULT_INIT = "/usr/bin/tini-static"
@@ -115,7 +117,9 @@ def _open_log(options: dict[str, Any]) -> JsonLog | None:
 class Launched:
     """A process that runs (or waits for `start`), and what belongs to it."""
 
-    def __init__(self, made: process.Launch, streams: Streams, cgroup: Cgroup | None, *, owns_cgroup: bool) -> None:
+    def __init__(
+        self, made: process.Launch | Process, streams: Streams, cgroup: Cgroup | None, *, owns_cgroup: bool
+    ) -> None:
         self.process = made
         self.pid = made.pid
         self.waiting = made.waiting
@@ -125,6 +129,8 @@ class Launched:
         self.cgroup = cgroup
         self.owns_cgroup = owns_cgroup
         self.private_pids = True
+        #: what is to be done when it has ended, if anything
+        self.at_end: Callable[[], None] | None = None
 
 
 def launch(order: dict[str, Any], details: bytes, fds: list[int], *, meanwhile: Callable[[], None]) -> Launched:
@@ -138,6 +144,10 @@ def launch(order: dict[str, Any], details: bytes, fds: list[int], *, meanwhile: 
     Raises:
         RuntimeFailure: nothing of the container remains.
     """
+    if "runtime" in order:
+        from services.executor.runtime import foreign
+
+        return foreign.launch_order(order, details, fds, meanwhile)
     if "exec_id" in order:
         return _launch_exec(order, details, fds, meanwhile)
     return _launch_container(order, details, fds, meanwhile)
@@ -158,7 +168,7 @@ def _launch_container(order: dict[str, Any], details: bytes, fds: list[int], mea
     made: process.Launch | None = None
     try:
         made = process.launch_container(build, birth, streams.theirs)
-        _after_clone(birth.cgroup_fd, order, fds, streams)
+        after_clone(birth.cgroup_fd, order, fds, streams)
         meanwhile()
         made.until_ready()
         streams.take_terminal(made.master)
@@ -184,7 +194,7 @@ def _unified_fd(cgroup: Cgroup) -> int | None:
     return cgroup.directory_fd()
 
 
-def _after_clone(cgroup_fd: int | None, order: dict[str, Any], fds: list[int], streams: Streams) -> None:
+def after_clone(cgroup_fd: int | None, order: dict[str, Any], fds: list[int], streams: Streams) -> None:
     """Close what was for the process alone."""
     streams.close_theirs()
     if cgroup_fd is not None:
@@ -234,7 +244,7 @@ def container_plan(order: dict[str, Any], fds: list[int]) -> ContainerPlan:
     linux = spec["linux"] = dict(spec.get("linux") or {})
     proc = spec["process"] = dict(spec.get("process") or {})
     _put_terminal(proc, order)
-    linux["namespaces"] = [_with_path(entry, fds) for entry in linux.get("namespaces") or []]
+    linux["namespaces"] = [with_path(entry, fds) for entry in linux.get("namespaces") or []]
     if order.get("init"):
         _put_init(spec, proc, order.get("init_path") or DEFAULT_INIT)
     plan = ContainerPlan(
@@ -242,8 +252,8 @@ def container_plan(order: dict[str, Any], fds: list[int]) -> ContainerPlan:
         spec,
         order["bundle"],
         overlay=order.get("rootfs"),
-        user=_user(order)[0],
-        group_add=_user(order)[1],
+        user=wanted_user(order)[0],
+        group_add=wanted_user(order)[1],
     )
     _put_trees(plan, order.get("mount_fds") or {}, fds)
     plan.process.die_with_parent = True
@@ -266,7 +276,7 @@ def _put_terminal(proc: dict[str, Any], order: dict[str, Any]) -> None:
         proc["consoleSize"] = {"height": rows, "width": columns}
 
 
-def _with_path(entry: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+def with_path(entry: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """A namespace entry with "{fd:N}" in its path made the number that the descriptor has here."""
     head, mark, tail = str(entry.get("path") or "").partition("{fd:")
     if not mark:
@@ -275,7 +285,7 @@ def _with_path(entry: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     return {**entry, "path": f"{head}{fds[int(number)]}{rest}"}
 
 
-def _user(order: dict[str, Any]) -> tuple[str | None, list[str]]:
+def wanted_user(order: dict[str, Any]) -> tuple[str | None, list[str]]:
     wanted = order.get("user") or {}
     if isinstance(wanted, str):
         return wanted, []
@@ -324,7 +334,7 @@ def _launch_exec(order: dict[str, Any], details: bytes, fds: list[int], meanwhil
 
     made = process.launch_exec(build, pid, cgroup.paths if cgroup else {}, streams.theirs, cgroup_fd=cgroup_fd)
     try:
-        _after_clone(cgroup_fd, order, fds, streams)
+        after_clone(cgroup_fd, order, fds, streams)
         meanwhile()
         made.until_ready()
         streams.take_terminal(made.master)
@@ -340,7 +350,7 @@ def exec_plan(order: dict[str, Any]) -> ProcessPlan:
     """The plan of an exec's order."""
     spec = dict(order.get("process") or {})
     _put_terminal(spec, order)
-    user, groups = _user(order)
+    user, groups = wanted_user(order)
     plan = ProcessPlan(spec, user=user, group_add=groups)
     validate.process(plan)
     plan.seccomp = seccomp_filter(order, order.get("seccomp"))

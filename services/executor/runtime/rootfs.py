@@ -110,10 +110,17 @@ def _mount_point_of(path: str) -> str:
     best = "/"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
-            point = line.split(" ", 5)[4].encode().decode("unicode_escape")
+            point = _unescaped(line.split(" ", 5)[4])
             if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) > len(best):
                 best = point
     return best
+
+
+def _unescaped(field: str) -> str:
+    """A path of mountinfo, whose blanks and backslashes are in octal; no codec, which could not be loaded any more."""
+    for octal, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(octal, character)
+    return field
 
 
 def enter(root: int, *, pivot: bool, path: str) -> None:

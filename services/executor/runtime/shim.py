@@ -15,7 +15,7 @@ import select
 import time
 
 from services.executor.runtime import kernel
-from services.executor.runtime.errors import CommandFailure, RuntimeFailure, WrongState
+from services.executor.runtime.errors import CommandFailure, ForeignFailure, RuntimeFailure, WrongState
 from services.executor.runtime.exitrecord import ExitRecord
 from services.executor.runtime.launch import launch
 from services.executor.runtime.shimio import MOST_PENDING_BYTES, READ_BYTES, STALL_S, Client, Input, Output
@@ -122,7 +122,7 @@ class Shim:
             self._ask(self.oom_fd, select.EPOLLIN)
 
     def _fail(self, control: Client, failure: RuntimeFailure) -> None:
-        code = failure.exit_code if isinstance(failure, CommandFailure) else 128
+        code = failure.exit_code if isinstance(failure, CommandFailure | ForeignFailure) else 128
         record = ExitRecord(code, finished_at_ns=time.time_ns(), error=failure.message)
         if self.order.get("exit_file"):
             record.write(self.order["exit_file"])
@@ -456,6 +456,8 @@ class Shim:
             self.oom_fd = -1
         if self.launched.owns_cgroup and self.launched.cgroup is not None:
             try:
+                if self.launched.at_end is not None:
+                    self.launched.at_end()
                 self.launched.cgroup.remove()
             except RuntimeFailure:
                 # a process stuck in the kernel keeps it; the agent's inventory removes it later

@@ -67,6 +67,17 @@ def with_defaults(host: HostConfig | None = None, own: ContainerConfig | None = 
     )
 
 
+def test_the_node_says_which_runtime_is_the_default() -> None:
+    def runtime(own: str, node: str, **config: Any) -> str:
+        facts = NodeFacts(node="n1", default_runtime=node)
+        return creation.with_defaults(HostConfig(runtime=own), ContainerConfig(), EngineConfig(**config), facts).runtime
+
+    assert runtime("", "") == "davit"
+    assert runtime("", "", default_runtime="runc") == "runc"
+    assert runtime("", "crun", default_runtime="runc") == "crun"
+    assert runtime("kata", "crun") == "kata"
+
+
 def test_defaults_as_inspect_shows_them() -> None:
     host = with_defaults(HostConfig(memory=100 << 20))
     assert (host.network_mode, host.ipc_mode, host.shm_size) == ("bridge", "private", 64 << 20)

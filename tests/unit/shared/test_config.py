@@ -55,8 +55,17 @@ def test_what_a_child_gets_is_what_was_set(tmp_path: Path) -> None:
         ({"mtu": "wide"}, InvalidArgument, "mtu"),
         ({"log-level": "loud"}, InvalidArgument, "log-level"),
         ({"live-restore": False}, InvalidArgument, "live-restore"),
-        ({"default-runtime": "kata"}, InvalidArgument, "kata"),
-        ({"runtimes": {"kata": {"path": "/usr/bin/kata"}}}, InvalidArgument, "runtimes"),
+        ({"default-runtime": "kata"}, InvalidArgument, "specified default runtime 'kata' does not exist"),
+        ({"runtimes": {"kata": {"path": ""}}}, InvalidArgument, "runtimes.kata.path"),
+        ({"runtimes": {"kata": {"runtimeType": "io.containerd.kata.v2"}}}, InvalidArgument, "runtimes.kata.path"),
+        (
+            {"runtimes": {"k": {"path": "k", "options": {}}}},
+            InvalidArgument,
+            "unknown configuration key runtimes.k.opt",
+        ),
+        ({"runtimes": {"davit": {"path": "/usr/bin/kata"}}}, InvalidArgument, "runtime name 'davit' is reserved"),
+        ({"runtimes": {"../x": {"path": "/usr/bin/kata"}}}, InvalidArgument, "is not a name for a runtime"),
+        ({"runtimes": ["kata"]}, InvalidArgument, "runtimes"),
         ({"node": "a b"}, InvalidArgument, "node"),
         ({"default-address-pools": [{"base": "10.0.0.0/8"}]}, InvalidArgument, "default-address-pools.0.size"),
     ],
@@ -64,6 +73,25 @@ def test_what_a_child_gets_is_what_was_set(tmp_path: Path) -> None:
 def test_a_wrong_key_is_named(values: dict[str, object], error: type[Exception], words: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=words):
         EngineConfig.load({}, file=write(tmp_path / "daemon.json", values))
+
+
+def test_runtimes_of_flags_join_those_of_the_file(tmp_path: Path) -> None:
+    entries = {"runc": {"path": "/usr/sbin/runc", "runtimeArgs": ["--debug"]}, "crun": {"path": "crun"}}
+    file = write(tmp_path / "daemon.json", {"runtimes": entries, "default-runtime": "runc"})
+    flags = {"runtimes": {"crun": {"path": "/opt/crun"}}}
+    config = EngineConfig.load({}, file=file, flags=flags)
+    assert {name: entry.path for name, entry in config.runtimes.items()} == {
+        "runc": "/usr/sbin/runc",
+        "crun": "/opt/crun",
+    }
+    assert config.runtimes["runc"].runtime_args == ["--debug"]
+    assert config.default_runtime == "runc"
+    assert EngineConfig.load(config.environment(flags), file=file) == config
+    write(file, {"runtimes": {"new": {"path": "new"}}})
+    again = EngineConfig.load(config.environment(flags), file=file)
+    assert {name: entry.path for name, entry in again.runtimes.items()} == {"new": "new", "crun": "/opt/crun"}
+    with pytest.raises(InvalidArgument, match="runtimes: not JSON"):
+        EngineConfig.load({"DAVIT_RUNTIMES": "{"}, file=file)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "7"])

@@ -87,7 +87,9 @@ class V1Cgroup:
         return directories.pids(self._listing(), recursive)
 
     def _listing(self) -> str:
-        return next((self.paths[name] for name in _LISTING if name in self.paths), self._directories[0])
+        """The first that is there: another runtime may not have made them all."""
+        present = (self.paths[name] for name in _LISTING if name in self.paths)
+        return next((directory for directory in present if os.path.isdir(directory)), self._directories[0])
 
     def kill(self, signal_number: int = 9) -> None:
         from services.executor.runtime.cgroups.v1 import freezer
