@@ -155,7 +155,8 @@ class Archives:
         upper = self._upper(container_id)
         lowers = self._filesystems.lower(record)
         found = await asyncio.to_thread(lambda: layer_changes.listed(upper, lowers, exclude=generated(upper)))
-        return Changes(changes=[Change(path=path, kind=kind) for kind, path in changes_of_the_container(found)])
+        own = changes_of_the_container(found, upper, lowers)
+        return Changes(changes=[Change(path=path, kind=kind) for kind, path in own])
 
     # sizes
 

@@ -129,6 +129,7 @@ class Handlers:
         check_sources(request.order.mounts)
         await self._containers.prepare(request.order)
         await self._layers.ensure(request.order)
+        await self._volumes.prepare(request.order, self._layers.lower(request.order))
         return EMPTY
 
     async def stop(self, order: StopOrder) -> ExitRecord:

@@ -68,15 +68,25 @@ def generated(upper: Path) -> tuple[str, ...]:
     return (*GENERATED, MTAB) if ours else GENERATED
 
 
-def changes_of_the_container(found: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Changes without the directories that were made for mounts; one that holds others is a modified one."""
-    kept = [(kind, path) for kind, path in found if kind != ADDED or path not in SCAFFOLD]
+def changes_of_the_container(found: list[tuple[int, str]], upper: Path, lower: list[Path]) -> list[tuple[int, str]]:
+    """Changes without the directories that were made, or written to, for the container rather than by it."""
+    kept = [(kind, path) for kind, path in found if path not in SCAFFOLD]
     holding = {path for path in SCAFFOLD if any(other.startswith(f"{path}/") for _, other in kept)}
     return [
-        (MODIFIED if path in holding else kind, path)
+        (MODIFIED if kind == ADDED and path in SCAFFOLD else kind, path)
         for kind, path in found
-        if kind != ADDED or path not in SCAFFOLD or path in holding
+        if path not in SCAFFOLD or path in holding or (kind != ADDED and not _alike(path, upper, lower))
     ]
+
+
+def _alike(path: str, upper: Path, lower: list[Path]) -> bool:
+    """Whether a directory has the owner and mode that the image gave it."""
+    below = next((one for one in lower if os.path.lexists(f"{one}{path}")), None)
+    try:
+        one, other = os.lstat(f"{upper}{path}"), os.lstat(f"{below}{path}")
+    except FileNotFoundError:
+        return False
+    return (one.st_mode, one.st_uid, one.st_gid) == (other.st_mode, other.st_uid, other.st_gid)
 
 
 @dataclass(frozen=True, slots=True)

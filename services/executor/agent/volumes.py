@@ -16,7 +16,7 @@ from shared.bus import EMPTY, Empty
 from shared.contracts.node import ContainerOrder, OrderedMount
 from shared.contracts.volumes import NodeVolume, VolumeSizes
 from shared.contracts.volumes import NodeVolumes as VolumeNames
-from shared.errors import Internal, InvalidArgument, NotFound
+from shared.errors import Conflict, Internal, InvalidArgument, NotFound
 from shared.layers.worker import Packer, Unpacker
 
 OciMount = dict[str, Any]
@@ -70,8 +70,19 @@ class NodeVolumes:
     # Mounts
 
     def source(self, mount: OrderedMount) -> str:
-        """The host directory behind a bind or a volume."""
-        return mount.source if mount.type == "bind" else str(self.directory(mount.source))
+        """The host directory behind a bind or a volume.
+
+        Raises:
+            Conflict: A volume that is a device or another file system, which only a running container has mounted.
+        """
+        if mount.type == "bind":
+            return mount.source
+        options = mount.volume_options
+        if not options.get("device"):
+            return str(self.directory(mount.source))
+        if {"bind", "rbind"} & set(options.get("o", "").split(",")):
+            return options["device"]
+        raise Conflict(f"volume {mount.source} is mounted while a container that uses it runs, and none does")
 
     def mount(self, mount: OrderedMount) -> OciMount:
         """The OCI mount of a volume, without read-only flags: a bind of its directory, or the device it names."""

@@ -53,6 +53,17 @@ def test_what_the_container_did_is_not_undone_at_its_next_start(tmp_path: Path, 
     assert generated(upper) == GENERATED
 
 
-def test_directories_made_for_mounts_are_no_changes_unless_something_is_in_them() -> None:
-    found = [(1, "/dev"), (1, "/etc"), (1, "/etc/own"), (1, "/proc"), (0, "/sys"), (1, "/vol")]
-    assert changes_of_the_container(found) == [(0, "/etc"), (1, "/etc/own"), (0, "/sys"), (1, "/vol")]
+def test_directories_made_for_mounts_are_no_changes_unless_something_is_in_them(tmp_path: Path, upper: Path) -> None:
+    lower = tmp_path / "lower"
+    for name in ("sys", "dev"):
+        (lower / name).mkdir(parents=True)
+        (upper / name).mkdir()
+    (upper / "sys").chmod(0o700)
+    found = [(0, "/dev"), (1, "/etc"), (1, "/etc/own"), (1, "/proc"), (0, "/sys"), (1, "/vol"), (2, "/var")]
+    assert changes_of_the_container(found, upper, [lower]) == [
+        (0, "/etc"),
+        (1, "/etc/own"),
+        (0, "/sys"),
+        (1, "/vol"),
+        (2, "/var"),
+    ]
