@@ -106,16 +106,19 @@ async def start_registry(ctx: ServiceContext, depot: Depot) -> NodeTokens | None
     # Imported here: a process that serves no registry does without a web server in its memory.
     from services.image.server.app import Registry
     from services.image.server.repositories import Repositories
-    from services.image.server.serving import listen, serve
+    from services.image.server.serving import check_files, listen, serve
+    from services.image.server.tidying import tidy_for_ever
     from services.image.server.uploads import Uploads
     from services.image.server.users import Users
 
+    check_files(ctx.config.registry_tls_cert, ctx.config.registry_tls_key)
     users = Users(Path(ctx.config.registry_users)) if ctx.config.registry_users else None
     uploads = Uploads(depot.content)
     await asyncio.to_thread(uploads.prepare)
-    await asyncio.to_thread(uploads.remove_old, PARTS_KEPT_S)
     tokens = await asyncio.to_thread(NodeTokens.of, depot.content.root)
-    app = Registry(depot, Repositories(ctx.required_database), uploads, users, tokens)
+    repositories = Repositories(ctx.required_database)
+    app = Registry(depot, repositories, uploads, users, tokens)
+    ctx.spawn(tidy_for_ever(depot, repositories, uploads), name="tidy registry")
     listener = listen(ctx.config.registry_listen)
     ctx.spawn(serve(app, listener, ctx.config.registry_tls_cert, ctx.config.registry_tls_key), name="registry")
     return tokens

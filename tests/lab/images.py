@@ -10,9 +10,10 @@ from pathlib import Path
 from tests.lab.engine import Engine
 from tests.lab.netns import NetworkNamespace
 from tests.lab.reference import ReferenceEngine
-from tests.lab.registry import DockerRegistry
+from tests.lab.registry import DockerRegistry, bcrypt, certificate
 
 OWN_REGISTRY = "127.0.0.1:5600"
+USER, PASSWORD = "somebody", "open sesame"
 
 
 class _Shared(NetworkNamespace):
@@ -30,7 +31,7 @@ class _Shared(NetworkNamespace):
 
 @dataclass(frozen=True, slots=True)
 class ImageLab:
-    """Attributes: registry: Debian's docker-registry. own_registry: davit's store, served."""
+    """Attributes: registry: Debian's. own_registry: davit's store, served with a certificate to a user."""
 
     davit: Engine
     reference: ReferenceEngine
@@ -41,8 +42,23 @@ class ImageLab:
 @contextmanager
 def image_lab(directory: Path) -> Iterator[ImageLab]:
     """Both engines and the registry in one network namespace, where all reach each other on loopback."""
-    with Engine(environment={"DAVIT_REGISTRY_LISTEN": OWN_REGISTRY}) as davit:
+    with Engine(environment=_own_registry(directory.with_name("own"))) as davit:
         reference = ReferenceEngine()
         reference.netns = _Shared(davit.netns)
         with reference, DockerRegistry(directory, inside=davit.netns.enter) as registry:
+            for engine in (davit, reference):
+                engine.docker("login", "-u", USER, "--password-stdin", OWN_REGISTRY, stdin=PASSWORD)
             yield ImageLab(davit, reference, registry)
+
+
+def _own_registry(directory: Path) -> dict[str, str]:
+    """Settings of a registry with a user and a certificate."""
+    cert, key = certificate(directory)
+    users = directory / "users"
+    users.write_text(f"{USER}:{bcrypt(PASSWORD)}\n")
+    return {
+        "DAVIT_REGISTRY_LISTEN": OWN_REGISTRY,
+        "DAVIT_REGISTRY_USERS": str(users),
+        "DAVIT_REGISTRY_TLS_CERT": str(cert),
+        "DAVIT_REGISTRY_TLS_KEY": str(key),
+    }

@@ -17,35 +17,23 @@ from starlette.responses import Response, StreamingResponse
 from services.image import manifests
 from services.image.depot import Depot
 from services.image.references import MAX_NAME
+from services.image.server.answers import VERSION_HEADER, answer, failure
 from services.image.server.nodes import REPOSITORY, NodeTokens
 from services.image.server.repositories import ManifestRow, Repositories, artifact_type_of, page
+from services.image.server.uploading import Uploading
 from services.image.server.uploads import Uploads
 from services.image.server.users import Users
-from shared.errors import Conflict, DavitError, InvalidArgument, NotFound, Unauthorized, Unavailable
+from shared.errors import DavitError, InvalidArgument, NotFound, Unauthorized
 
 READ_BYTES = 1 << 20
-VERSION_HEADER = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _LAYERS = f"/v2/{REPOSITORY}/blobs/"
 _NAME = r"(?P<name>[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*)"
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_STATUS: tuple[tuple[type[DavitError], int, str], ...] = (
-    (NotFound, 404, "NAME_UNKNOWN"),
-    (Unauthorized, 401, "UNAUTHORIZED"),
-    (Conflict, 409, "BLOB_UPLOAD_INVALID"),
-    (InvalidArgument, 400, "MANIFEST_INVALID"),
-    (Unavailable, 503, "UNAVAILABLE"),
-)
 Handler = Callable[..., Awaitable[Response]]
 
 
 def _authorization(request: Request) -> str:
     return request.headers.get("authorization", "")
-
-
-def answer(status: int, value: Any = None, **headers: str) -> Response:
-    named = {name.replace("_", "-"): text for name, text in headers.items()}
-    body = b"" if value is None else orjson.dumps(value)
-    return Response(body, status, {**VERSION_HEADER, **named}, "application/json" if value is not None else None)
 
 
 def unknown(what: str, code: str) -> NotFound:
@@ -65,9 +53,9 @@ class Registry:
     ) -> None:
         self._depot = depot
         self._repositories = repositories
-        self._uploads = uploads
         self._users = users
         self._tokens = tokens
+        uploading = Uploading(depot, repositories, uploads)
         routes: list[tuple[str, str, Handler]] = [
             ("GET", r"/v2/?", self._root),
             ("GET", r"/v2/_catalog", self._catalog),
@@ -76,11 +64,11 @@ class Registry:
             ("PUT", rf"/v2/{_NAME}/manifests/(?P<reference>[^/]+)", self._put_manifest),
             ("DELETE", rf"/v2/{_NAME}/manifests/(?P<reference>[^/]+)", self._delete_manifest),
             ("GET", rf"/v2/{_NAME}/referrers/(?P<digest>[^/]+)", self._referrers),
-            ("POST", rf"/v2/{_NAME}/blobs/uploads/?", self._begin_upload),
-            ("GET", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", self._upload_status),
-            ("PATCH", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", self._patch_upload),
-            ("PUT", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", self._end_upload),
-            ("DELETE", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", self._cancel_upload),
+            ("POST", rf"/v2/{_NAME}/blobs/uploads/?", uploading.begin),
+            ("GET", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", uploading.status),
+            ("PATCH", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", uploading.patch),
+            ("PUT", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", uploading.end),
+            ("DELETE", rf"/v2/{_NAME}/blobs/uploads/(?P<upload>[^/]+)", uploading.cancel),
             ("GET", rf"/v2/{_NAME}/blobs/(?P<digest>[^/]+)", self._get_blob),
             ("DELETE", rf"/v2/{_NAME}/blobs/(?P<digest>[^/]+)", self._delete_blob),
         ]
@@ -189,9 +177,13 @@ class Registry:
     async def _delete_manifest(self, request: Request, name: str, reference: str) -> Response:
         by_digest = ":" in reference
         remove = self._repositories.remove_manifest if by_digest else self._repositories.remove_tag
-        if not await remove(name, reference):
-            raise unknown("manifest unknown", "MANIFEST_UNKNOWN")
-        return answer(202)
+        if await remove(name, reference):
+            return answer(202)
+        found = reference if by_digest else await self._repositories.resolve(name, reference)
+        if found and manifests.is_digest(found) and await self._repositories.has_manifest(name, found):
+            text = "this is an image of the engine, which is removed there and not here"
+            raise InvalidArgument(text, registry_code="UNSUPPORTED", registry_status=405)
+        raise unknown("manifest unknown", "MANIFEST_UNKNOWN")
 
     async def _referrers(self, request: Request, name: str, digest: str) -> Response:
         if not manifests.is_digest(digest):
@@ -226,10 +218,10 @@ class Registry:
             "ETag": f'"{digest}"',
             "Accept-Ranges": "bytes",
         }
-        start, end = byte_range(request.headers.get("range", ""), size)
-        status = 200
-        if (start, end) != (0, size):
-            status = 206
+        start, end, status = 0, size, 200
+        wanted = byte_range(request.headers.get("range", ""), size)
+        if wanted is not None:
+            (start, end), status = wanted, 206
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         headers["Content-Length"] = str(end - start)
         if request.method == "HEAD":
@@ -251,122 +243,24 @@ class Registry:
             raise unknown("blob unknown to registry", "BLOB_UNKNOWN")
         return answer(202)
 
-    # -- uploads ------------------------------------------------------------------------------------------------
 
-    async def _begin_upload(self, request: Request, name: str) -> Response:
-        query = request.query_params
-        mount, source = query.get("mount", ""), query.get("from", "")
-        if source and manifests.is_digest(mount) and await self._mount(source, mount, name):
-            return self._created(name, mount)
-        upload = await asyncio.to_thread(self._uploads.begin, name)
-        digest = query.get("digest", "")
-        if digest:
-            await self._append(request, name, upload)
-            return await self._finish(name, upload, digest)
-        return self._accepted(name, upload, 0)
-
-    async def _mount(self, source: str, digest: str, name: str) -> bool:
-        """Show a blob of one repository in another; whether there was one."""
-        if not await self._repositories.has_blob(source, digest) or not self._depot.content.has(digest):
-            return False
-        await self._repositories.add_blob(name, digest)
-        return True
-
-    async def _upload_status(self, request: Request, name: str, upload: str) -> Response:
-        size = self._uploads.size(name, upload)
-        response = self._accepted(name, upload, size)
-        response.status_code = 204
-        return response
-
-    async def _patch_upload(self, request: Request, name: str, upload: str) -> Response:
-        stated = re.fullmatch(r"(?:bytes[= ])?(\d+)-(\d+)(?:/.*)?", request.headers.get("content-range", ""))
-        size = self._uploads.size(name, upload)
-        if stated is not None and int(stated[1]) != size:
-            response = self._accepted(name, upload, size)
-            response.status_code = 416
-            return response
-        return self._accepted(name, upload, await self._append(request, name, upload))
-
-    async def _end_upload(self, request: Request, name: str, upload: str) -> Response:
-        digest = request.query_params.get("digest", "")
-        await self._append(request, name, upload)
-        return await self._finish(name, upload, digest)
-
-    async def _cancel_upload(self, request: Request, name: str, upload: str) -> Response:
-        await asyncio.to_thread(self._uploads.cancel, name, upload)
-        return answer(204)
-
-    async def _append(self, request: Request, name: str, upload: str) -> int:
-        """Write the request's body to an upload; its size afterwards."""
-        with self._uploads.open(name, upload) as file:
-            buffered: list[bytes] = []
-            size = 0
-            async for chunk in request.stream():
-                buffered.append(chunk)
-                size += len(chunk)
-                if size >= READ_BYTES:
-                    await asyncio.to_thread(_write, file, b"".join(buffered))
-                    buffered, size = [], 0
-            await asyncio.to_thread(_write, file, b"".join(buffered))
-            return file.tell()
-
-    async def _finish(self, name: str, upload: str, digest: str) -> Response:
-        if not manifests.is_digest(digest):
-            raise InvalidArgument("provided digest is not supported", registry_code="DIGEST_INVALID")
-        async with self._depot.lease() as lease:
-            await lease.keep(digest)
-            await asyncio.to_thread(self._uploads.finish, name, upload, digest)
-            await self._repositories.add_blob(name, digest)
-        return self._created(name, digest)
-
-    def _created(self, name: str, digest: str) -> Response:
-        return answer(201, None, Location=f"/v2/{name}/blobs/{digest}", Docker_Content_Digest=digest)
-
-    def _accepted(self, name: str, upload: str, size: int) -> Response:
-        return answer(
-            202,
-            None,
-            Location=f"/v2/{name}/blobs/uploads/{upload}",
-            Range=f"0-{max(0, size - 1)}",
-            Docker_Upload_UUID=upload,
-            Content_Length="0",
-        )
-
-
-def failure(error: DavitError) -> Response:
-    """An error as registries tell it."""
-    status, code = next(((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), (500, "UNKNOWN"))
-    code = str(error.detail.get("registry_code", code))
-    status = int(error.detail.get("registry_status", status))
-    headers = {"WWW-Authenticate": 'Basic realm="davit"'} if status == 401 else {}
-    return answer(status, {"errors": [{"code": code, "message": error.message}]}, **headers)
-
-
-def byte_range(header: str, size: int) -> tuple[int, int]:
-    """Start and end (exclusive) of a ``Range`` header; all of it for none, or one that is not understood.
+def byte_range(header: str, size: int) -> tuple[int, int] | None:
+    """Start and end (exclusive) of a ``Range`` header; None for none, or one that is not understood.
 
     Raises:
         InvalidArgument: It lies outside of the content (416).
     """
     match = re.fullmatch(r"bytes=(\d*)-(\d*)", header.strip())
     if match is None or not (match[1] or match[2]):
-        return 0, size
+        return None
     if not match[1]:
-        return max(0, size - int(match[2])), size
-    start = int(match[1])
-    end = min(size, int(match[2]) + 1) if match[2] else size
+        start, end = max(0, size - int(match[2])), size
+    else:
+        start = int(match[1])
+        end = min(size, int(match[2]) + 1) if match[2] else size
     if start >= size or end <= start:
         raise InvalidArgument("the range lies outside of the blob", registry_code="RANGE_INVALID", registry_status=416)
     return start, end
-
-
-def _write(file: Any, data: bytes) -> None:
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[file.write(view) :]
-    except OSError as error:
-        raise Unavailable(f"content cannot be stored: {error.strerror}") from error
 
 
 async def _body(request: Request, limit: int) -> bytes:
@@ -376,5 +270,6 @@ async def _body(request: Request, limit: int) -> bytes:
         parts.append(part)
         size += len(part)
         if size > limit:
-            raise InvalidArgument(f"a manifest larger than {limit} bytes", registry_code="MANIFEST_INVALID")
+            text = f"a manifest of more than {limit} bytes"
+            raise InvalidArgument(text, registry_code="SIZE_INVALID", registry_status=413)
     return b"".join(parts)

@@ -196,6 +196,15 @@ class Repositories:
             )
             return bool(gone.rowcount)
 
+    async def blobs_and_manifests(self) -> dict[str, tuple[set[str], set[str]]]:
+        """By repository: digests of the blobs, and of the manifests, that were pushed to it."""
+        found: dict[str, tuple[set[str], set[str]]] = {}
+        async with self._database.read() as connection:
+            for position, table in enumerate((repository_blobs, repository_manifests)):
+                for repository, digest in await connection.execute(sa.select(table.c.repository, table.c.digest)):
+                    found.setdefault(repository, (set(), set()))[position].add(digest)
+        return found
+
     async def referrers(self, repository: str, subject: str) -> list[ManifestRow]:
         """Manifests that say that they are about another."""
         async with self._database.read() as connection:

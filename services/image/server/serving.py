@@ -50,15 +50,19 @@ def listen(address: str) -> socket.socket:
     return listener
 
 
+def check_files(certificate: str, key: str) -> None:
+    """Raises InvalidArgument, naming the configuration key, when one is not there."""
+    for name, path in (("registry-tls-cert", certificate), ("registry-tls-key", key)):
+        if path and not Path(path).is_file():
+            raise InvalidArgument(f"configuration key {name}: {path} does not exist", field=name)
+
+
 async def serve(app: Any, listener: socket.socket, certificate: str, key: str) -> None:
     """Serve until cancelled.
 
     Args:
         certificate, key: Files; empty for plain HTTP.
     """
-    for name, path in (("registry-tls-cert", certificate), ("registry-tls-key", key)):
-        if path and not Path(path).is_file():
-            raise InvalidArgument(f"configuration key {name}: {path} does not exist", field=name)
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -66,10 +66,10 @@ class Uploads:
         """
         path = self._path(repository, upload_id)
         value = hashlib.sha256()
-        with open(path, "r+b", buffering=0) as file:
-            while data := file.read(READ_BYTES):
+        with self.open(repository, upload_id) as file, path.open("rb", buffering=0) as written:
+            while data := written.read(READ_BYTES):
                 value.update(data)
-            size = file.tell()
+            size = written.tell()
             if f"sha256:{value.hexdigest()}" != digest:
                 path.unlink()
                 raise InvalidArgument("provided digest did not match uploaded content", registry_code="DIGEST_INVALID")

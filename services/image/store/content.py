@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import os
 import secrets
 import time
@@ -235,6 +236,20 @@ class ContentStore:
         except OSError as error:
             raise Unavailable(f"content cannot be stored: {error.strerror}") from error
         return Ingest(self, path, file, hashing=hashing)
+
+    def touch(self, digest: str) -> None:
+        """Let a blob count as new. Raises NotFound."""
+        try:
+            os.utime(self.path(digest))
+        except FileNotFoundError as error:
+            raise NotFound(f"content {digest} is not in the store", digest=digest) from error
+
+    def age_s(self, digest: str) -> float:
+        """Seconds since a blob was stored or touched; infinite when it is not there."""
+        try:
+            return time.time() - self.path(digest).stat().st_mtime
+        except FileNotFoundError:
+            return math.inf
 
     def sync(self) -> None:
         """Wait until the names of all blobs are on the disk. Raises OSError."""

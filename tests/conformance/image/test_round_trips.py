@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import missing
 from tests.lab.engine import Engine
-from tests.lab.images import ImageLab, image_lab
+from tests.lab.images import PASSWORD, USER, ImageLab, image_lab
 from tests.lab.reference import ReferenceEngine
 from tests.lab.registry import BINARY
 
@@ -147,7 +147,8 @@ def test_the_reference_pushes_to_davits_own_registry(lab: ImageLab) -> None:
     lab.davit.docker("pull", name)
     assert identity(lab.davit, name) == identity(lab.reference, name)
     if shutil.which("skopeo"):
-        lab.davit.inside("skopeo", "inspect", "--tls-verify=false", f"docker://{name}")
+        credentials = f"--creds={USER}:{PASSWORD}"
+        lab.davit.inside("skopeo", "inspect", "--tls-verify=false", credentials, f"docker://{name}")
 
 
 # Questions with one answer: exit code and text are the same.
