@@ -24,6 +24,7 @@ from tests.lab.engine import Engine
 from tests.lab.reference import ReferenceEngine
 
 IDLE_CONTAINERS = 20
+MEMORY_SAMPLES = 5
 
 
 class Subject:
@@ -57,77 +58,77 @@ def parallel(subject: Subject) -> None:
 
 
 def pss_kb(pid: int) -> int:
+    """Proportional set size: private pages, and the part of the shared ones that falls on this process.
+
+    Source: proc_pid_smaps(5).
+    """
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
-    except OSError:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended between the listing and now
         return 0
-    return 0
+    return next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
 
 
-def descendants(root: int) -> set[int]:
-    children: dict[int, list[int]] = {}
+def parents() -> dict[int, int]:
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                stat = (entry / "stat").read_text()
-            except OSError:
+                found[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
                 continue
-            parent = int(stat.rsplit(")", 1)[1].split()[1])
-            children.setdefault(parent, []).append(int(entry.name))
-    found: set[int] = set()
-    todo = [root]
-    while todo:
-        pid = todo.pop()
-        if pid not in found:
-            found.add(pid)
-            todo += children.get(pid, [])
     return found
 
 
-def belongs(needle: str) -> set[int]:
-    """Pids of processes that name an engine's directory in their command line or environment."""
+def belongs(needle: str, pids: set[int]) -> set[int]:
+    """Those processes that name an engine's directory in their command line or environment."""
     found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if needle.encode() in text:
-                found.add(int(entry.name))
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if needle.encode() in text:
+            found.add(pid)
     return found
 
 
 def engine_pids(subject: Subject) -> set[int]:
-    """All processes of an engine, with those that serve containers, without the containers' own."""
-    pids = belongs(str(subject.engine.base))
-    for pid in list(pids):
-        pids |= descendants(pid)
-    own = {
-        int(row[1])
-        for container in subject.client.containers.list()
-        for row in container.top(ps_args="-eo user,pid,comm")["Processes"]
-    }
-    mine = descendants(os.getpid())
-    return {pid for pid in pids if pid not in own and (pid not in mine or subject.name == "reference")} - {os.getpid()}
+    """All processes of an engine and those that serve containers; neither the containers' own nor this one."""
+    parent = parents()
+    pids = belongs(str(subject.engine.base), set(parent)) - {os.getpid()}
+    grown = True
+    while grown:
+        children = {pid for pid, above in parent.items() if above in pids} - pids
+        pids |= children
+        grown = bool(children)
+    return pids - {pid for container in subject.client.containers.list() for pid in container_pids(container)}
 
 
-def memory_kb(subject: Subject) -> int:
-    return sum(pss_kb(pid) for pid in engine_pids(subject))
+def container_pids(container: docker.models.containers.Container) -> set[int]:
+    return {int(row[1]) for row in container.top(ps_args="-eo user,pid,comm")["Processes"]}
 
 
-def measure_memory(subject: Subject) -> tuple[float, float]:
-    """Idle engine in MB, and MB per idle container beside the container's own processes."""
-    time.sleep(3)
-    idle = memory_kb(subject)
+def memory_mb(subject: Subject) -> float:
+    """Median of a few samples of what all the engine's processes take."""
+    samples = []
+    for _ in range(MEMORY_SAMPLES):
+        time.sleep(1)
+        samples.append(sum(pss_kb(pid) for pid in engine_pids(subject)) / 1024)
+    return statistics.median(samples)
+
+
+def memory_per_container_mb(subject: Subject) -> float:
+    """What an idle container takes beside its own processes."""
+    idle, idle_pids = memory_mb(subject), engine_pids(subject)
     containers = [subject.client.containers.run("busybox", "sleep 1000", detach=True) for _ in range(IDLE_CONTAINERS)]
     time.sleep(3)
-    loaded = memory_kb(subject)
+    loaded, loaded_pids = memory_mb(subject), engine_pids(subject)
+    if len(loaded_pids - idle_pids) < IDLE_CONTAINERS:
+        raise RuntimeError(f"{subject.name}: not every container has a process that serves it: the count is wrong")
     for container in containers:
         container.remove(force=True)
-    return idle / 1024, (loaded - idle) / 1024 / IDLE_CONTAINERS
+    return (loaded - idle) / IDLE_CONTAINERS
 
 
 def report(name: str, unit: str, ours: list[float], theirs: list[float]) -> None:
@@ -145,6 +146,11 @@ def main() -> None:
         subjects = [Subject("davit", engine), Subject("reference", reference)]
         for subject in subjects:
             subject.engine.import_busybox()
+        print(f"{'':44} {'davit':>10} {'reference':>10} {'':6} {'ratio':>8}")
+        memory = not options.only or "memory" in options.only
+        if memory:
+            report("idle engine", "MB", *([memory_mb(subject)] for subject in subjects))
+        for subject in subjects:
             subject.docker("run", "-d", "--name", "idle", "busybox", "sleep", "10000")
         rows: list[tuple[str, int, Callable[[Subject], None]]] = [
             ("docker run --rm busybox true", options.rounds, lambda s: s.docker("run", "--rm", "busybox", "true")),
@@ -152,7 +158,6 @@ def main() -> None:
             ("docker exec idle true", options.rounds, lambda s: s.docker("exec", "idle", "true")),
             ("60 life cycles over 10 threads", max(3, options.rounds // 5), parallel),
         ]
-        print(f"{'':44} {'davit':>10} {'reference':>10} {'':6} {'ratio':>8}")
         for name, rounds, action in rows:
             if options.only and not any(word in name for word in options.only):
                 continue
@@ -163,10 +168,9 @@ def main() -> None:
                 for subject in subjects:
                     times[subject.name].append(1000 * timed(partial(action, subject)))
             report(name, "ms", times["davit"], times["reference"])
-        if not options.only or "memory" in options.only:
-            memory = {subject.name: measure_memory(subject) for subject in subjects}
-            report("idle engine", "MB", [memory["davit"][0]], [memory["reference"][0]])
-            report("per idle container", "MB", [memory["davit"][1]], [memory["reference"][1]])
+        if memory:
+            report("per idle container", "MB", *([memory_per_container_mb(subject)] for subject in subjects))
+            report("engine after all this", "MB", *([memory_mb(subject)] for subject in subjects))
         for subject in subjects:
             subject.docker("rm", "-f", "idle")
 
