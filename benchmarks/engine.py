@@ -86,7 +86,7 @@ def belongs(needle: str, pids: set[int]) -> set[int]:
     for pid in pids:
         try:
             text = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # ended, or the machine's own first process
             continue
         if needle.encode() in text:
             found.add(pid)
