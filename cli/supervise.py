@@ -50,7 +50,7 @@ def guardian_command(run_dir: Path, *, announce: int | None = None, watched: int
     """The command of a guardian, which starts supervisors by itself or watches one that runs."""
     script = str(Path(__file__).with_name("guardian.py"))
     optional = ["-" if value is None else str(value) for value in (announce, watched)]
-    supervisor = [sys.executable, "-P", "-m", "cli.supervise", str(run_dir)]
+    supervisor = [sys.executable, "-OO", "-P", "-m", "cli.supervise", str(run_dir)]
     return [sys.executable, "-I", "-S", script, str(run_dir), *optional, *supervisor]
 
 

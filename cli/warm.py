@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import logging
+import sys
 
 from shared.config import EngineConfig
 
@@ -26,7 +27,7 @@ _COMMON = (
     "orjson",
     "nats.aio.client",
     "nats.js.client",
-    "sqlalchemy.ext.asyncio",
+    "sqlalchemy",
     "shared.service",
     "shared.eventstream",
     "shared.streams",
@@ -37,8 +38,8 @@ _COMMON = (
     "shared.contracts.node",
     "shared.contracts.volumes",
 )
-_SQLITE = ("shared.sqlite", "sqlalchemy.dialects.sqlite.pysqlite")
-_POSTGRES = ("asyncpg", "sqlalchemy.dialects.postgresql.asyncpg")
+_SQLITE = ("shared.sqlite",)
+_POSTGRES = ("shared.postgres",)
 
 
 def warm_up(config: EngineConfig, services: list[str]) -> None:
@@ -57,5 +58,20 @@ def warm_up(config: EngineConfig, services: list[str]) -> None:
         except ImportError as error:
             # Said again, and to the one who started the engine, by the service itself.
             log.error("service %s cannot be imported: %s", service, error)
+    _compile_statements(config)
     gc.collect()
     gc.freeze()
+
+
+def _compile_statements(config: EngineConfig) -> None:
+    """Compile what services ask often, so that none of them has to wake the compiler for it."""
+    from shared.statements import Prepared
+
+    if config.database_url:
+        from shared.postgres import DIALECT as dialect
+    else:
+        from shared.sqlite import DIALECT as dialect  # type: ignore[assignment]
+    for module in [module for name, module in sys.modules.items() if name.startswith(("services.", "shared."))]:
+        for value in vars(module).values():
+            if isinstance(value, Prepared):
+                value.compiled(dialect)

@@ -21,6 +21,8 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-  .venv/bin/python -m compileall -q cli services shared
+  # The engine runs with -OO: compiled now, not at its first start.
+  .venv/bin/python -m compileall -q -j 0 -o 0 -o 2 cli services shared migrations
+  .venv/bin/python -m compileall -q -j 0 -o 2 .venv/lib/python3*/site-packages >/dev/null
   echo "$want" >"$stamp"
 fi

@@ -21,14 +21,11 @@ from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
     DeliverPolicy,
-    RetentionPolicy,
-    StorageType,
-    StreamConfig,
     StreamInfo,
-    StreamState,
 )
 
-from shared.errors import Unavailable
+from shared import jetstream
+from shared.errors import NotFound, Unavailable
 from shared.events import HEADER_SEQUENCE, HEADER_SERVICE, STREAM, SUBJECTS, DomainEvent
 
 if TYPE_CHECKING:
@@ -58,41 +55,24 @@ class Published:
     stream_last: int
 
 
-async def ensure_stream(bus: Bus, retention_s: float) -> StreamState:
-    """Create the stream when it is missing; its state.
+async def ensure_stream(bus: Bus, retention_s: float) -> int:
+    """Create the stream when it is missing; the number of its newest message.
 
     Raises:
         Unavailable: JetStream does not answer.
     """
     try:
-        try:
-            return (await bus.jetstream.stream_info(STREAM)).state
-        except nats.js.errors.NotFoundError:
-            config = StreamConfig(
-                name=STREAM,
-                subjects=[SUBJECTS],
-                storage=StorageType.FILE,
-                retention=RetentionPolicy.LIMITS,
-                max_age=retention_s,
-                max_bytes=LARGEST_STREAM_BYTES,
-                duplicate_window=min(DUPLICATE_WINDOW_S, retention_s),
-                allow_direct=True,
-            )
-            log.info("creating the stream of events")
-            return (await bus.jetstream.add_stream(config)).state
-    except _JS_ERRORS as error:
-        raise Unavailable(f"the stream of events is not available: {error or type(error).__name__}") from error
-
-
-async def is_present(bus: Bus, number: int) -> bool:
-    """Whether the stream still has the message of this number. Raises Unavailable."""
-    try:
-        await bus.jetstream.get_msg(STREAM, number)
-    except nats.js.errors.NotFoundError:
-        return False
-    except _JS_ERRORS as error:
-        raise Unavailable(f"the stream of events cannot be read: {error or type(error).__name__}") from error
-    return True
+        return await jetstream.last_number(bus, STREAM)
+    except NotFound:
+        log.info("creating the stream of events")
+        return await jetstream.create_stream(
+            bus,
+            STREAM,
+            [SUBJECTS],
+            max_age_s=retention_s,
+            max_bytes=LARGEST_STREAM_BYTES,
+            duplicate_window_s=min(DUPLICATE_WINDOW_S, retention_s),
+        )
 
 
 async def find_published(bus: Bus, service: str, subjects: list[str]) -> Published:
@@ -105,23 +85,22 @@ async def find_published(bus: Bus, service: str, subjects: list[str]) -> Publish
         Unavailable: JetStream does not answer.
     """
     last, at, shared = 0, 0, False
+    for subject in subjects:
+        found = await jetstream.newest_of(bus, STREAM, subject)
+        if found is None:
+            continue
+        number, headers = found
+        if headers.get(HEADER_SERVICE) != service:
+            shared = True  # another service's newer event hides ours
+        elif int(headers.get(HEADER_SEQUENCE, 0)) > last:
+            last, at = int(headers[HEADER_SEQUENCE]), number
     try:
-        for subject in subjects:
-            try:
-                message = await bus.jetstream.get_last_msg(STREAM, subject)
-            except nats.js.errors.NotFoundError:
-                continue
-            headers = message.headers or {}
-            if headers.get(HEADER_SERVICE) != service:
-                shared = True  # another service's newer event hides ours
-            elif int(headers.get(HEADER_SEQUENCE, 0)) > last:
-                last, at = int(headers[HEADER_SEQUENCE]), message.seq or 0
-        state = (await bus.jetstream.stream_info(STREAM)).state
+        stream_last = await jetstream.last_number(bus, STREAM)
         if shared:
             last = await _scan(bus, service, after=at, last=last)
-    except _JS_ERRORS as error:
+    except (*_JS_ERRORS, NotFound) as error:
         raise Unavailable(f"the stream of events cannot be read: {error or type(error).__name__}") from error
-    return Published(last=last, stream_last=state.last_seq)
+    return Published(last=last, stream_last=stream_last)
 
 
 async def _scan(bus: Bus, service: str, *, after: int, last: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +18,17 @@ import sqlalchemy as sa
 import sqlalchemy.exc
 
 from shared.errors import Conflict, Internal, Unavailable
+from shared.statements import Prepared
 
 if TYPE_CHECKING:
     from shared.database import Database
 
 ENVIRONMENT = Path(__file__).parent / "migration"
 LOCK_WAIT_S = 60.0
+
+_is_there_on_sqlite = Prepared(sa.text("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"))
+_is_there_on_postgres = Prepared(sa.text("SELECT to_regclass('alembic_version')"))
+_revision = Prepared(sa.text("SELECT version_num FROM alembic_version"))
 
 
 def default_history(service: str) -> Path:
@@ -65,15 +70,11 @@ async def upgrade(database: Database, history: Path) -> None:
 
 async def _current(database: Database) -> str | None:
     """The revision of the database; None for an empty one."""
-    try:
-        async with database.writer.connect() as connection:
-            revision: str | None = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-            return revision
-    except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.OperationalError) as error:
-        missing = getattr(error.orig, "sqlstate", "") in ("42P01", "3F000") or "no such table" in str(error.orig)
-        if missing:
+    async with database.read() as connection:
+        if await connection.scalar(_is_there_on_sqlite if database.is_sqlite else _is_there_on_postgres) is None:
             return None
-        raise
+        revision: str | None = await connection.scalar(_revision)
+        return revision
 
 
 async def _run(database: Database, history: Path) -> None:
@@ -92,7 +93,28 @@ async def _run(database: Database, history: Path) -> None:
         config.attributes["connection"] = connection
         alembic.command.upgrade(config, "head")
 
-    async with database.writer.begin() as connection:
+    try:
+        await (_run_on_sqlite(database, run) if database.is_sqlite else _run_on_postgres(database, run))
+    except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, OSError) as error:
+        raise Unavailable(f"the database of service {database.service} cannot be migrated: {error}") from error
+
+
+async def _run_on_sqlite(database: Database, run: Callable[[sa.Connection], None]) -> None:
+    def work() -> None:
+        engine = sa.create_engine(database.url, poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            run(connection)
+
+    await asyncio.to_thread(work)
+
+
+async def _run_on_postgres(database: Database, run: Callable[[sa.Connection], None]) -> None:
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(
+        database.url, poolclass=sa.NullPool, connect_args={"server_settings": {"search_path": database.service}}
+    )
+    async with engine.begin() as connection:
         await connection.run_sync(run)
 
 
@@ -104,12 +126,9 @@ async def _lock(database: Database) -> AsyncIterator[None]:
             yield
         return
     key = {"key": database.advisory_key("migrate")}
-    async with database.writer.connect() as connection:
+    async with database.dedicated() as connection:  # which gives the lock back by its end
         await connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), key)
-        try:
-            yield
-        finally:
-            await connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), key)
+        yield
 
 
 @asynccontextmanager

@@ -14,10 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.connection import Connection
 from shared.errors import InvalidArgument
 from shared.events import DomainEvent
+from shared.statements import Prepared
 
 # A NATS server takes messages up to 1 MiB; headers and subject need some of it.
 LARGEST_EVENT_BYTES = 1_000_000
@@ -41,25 +42,25 @@ counter = sa.Table(
     sa.Column("last", sa.BigInteger, nullable=False),
 )
 
-_advance = (
+_advance = Prepared(
     sa.update(counter)
     .where(counter.c.id == 1)
     .values(last=counter.c.last + sa.bindparam("count", type_=sa.BigInteger))
     .returning(counter.c.last)
 )
-_insert = sa.insert(outbox)
-_after = (
+_insert = Prepared(sa.insert(outbox))
+_after = Prepared(
     sa.select(outbox)
     .where(outbox.c.sequence > sa.bindparam("after", type_=sa.BigInteger))
     .order_by(outbox.c.sequence)
     .limit(sa.bindparam("count", type_=sa.Integer))
 )
-_last = sa.select(counter.c.last).where(counter.c.id == 1)
-_subjects = sa.select(outbox.c.subject).distinct()
-_expired = sa.select(sa.func.max(outbox.c.sequence)).where(
-    outbox.c.time_ns < sa.bindparam("before", type_=sa.BigInteger)
+_last = Prepared(sa.select(counter.c.last).where(counter.c.id == 1))
+_subjects = Prepared(sa.select(outbox.c.subject).distinct())
+_expired = Prepared(
+    sa.select(sa.func.max(outbox.c.sequence)).where(outbox.c.time_ns < sa.bindparam("before", type_=sa.BigInteger))
 )
-_prune = sa.delete(outbox).where(outbox.c.sequence <= sa.bindparam("upto", type_=sa.BigInteger))
+_prune = Prepared(sa.delete(outbox).where(outbox.c.sequence <= sa.bindparam("upto", type_=sa.BigInteger)))
 
 
 def create_outbox_tables(op: Any) -> None:
@@ -76,7 +77,7 @@ def drop_outbox_tables(op: Any) -> None:
     op.drop_table("outbox_counter")
 
 
-async def store(connection: AsyncConnection, service: str, events: list[DomainEvent]) -> None:
+async def store(connection: Connection, service: str, events: list[DomainEvent]) -> None:
     """Number the events and add them to the log, in the transaction that is open on the connection."""
     last = await connection.scalar(_advance, {"count": len(events)})
     rows = []
@@ -99,22 +100,22 @@ def _row(event: DomainEvent) -> dict[str, Any]:
     }
 
 
-async def rows_after(connection: AsyncConnection, sequence: int, count: int) -> list[sa.Row[Any]]:
+async def rows_after(connection: Connection, sequence: int, count: int) -> list[Any]:
     """Up to `count` recorded events after this sequence number, in order."""
-    return list((await connection.execute(_after, {"after": sequence, "count": count})).all())
+    return (await connection.execute(_after, {"after": sequence, "count": count})).all()
 
 
-async def last_sequence(connection: AsyncConnection) -> int:
+async def last_sequence(connection: Connection) -> int:
     """The number of the newest event; 0 when there was none."""
     return int(await connection.scalar(_last) or 0)
 
 
-async def subjects(connection: AsyncConnection) -> list[str]:
+async def subjects(connection: Connection) -> list[str]:
     """Every subject the log has events for."""
-    return list((await connection.scalars(_subjects)).all())
+    return await connection.scalars(_subjects)
 
 
-async def prune(connection: AsyncConnection, *, before_ns: int, published: int) -> int:
+async def prune(connection: Connection, *, before_ns: int, published: int) -> int:
     """Forget events older than a time, of those that are published; the number up to which they are gone, or 0."""
     expired = int(await connection.scalar(_expired, {"before": before_ns}) or 0)
     upto = min(expired, published)

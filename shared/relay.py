@@ -30,16 +30,14 @@ import nats.errors
 import nats.js.errors
 import sqlalchemy as sa
 
-from shared import outbox
+from shared import jetstream, outbox
 from shared.clock import Clock, SystemClock
 from shared.errors import DavitError, Internal, Unavailable
 from shared.events import HEADER_SEQUENCE, HEADER_SERVICE, STREAM
-from shared.eventstream import ensure_stream, find_published, is_present
+from shared.eventstream import ensure_stream, find_published
 from shared.failpoints import failpoint
 
 if TYPE_CHECKING:
-    from nats.js.api import PubAck
-
     from shared.bus import Bus
     from shared.database import Database
 
@@ -171,30 +169,25 @@ class Relay:
             if len(rows) < BATCH:
                 return
 
-    async def _publish(self, row: sa.Row[Any]) -> None:
+    async def _publish(self, row: Any) -> None:
         failpoint("outbox.before_publish")
         ack = await self._append(row, row.message_id)
-        if ack.duplicate and not await is_present(self._bus, ack.seq):
+        if ack.duplicate and not await jetstream.has_message(self._bus, STREAM, ack.number):
             # The server remembers the id of a message that was deleted since; a reader goes by the id inside.
             ack = await self._append(row, f"{row.message_id}-{self._clock.time_ns()}")
         failpoint("outbox.after_publish")
         self._position = row.sequence
-        if ack.seq < self._stream_last and not ack.duplicate:
+        if ack.number < self._stream_last and not ack.duplicate:
             raise _CompareAgain  # a new stream of the old name, which has only what came since
-        self._stream_last = max(self._stream_last, ack.seq)
+        self._stream_last = max(self._stream_last, ack.number)
 
-    async def _append(self, row: sa.Row[Any], message_id: str) -> PubAck:
+    async def _append(self, row: Any, message_id: str) -> jetstream.Appended:
         headers = {
             "Nats-Msg-Id": message_id,
             HEADER_SERVICE: self._database.service,
             HEADER_SEQUENCE: str(row.sequence),
         }
-        try:
-            return await self._bus.jetstream.publish(
-                row.subject, row.payload.encode(), timeout=PUBLISH_TIMEOUT_S, stream=STREAM, headers=headers
-            )
-        except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
-            raise Unavailable(f"event {row.sequence} was not acknowledged: {error or type(error).__name__}") from error
+        return await jetstream.append(self._bus, STREAM, row.subject, row.payload.encode(), headers=headers)
 
     async def _wait(self, still_held: Any) -> None:
         """Until there is something to do; every now and then see whether all is still as it was."""
@@ -202,8 +195,7 @@ class Relay:
             await asyncio.wait_for(self._work.wait(), POLL_S)
         except TimeoutError:
             await still_held()
-            info = await ensure_stream(self._bus, self._retention_s)
-            if info.last_seq < self._stream_last:
+            if await ensure_stream(self._bus, self._retention_s) < self._stream_last:
                 raise _CompareAgain from None
         if self._doubt:
             raise _CompareAgain
@@ -234,11 +226,7 @@ async def _publisher_lock(database: Database) -> AsyncIterator[Any]:
         async def still_held() -> None:
             await connection.scalar(sa.text("SELECT 1"))  # raises when the session, and with it the lock, is gone
 
-        try:
-            yield still_held
-        finally:
-            # Not back into the pool with the lock in hand.
-            await connection.invalidate()
+        yield still_held  # the lock goes with the connection
 
 
 async def _unchanged() -> None:

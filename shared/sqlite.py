@@ -1,10 +1,10 @@
 """SQLite for an event loop: statements run in place, only the disk is waited for in a thread.
 
-A statement on a local WAL database takes some microseconds, less than handing it to a thread and back; aiosqlite
-pays that hop for every statement. What does wait is `COMMIT` (it syncs to disk) and the lock another process may
-hold; so commits run in a thread, and `BEGIN IMMEDIATE` is tried without blocking and repeated.
+A statement on a local WAL database takes some microseconds, less than handing it to a thread and back. What does wait
+is `COMMIT` (it syncs to disk) and the lock another process may hold; so commits run in a thread, and `BEGIN IMMEDIATE`
+is tried without blocking and repeated.
 
-Source: SQLAlchemy, "Dialects" (is_async); SQLite, "Write-Ahead Logging" and "PRAGMA busy_timeout".
+Source: SQLite, "Write-Ahead Logging", "PRAGMA busy_timeout", "Result and Error Codes".
 """
 
 from __future__ import annotations
@@ -12,52 +12,121 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
-from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import AsyncAdaptedQueuePool, event
-from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.util import await_only
+
+from shared.connection import Connection, Result, to_the_end
+from shared.errors import Conflict, Internal, Unavailable
+from shared.statements import Compiled, Parameters
 
 LOCK_WAIT_S = 10.0
+READERS = 3
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.02
-
-# One thread: a process has one writer, so it never has two commits to wait for.
-_commits = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-commit")
-
-
-async def _done() -> None:
-    """SQLAlchemy checks that an asyncio driver awaited something."""
+# Primary result codes that trying again may cure: BUSY, LOCKED, IOERR, FULL, CANTOPEN.
+_TRANSIENT = frozenset({5, 6, 10, 13, 14})
+DIALECT = SQLiteDialect_pysqlite(paramstyle="qmark")
 
 
-async def _to_the_end(work: asyncio.Future[Any]) -> None:
-    """Wait for work that must not be left half way, even when the waiting task is cancelled."""
-    cancelled = False
-    while not work.done():
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            cancelled = True
-        except Exception:  # raised below, by result()
-            pass
-    work.result()
-    if cancelled:
-        raise asyncio.CancelledError
+class SqliteConnection(Connection):
+    """A connection to a database file."""
+
+    def __init__(self, raw: sqlite3.Connection) -> None:
+        super().__init__(DIALECT)
+        self.raw = raw
+
+    async def _run(self, compiled: Compiled, parameters: Parameters) -> Result:
+        with translated_errors():
+            if isinstance(parameters, Sequence):
+                return self._run_many(compiled, parameters)
+            cursor = self.raw.execute(*compiled.bind(parameters or {}))
+            if cursor.description is None:
+                return Result([], cursor.rowcount)
+            rows = compiled.rows([column[0] for column in cursor.description], cursor.fetchall())
+            return Result(rows, len(rows))
+
+    def _run_many(self, compiled: Compiled, many: Sequence[Any]) -> Result:
+        changed = sum(self.raw.execute(*compiled.bind(each)).rowcount for each in many)
+        return Result([], changed)
 
 
-async def _begin_immediate(connection: Any) -> None:
+class SqliteFile:
+    """One service's database file: a writer, and a few readers that each see one state of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._write_lock = asyncio.Lock()
+        self._writer: SqliteConnection | None = None
+        self._readers: list[SqliteConnection] = []
+        self._reading = asyncio.Semaphore(READERS)
+        # One thread: there is one writer, so there are never two commits to wait for.
+        self._commits = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-commit")
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A write transaction. It holds the file's one write lock from its begin, so it never fails half way for it."""
+        async with self._write_lock:
+            if self._writer is None:
+                self._writer = self._connect(_configure_writer)
+            writer = self._writer
+            with translated_errors():
+                await _begin_immediate(writer.raw)
+            try:
+                yield writer
+                with translated_errors():
+                    await self._commit(writer.raw)
+            except BaseException:
+                if writer.raw.in_transaction:
+                    writer.raw.rollback()
+                raise
+
+    async def _commit(self, raw: sqlite3.Connection) -> None:
+        await to_the_end(asyncio.get_running_loop().run_in_executor(self._commits, raw.commit))
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Connection]:
+        async with self._reading:
+            reader = self._readers.pop() if self._readers else self._connect(_configure_reader)
+            with translated_errors():
+                reader.raw.execute("BEGIN")
+            try:
+                yield reader
+            finally:
+                reader.raw.rollback()
+                self._readers.append(reader)
+
+    def _connect(self, configure: Callable[[sqlite3.Connection], None]) -> SqliteConnection:
+        with translated_errors():
+            raw = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+            try:
+                configure(raw)
+            except BaseException:
+                raw.close()
+                raise
+        return SqliteConnection(raw)
+
+    async def close(self) -> None:
+        """Close all connections. A transaction in work finishes first."""
+        async with self._write_lock:
+            for connection in filter(None, (self._writer, *self._readers)):
+                connection.raw.close()
+            self._writer = None
+            self._readers.clear()
+        self._commits.shutdown()
+
+
+async def _begin_immediate(raw: sqlite3.Connection) -> None:
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + LOCK_WAIT_S
     pause_s = _FIRST_PAUSE_S
     while True:
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            raw.execute("BEGIN IMMEDIATE")
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or loop.time() > give_up_at:
@@ -66,100 +135,29 @@ async def _begin_immediate(connection: Any) -> None:
         pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
-class BufferingCursor(sqlite3.Cursor):
-    """Has its rows at once, as asyncio drivers do: a result outlives the statement and blocks no commit."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        super().__init__(connection)
-        self._rows: deque[Any] = deque()
-
-    def fill(self) -> None:
-        self._rows = deque(super().fetchall()) if self.description else deque()
-
-    def fetchone(self) -> Any:
-        return self._rows.popleft() if self._rows else None
-
-    def fetchmany(self, size: int | None = 1) -> list[Any]:
-        return [self._rows.popleft() for _ in range(min(size or 1, len(self._rows)))]
-
-    def fetchall(self) -> list[Any]:
-        rows, self._rows = list(self._rows), deque()
-        return rows
-
-    async def _async_soft_close(self) -> None:
-        """SQLAlchemy asks asyncio cursors to let go of the server's resources; there are none left."""
-
-
-class BufferingConnection(sqlite3.Connection):
-    def cursor(self, *_factory: Any) -> BufferingCursor:  # type: ignore[override]
-        return super().cursor(BufferingCursor)
-
-
-class ReaderDialect(SQLiteDialect_pysqlite):
-    """A transaction is a snapshot: `BEGIN`, then reads."""
-
-    driver = "davit"
-    is_async = True
-    supports_statement_cache = True
-
-    @classmethod
-    def get_pool_class(cls, url: URL) -> type[AsyncAdaptedQueuePool]:
-        return AsyncAdaptedQueuePool
-
-    def do_begin(self, dbapi_connection: Any) -> None:
-        dbapi_connection.execute("BEGIN")
-
-    def do_execute(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        cursor.execute(statement, parameters)
-        cursor.fill()
-        await_only(_done())
-
-    def do_executemany(self, cursor: Any, statement: Any, parameters: Any, context: Any = None) -> None:
-        cursor.executemany(statement, parameters)
-        await_only(_done())
-
-    def do_execute_no_params(self, cursor: Any, statement: Any, context: Any = None) -> None:
-        cursor.execute(statement)
-        cursor.fill()
-        await_only(_done())
-
-
-class WriterDialect(ReaderDialect):
-    """A transaction holds the database's one write lock from its begin, so that it never fails half way for it."""
-
-    driver = "davit_writer"
-    supports_statement_cache = True
-
-    def do_begin(self, dbapi_connection: Any) -> None:
-        await_only(_begin_immediate(dbapi_connection))
-
-    def do_commit(self, dbapi_connection: Any) -> None:
-        connection = dbapi_connection.dbapi_connection
-        if connection.in_transaction:
-            await_only(_to_the_end(asyncio.get_running_loop().run_in_executor(_commits, connection.commit)))
-
-
-def create_engines(path: Path) -> tuple[AsyncEngine, AsyncEngine]:
-    """The writer and the readers of one database file, which is created when missing."""
-    registry.register("sqlite.davit", __name__, "ReaderDialect")
-    registry.register("sqlite.davit_writer", __name__, "WriterDialect")
-    arguments = {"isolation_level": None, "check_same_thread": False, "timeout": 0, "factory": BufferingConnection}
-    writer = create_async_engine(f"sqlite+davit_writer:///{path}", pool_size=1, max_overflow=0, connect_args=arguments)
-    readers = create_async_engine(f"sqlite+davit:///{path}", pool_size=3, max_overflow=0, connect_args=arguments)
-    event.listen(writer.sync_engine, "connect", _configure_writer)
-    event.listen(readers.sync_engine, "connect", _configure_reader)
-    return writer, readers
-
-
-def _configure_writer(connection: Any, _record: Any) -> None:
+def _configure_writer(raw: sqlite3.Connection) -> None:
     # Only switching a new file to WAL, and recovery after a crash, wait on this; transactions wait in the loop.
-    connection.execute("PRAGMA busy_timeout = 5000")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA busy_timeout = 0")
+    raw.execute("PRAGMA busy_timeout = 5000")
+    raw.execute("PRAGMA journal_mode = WAL")
+    raw.execute("PRAGMA synchronous = FULL")
+    raw.execute("PRAGMA foreign_keys = ON")
+    raw.execute("PRAGMA busy_timeout = 0")
 
 
-def _configure_reader(connection: Any, _record: Any) -> None:
-    connection.execute("PRAGMA busy_timeout = 2000")
-    connection.execute("PRAGMA query_only = ON")
+def _configure_reader(raw: sqlite3.Connection) -> None:
+    raw.execute("PRAGMA busy_timeout = 2000")
+    raw.execute("PRAGMA query_only = ON")
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Errors of SQLite come out as the engine's own."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise Conflict(f"the change conflicts with what is stored: {error}") from error
+    except sqlite3.Error as error:
+        code: Any = getattr(error, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF in _TRANSIENT:
+            raise Unavailable(f"the database is not available: {error}") from error
+        raise Internal(f"the database refused a statement: {error}") from error

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.image.domain import ImageRecord, LayerRecord, Name
 from services.image.references import Reference, id_prefix
+from shared.connection import Connection
 from shared.contracts.images import Image, ResolvedImage
 from shared.database import Database, Transaction
+from shared.statements import Prepared
 
 metadata = sa.MetaData()
 
@@ -117,16 +118,18 @@ repository_blobs = sa.Table(
     sa.Column("digest", sa.String(80), primary_key=True),
 )
 
-_resolve_name = (
+_from_name = (
     sa.select(images.c.id, images.c.document, images.c.resolved, sa.literal(0).label("rank"))
     .join_from(names, images, names.c.image_id == images.c.id)
     .where(names.c.name == sa.bindparam("name"))
 )
-_resolve_id = sa.select(images.c.id, images.c.document, images.c.resolved, sa.literal(1)).where(
+_from_id = sa.select(images.c.id, images.c.document, images.c.resolved, sa.literal(1)).where(
     images.c.id >= sa.bindparam("low"), images.c.id < sa.bindparam("high"), images.c.hidden == sa.false()
 )
-_resolve_both = sa.union_all(_resolve_name, _resolve_id).order_by("rank").limit(3)
-_names_of = sa.select(names).where(names.c.image_id == sa.bindparam("image_id")).order_by(names.c.name)
+_resolve_name = Prepared(_from_name)
+_resolve_id = Prepared(_from_id)
+_resolve_both = Prepared(sa.union_all(_from_name, _from_id).order_by("rank").limit(3))
+_names_of = Prepared(sa.select(names).where(names.c.image_id == sa.bindparam("image_id")).order_by(names.c.name))
 
 
 def _steps_below() -> sa.Select[Any]:
@@ -195,7 +198,7 @@ class SqlCatalog:
 class Reader:
     """Queries over one connection."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     async def find(self, reference: Reference | None, text: str) -> Found | None:
@@ -212,9 +215,7 @@ class Reader:
             parameters |= {"low": f"sha256:{prefix}", "high": f"sha256:{prefix}g"}
         if reference is None and prefix is None:
             return None
-        query: sa.Executable = (
-            _resolve_both if len(parameters) == 3 else _resolve_name if prefix is None else _resolve_id
-        )
+        query = _resolve_both if len(parameters) == 3 else _resolve_name if prefix is None else _resolve_id
         rows = (await self._connection.execute(query, parameters)).all()
         if not rows or (rows[0][3] == 1 and len(rows) > 1):
             return None
@@ -281,7 +282,7 @@ class Reader:
 
     async def layers(self, chain_ids: Sequence[str]) -> dict[str, LayerRecord]:
         rows = await self._connection.execute(sa.select(layers).where(layers.c.chain_id.in_(chain_ids)))
-        return {row.chain_id: LayerRecord(**row._mapping) for row in rows}
+        return {row.chain_id: LayerRecord(**row._asdict()) for row in rows}
 
     async def layers_of(self, image_id: str) -> list[LayerRecord]:
         """An image's layers, lowest first."""
@@ -291,7 +292,7 @@ class Reader:
             .where(image_layers.c.image_id == image_id)
             .order_by(image_layers.c.position)
         )
-        return [LayerRecord(**row._mapping) for row in rows]
+        return [LayerRecord(**row._asdict()) for row in rows]
 
     async def layers_only_of(self, image_id: str, ignored: Collection[str]) -> list[LayerRecord]:
         """An image's layers that no other has, topmost first, but for some that do not count."""
@@ -309,7 +310,7 @@ class Reader:
     async def layer_by_diff(self, diff_id: str) -> LayerRecord | None:
         """Any layer with this content, whatever it lies on."""
         row = (await self._connection.execute(sa.select(layers).where(layers.c.diff_id == diff_id).limit(1))).first()
-        return LayerRecord(**row._mapping) if row else None
+        return LayerRecord(**row._asdict()) if row else None
 
     async def content_of(self, image_id: str) -> list[str]:
         """Digests of what belongs to an image besides its layers' blobs."""
@@ -320,7 +321,7 @@ class Reader:
         )
 
     async def all_layers(self) -> list[LayerRecord]:
-        return [LayerRecord(**row._mapping) for row in await self._connection.execute(sa.select(layers))]
+        return [LayerRecord(**row._asdict()) for row in await self._connection.execute(sa.select(layers))]
 
     async def uses_of_layers(self) -> dict[str, list[str]]:
         """Image ids by chain id, of the images that are shown."""

@@ -14,14 +14,15 @@ from typing import Any
 
 import sqlalchemy as sa
 from pydantic import BaseModel, Field
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.network.domain import NetworkRecord
 from services.network.ipam import Pool
 from services.network.ports import Taken
+from shared.connection import Connection
 from shared.contracts.docker import EndpointSettings
 from shared.contracts.networks import Attachment, NodeNetwork
 from shared.database import Transaction
+from shared.statements import Prepared
 
 metadata = sa.MetaData()
 
@@ -118,7 +119,7 @@ class Occupancy:
 _own_document = sa.func.max(
     sa.case((endpoints.c.container_id == sa.bindparam("container_id"), endpoints.c.document), else_=None)
 ).label("own")
-_occupancy = (
+_occupancy = Prepared(
     sa.select(
         networks.c.id,
         sa.func.aggregate_strings(endpoints.c.address, ",").label("addresses"),
@@ -132,32 +133,38 @@ _occupancy = (
     )
     .group_by(networks.c.id)
 )
-_documents = sa.select(networks.c.id, networks.c.document).where(networks.c.id.in_(sa.bindparam("ids", expanding=True)))
-_every_network = sa.select(networks.c.id)
-_by_container = sa.select(endpoints.c.network_id, endpoints.c.document).where(
-    endpoints.c.container_id == sa.bindparam("container_id")
+_documents = Prepared(
+    sa.select(networks.c.id, networks.c.document).where(networks.c.id.in_(sa.bindparam("ids", expanding=True)))
 )
-_by_network = sa.select(endpoints.c.document).where(endpoints.c.network_id == sa.bindparam("network_id"))
-_every_endpoint = sa.select(endpoints.c.network_id, endpoints.c.document)
-_used_networks = sa.select(endpoints.c.network_id).distinct()
-_taken_ports = sa.select(ports.c.protocol, ports.c.host_ip, ports.c.host_port).where(
-    ports.c.node == sa.bindparam("node"),
-    ports.c.host_port.in_(sa.bindparam("fixed", expanding=True))
-    | ports.c.host_port.between(sa.bindparam("first"), sa.bindparam("last")),
+_every_network = Prepared(sa.select(networks.c.id))
+_by_container = Prepared(
+    sa.select(endpoints.c.network_id, endpoints.c.document).where(
+        endpoints.c.container_id == sa.bindparam("container_id")
+    )
 )
-_insert_network = sa.insert(networks)
-_insert_endpoint = sa.insert(endpoints)
-_insert_ports = sa.insert(ports)
-_delete_network = sa.delete(networks).where(networks.c.id == sa.bindparam("network_id"))
-_delete_endpoints = sa.delete(endpoints).where(endpoints.c.id.in_(sa.bindparam("ids", expanding=True)))
-_delete_ports = sa.delete(ports).where(ports.c.endpoint_id.in_(sa.bindparam("ids", expanding=True)))
-_update_document = (
+_by_network = Prepared(sa.select(endpoints.c.document).where(endpoints.c.network_id == sa.bindparam("network_id")))
+_every_endpoint = Prepared(sa.select(endpoints.c.network_id, endpoints.c.document))
+_used_networks = Prepared(sa.select(endpoints.c.network_id).distinct())
+_taken_ports = Prepared(
+    sa.select(ports.c.protocol, ports.c.host_ip, ports.c.host_port).where(
+        ports.c.node == sa.bindparam("node"),
+        ports.c.host_port.in_(sa.bindparam("fixed", expanding=True))
+        | ports.c.host_port.between(sa.bindparam("first"), sa.bindparam("last")),
+    )
+)
+_insert_network = Prepared(sa.insert(networks))
+_insert_endpoint = Prepared(sa.insert(endpoints))
+_insert_ports = Prepared(sa.insert(ports))
+_delete_network = Prepared(sa.delete(networks).where(networks.c.id == sa.bindparam("network_id")))
+_delete_endpoints = Prepared(sa.delete(endpoints).where(endpoints.c.id.in_(sa.bindparam("ids", expanding=True))))
+_delete_ports = Prepared(sa.delete(ports).where(ports.c.endpoint_id.in_(sa.bindparam("ids", expanding=True))))
+_update_document = Prepared(
     sa.update(endpoints)
     .where(endpoints.c.id == sa.bindparam("endpoint_id"))
     .values(document=sa.bindparam("new_document"))
 )
 
-Source = AsyncConnection | Transaction
+Source = Connection | Transaction
 
 
 class NetworkStore:

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.volume.domain import VolumeRecord
+from shared.connection import Connection
 from shared.database import Transaction
+from shared.statements import Prepared
 
 metadata = sa.MetaData()
 
@@ -34,26 +35,28 @@ holds = sa.Table(
     sa.Index("ix_holds_volume", "volume"),
 )
 
-_insert_volume = sa.insert(volumes)
-_insert_holds = sa.insert(holds)
-_all = sa.select(volumes.c.name, volumes.c.document, volumes.c.removing)
-_some = _all.where(volumes.c.name.in_(sa.bindparam("names", expanding=True)))
-_holders = sa.select(holds.c.volume, holds.c.container_id).distinct()
-_holders_of = _holders.where(holds.c.volume.in_(sa.bindparam("names", expanding=True)))
-_held = (
+_insert_volume = Prepared(sa.insert(volumes))
+_insert_holds = Prepared(sa.insert(holds))
+_volumes = sa.select(volumes.c.name, volumes.c.document, volumes.c.removing)
+_all = Prepared(_volumes)
+_some = Prepared(_volumes.where(volumes.c.name.in_(sa.bindparam("names", expanding=True))))
+_holdings = sa.select(holds.c.volume, holds.c.container_id).distinct()
+_holders = Prepared(_holdings)
+_holders_of = Prepared(_holdings.where(holds.c.volume.in_(sa.bindparam("names", expanding=True))))
+_held = Prepared(
     sa.select(holds.c.position, holds.c.volume)
     .where(holds.c.container_id == sa.bindparam("container_id"))
     .order_by(holds.c.position)
 )
-_release = sa.delete(holds).where(holds.c.container_id == sa.bindparam("container_id"))
-_mark = (
+_release = Prepared(sa.delete(holds).where(holds.c.container_id == sa.bindparam("container_id")))
+_mark = Prepared(
     sa.update(volumes)
     .where(volumes.c.name.in_(sa.bindparam("names", expanding=True)))
     .values(removing=sa.bindparam("value"))
 )
-_delete = sa.delete(volumes).where(volumes.c.name == sa.bindparam("volume"))
+_delete = Prepared(sa.delete(volumes).where(volumes.c.name == sa.bindparam("volume")))
 
-Source = AsyncConnection | Transaction
+Source = Connection | Transaction
 
 
 class VolumeStore:

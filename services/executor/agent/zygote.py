@@ -22,7 +22,7 @@ from services.executor.runtime.zygote import LARGEST_ORDER, pack_order, pack_pac
 
 READY_S = 15.0
 _SOURCE_ROOT = Path(__file__).resolve().parents[3]
-_ISOLATED = ("-E", "-s", "-S")
+_ISOLATED = ("-OO", "-E", "-s", "-S")
 
 
 class LaunchResult:

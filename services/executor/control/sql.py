@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.executor.control.domain import Record
+from shared.connection import Connection
 from shared.contracts.containers import ContainerSummary, Exec, NodeFacts
 from shared.database import Transaction
 from shared.errors import Conflict, InvalidArgument, NotFound
+from shared.statements import Prepared
 
 metadata = sa.MetaData()
 
@@ -57,8 +58,8 @@ tombstones = sa.Table(
 )
 
 _columns = (containers.c.id, containers.c.version, containers.c.holding, containers.c.document)
-_by_id = sa.select(*_columns).where(containers.c.id == sa.bindparam("ref"))
-_by_ref = (
+_by_id = Prepared(sa.select(*_columns).where(containers.c.id == sa.bindparam("ref")))
+_by_ref = Prepared(
     sa.select(*_columns, containers.c.name)
     # A name that looks like a prefix of many ids must not fall behind the limit.
     .order_by(sa.case((containers.c.name == sa.bindparam("name"), 0), else_=1))
@@ -70,7 +71,7 @@ _by_ref = (
     )
     .limit(3)
 )
-_update = (
+_update = Prepared(
     sa.update(containers)
     .where(containers.c.id == sa.bindparam("key"), containers.c.version == sa.bindparam("old"))
     .values(
@@ -86,12 +87,12 @@ _update = (
 )
 
 _CHANGING = ("name", "status", "generation", "holding", "changed_ns", "version", "summary", "document")
-_insert = sa.insert(containers)
-_delete = sa.delete(containers).where(containers.c.id == sa.bindparam("key"))
-_delete_execs = sa.delete(execs).where(execs.c.container_id == sa.bindparam("key"))
-_bury = sa.insert(tombstones)
-_name_holder = sa.select(containers.c.id).where(containers.c.name == sa.bindparam("name"))
-_released = (
+_insert = Prepared(sa.insert(containers))
+_delete = Prepared(sa.delete(containers).where(containers.c.id == sa.bindparam("key")))
+_delete_execs = Prepared(sa.delete(execs).where(execs.c.container_id == sa.bindparam("key")))
+_bury = Prepared(sa.insert(tombstones))
+_name_holder = Prepared(sa.select(containers.c.id).where(containers.c.name == sa.bindparam("name")))
+_released = Prepared(
     sa.update(containers)
     .where(
         containers.c.id == sa.bindparam("key"),
@@ -102,7 +103,40 @@ _released = (
     .values(holding=False)
 )
 
-Reader = AsyncConnection | Transaction
+_forget = Prepared(sa.delete(tombstones).where(tombstones.c.removed_ns < sa.bindparam("before")))
+_tombstone = Prepared(sa.select(tombstones.c.exit_code).where(tombstones.c.id == sa.bindparam("key")))
+_states = Prepared(
+    sa.select(
+        containers.c.id,
+        containers.c.status,
+        containers.c.generation,
+        containers.c.holding,
+        containers.c.changed_ns,
+    ).where(containers.c.node == sa.bindparam("node"))
+)
+_forgotten_holders = Prepared(
+    sa.select(containers.c.id, containers.c.generation).where(
+        containers.c.holding,
+        containers.c.status.in_(("created", "exited", "dead")),
+        containers.c.changed_ns < sa.bindparam("before"),
+    )
+)
+_all_ids = Prepared(sa.select(containers.c.id))
+_exec = Prepared(sa.select(execs.c.document).where(execs.c.id == sa.bindparam("key")))
+_execs_of = Prepared(sa.select(execs.c.document).where(execs.c.container_id == sa.bindparam("key")))
+_insert_exec = Prepared(sa.insert(execs))
+_save_exec = Prepared(
+    sa.update(execs).where(execs.c.id == sa.bindparam("key")).values(document=sa.bindparam("new_document"))
+)
+_save_node = Prepared(
+    sa.update(nodes)
+    .where(nodes.c.node == sa.bindparam("key"))
+    .values(seen_ns=sa.bindparam("new_seen_ns"), facts=sa.bindparam("new_facts"))
+)
+_insert_node = Prepared(sa.insert(nodes))
+_all_nodes = Prepared(sa.select(nodes.c.facts, nodes.c.seen_ns).order_by(nodes.c.node))
+
+Reader = Connection | Transaction
 
 
 class StaleRecord(Conflict):
@@ -128,7 +162,7 @@ async def find(reader: Reader, ref: str) -> Record:
     is_hex = all(char in "0123456789abcdef" for char in ref)
     low = ref if is_hex else "~"
     result = await reader.execute(_by_ref, {"name": name, "low": low, "high": low + "g"})
-    rows = result.fetchall()
+    rows = result.all()
     exact = [row for row in rows if row.id == ref] or [row for row in rows if row.name == name]
     if exact:
         return _load(exact[0])
@@ -140,7 +174,7 @@ async def find(reader: Reader, ref: str) -> Record:
 
 
 async def by_id(reader: Reader, container_id: str) -> Record | None:
-    row = (await reader.execute(_by_id, {"ref": container_id})).fetchone()
+    row = (await reader.execute(_by_id, {"ref": container_id})).first()
     return None if row is None else _load(row)
 
 
@@ -202,14 +236,13 @@ async def delete(tx: Transaction, record: Record, now_ns: int) -> bool:
 
 async def forget_tombstones(tx: Transaction, before_ns: int) -> None:
     """Those of containers removed before a time."""
-    await tx.execute(sa.delete(tombstones).where(tombstones.c.removed_ns < before_ns))
+    await tx.execute(_forget, {"before": before_ns})
 
 
 async def tombstone(reader: Reader, container_id: str) -> int | None:
     """The exit code of a container that was removed a short while ago."""
-    statement = sa.select(tombstones.c.exit_code).where(tombstones.c.id == container_id)
-    row = (await reader.execute(statement)).fetchone()
-    return None if row is None else int(row.exit_code)
+    code = await reader.scalar(_tombstone, {"key": container_id})
+    return None if code is None else int(code)
 
 
 async def summaries(
@@ -233,7 +266,7 @@ async def summaries(
                 sa.and_(containers.c.created_ns == created, containers.c.id > after),
             )
         )
-    rows = (await reader.execute(statement.limit(limit))).fetchall()
+    rows = (await reader.execute(statement.limit(limit))).all()
     return [(ContainerSummary.model_validate_json(row.summary), row.created_ns, row.node) for row in rows]
 
 
@@ -248,18 +281,14 @@ class Known(NamedTuple):
 
 async def states(reader: Reader, node: str) -> dict[str, Known]:
     """One node's containers, by id."""
-    table = containers.c
-    statement = sa.select(table.id, table.status, table.generation, table.holding, table.changed_ns).where(
-        table.node == node
-    )
-    rows = (await reader.execute(statement)).fetchall()
-    return {row.id: Known(row.status, row.generation, bool(row.holding), row.changed_ns) for row in rows}
+    rows = await reader.execute(_states, {"node": node})
+    return {row.id: Known(row.status, row.generation, row.holding, row.changed_ns) for row in rows}
 
 
 async def nodes_of(reader: Reader, ids: list[str]) -> dict[str, str]:
     """The node of each of these containers, by id."""
     statement = sa.select(containers.c.id, containers.c.node).where(containers.c.id.in_(ids))
-    return {row.id: row.node for row in (await reader.execute(statement)).fetchall()}
+    return {row.id: row.node for row in (await reader.execute(statement)).all()}
 
 
 async def in_status(reader: Reader, statuses: tuple[str, ...], *, changed_before_ns: int | None = None) -> list[Record]:
@@ -267,17 +296,13 @@ async def in_status(reader: Reader, statuses: tuple[str, ...], *, changed_before
     statement = sa.select(*_columns).where(containers.c.status.in_(statuses)).order_by(containers.c.created_ns)
     if changed_before_ns is not None:
         statement = statement.where(containers.c.changed_ns < changed_before_ns)
-    return [_load(row) for row in (await reader.execute(statement)).fetchall()]
+    return [_load(row) for row in (await reader.execute(statement)).all()]
 
 
 async def forgotten_holders(reader: Reader, changed_before_ns: int) -> dict[str, int]:
     """Containers that do not run, unchanged since a time, whose endpoints may not have been given back: generations."""
-    statement = sa.select(containers.c.id, containers.c.generation).where(
-        containers.c.holding,
-        containers.c.status.in_(("created", "exited", "dead")),
-        containers.c.changed_ns < changed_before_ns,
-    )
-    return {row.id: row.generation for row in (await reader.execute(statement)).fetchall()}
+    rows = await reader.execute(_forgotten_holders, {"before": changed_before_ns})
+    return {row.id: row.generation for row in rows}
 
 
 async def released(tx: Transaction, generations: dict[str, int]) -> None:
@@ -287,7 +312,7 @@ async def released(tx: Transaction, generations: dict[str, int]) -> None:
 
 
 async def all_ids(reader: Reader) -> set[str]:
-    return set((await reader.execute(sa.select(containers.c.id))).scalars().all())
+    return set(await reader.scalars(_all_ids))
 
 
 async def buried(reader: Reader, ids: set[str]) -> set[str]:
@@ -295,7 +320,7 @@ async def buried(reader: Reader, ids: set[str]) -> set[str]:
     if not ids:
         return set()
     statement = sa.select(tombstones.c.id).where(tombstones.c.id.in_(ids))
-    return set((await reader.execute(statement)).scalars().all())
+    return set(await reader.scalars(statement))
 
 
 async def using_image(reader: Reader, image_ids: list[str]) -> list[tuple[str, str, str]]:
@@ -303,12 +328,12 @@ async def using_image(reader: Reader, image_ids: list[str]) -> list[tuple[str, s
     statement = sa.select(containers.c.image_id, containers.c.id, containers.c.status)
     if image_ids:
         statement = statement.where(containers.c.image_id.in_(image_ids))
-    return [(row.image_id, row.id, row.status) for row in (await reader.execute(statement)).fetchall()]
+    return [(row.image_id, row.id, row.status) for row in (await reader.execute(statement)).all()]
 
 
 async def count_by_status(reader: Reader) -> dict[str, int]:
     statement = sa.select(containers.c.status, sa.func.count()).group_by(containers.c.status)
-    return {row[0]: row[1] for row in (await reader.execute(statement)).fetchall()}
+    return {row[0]: row[1] for row in (await reader.execute(statement)).all()}
 
 
 # Execs
@@ -316,30 +341,27 @@ async def count_by_status(reader: Reader) -> dict[str, int]:
 
 async def find_exec(reader: Reader, exec_id: str) -> Exec:
     """Raises NotFound with Docker's words."""
-    statement = sa.select(execs.c.document).where(execs.c.id == exec_id)
-    row = (await reader.execute(statement)).fetchone()
-    if row is None:
+    document = await reader.scalar(_exec, {"key": exec_id})
+    if document is None:
         raise NotFound(f"No such exec instance: {exec_id}")
-    return Exec.model_validate_json(row.document)
+    return Exec.model_validate_json(document)
 
 
 async def insert_exec(tx: Transaction, item: Exec) -> None:
     await tx.execute(
-        sa.insert(execs),
+        _insert_exec,
         {"id": item.id, "container_id": item.container_id, "document": item.model_dump_json(exclude_none=True)},
     )
 
 
 async def save_exec(tx: Transaction, item: Exec) -> None:
-    await tx.execute(
-        sa.update(execs).where(execs.c.id == item.id).values(document=item.model_dump_json(exclude_none=True))
-    )
+    await tx.execute(_save_exec, {"key": item.id, "new_document": item.model_dump_json(exclude_none=True)})
 
 
 async def exec_ids(reader: Reader, container_id: str) -> list[str]:
     """Ids of the execs of a container that run."""
-    statement = sa.select(execs.c.document).where(execs.c.container_id == container_id)
-    items = [Exec.model_validate_json(row.document) for row in (await reader.execute(statement)).fetchall()]
+    documents = await reader.scalars(_execs_of, {"key": container_id})
+    items = [Exec.model_validate_json(document) for document in documents]
     return [item.id for item in items if item.running]
 
 
@@ -347,15 +369,13 @@ async def exec_ids(reader: Reader, container_id: str) -> list[str]:
 
 
 async def save_node(tx: Transaction, facts: NodeFacts, now_ns: int) -> None:
-    row = {"node": facts.node, "seen_ns": now_ns, "facts": facts.model_dump_json()}
-    result = await tx.execute(
-        sa.update(nodes).where(nodes.c.node == facts.node).values(seen_ns=row["seen_ns"], facts=row["facts"])
-    )
+    text = facts.model_dump_json()
+    result = await tx.execute(_save_node, {"key": facts.node, "new_seen_ns": now_ns, "new_facts": text})
     if result.rowcount == 0:
-        await tx.execute(sa.insert(nodes), row)
+        await tx.execute(_insert_node, {"node": facts.node, "seen_ns": now_ns, "facts": text})
 
 
 async def all_nodes(reader: Reader) -> list[tuple[NodeFacts, int]]:
     """Facts and the time each node was last heard of, nanoseconds since the epoch."""
-    rows = (await reader.execute(sa.select(nodes.c.facts, nodes.c.seen_ns).order_by(nodes.c.node))).fetchall()
+    rows = await reader.execute(_all_nodes)
     return [(NodeFacts.model_validate_json(row.facts), row.seen_ns) for row in rows]

@@ -37,7 +37,7 @@ async def recorded(database: Database) -> list[tuple[int, str]]:
 async def test_change_and_event_commit_together(database: Database) -> None:
     await add(database, "a")
     async with database.read() as connection:
-        assert (await connection.scalars(sa.select(things.c.id))).all() == ["a"]
+        assert await connection.scalars(sa.select(things.c.id)) == ["a"]
     assert await recorded(database) == [(1, "a")]
 
 
@@ -123,7 +123,7 @@ async def test_cancelling_during_commits_never_splits_a_change_from_its_event(da
             task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     async with database.read() as connection:
-        rows = set((await connection.scalars(sa.select(things.c.id))).all())
+        rows = set(await connection.scalars(sa.select(things.c.id)))
     events = await recorded(database)
     assert {name for _, name in events} == rows
     assert [sequence for sequence, _ in events] == list(range(1, len(rows) + 1))

@@ -1,0 +1,112 @@
+"""The few requests of JetStream's API that every service makes all the time, as the JSON they are.
+
+nats-py's own objects for them cost each forked service some megabytes of memory that it no longer shares with the
+others; for consumers, which few services have, nats-py is used.
+
+Source: NATS, "JetStream wire API reference".
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import nats.errors
+import orjson
+
+from shared.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from shared.bus import Bus
+
+TIMEOUT_S = 5.0
+_NANOSECONDS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """number: In the stream. duplicate: The server had a message of this id already, under this number."""
+
+    number: int
+    duplicate: bool
+
+
+async def last_number(bus: Bus, stream: str) -> int:
+    """The number of a stream's newest message; 0 when there never was one. Raises NotFound, Unavailable."""
+    info = await _ask(bus, f"STREAM.INFO.{stream}", None)
+    return int(info["state"]["last_seq"])
+
+
+async def create_stream(
+    bus: Bus, stream: str, subjects: list[str], *, max_age_s: float, max_bytes: int, duplicate_window_s: float
+) -> int:
+    """Create a stream in files, or find it with this very configuration; `last_number` of it. Raises Unavailable."""
+    configuration = {
+        "name": stream,
+        "subjects": subjects,
+        "retention": "limits",
+        "storage": "file",
+        "max_age": int(max_age_s * _NANOSECONDS),
+        "max_bytes": max_bytes,
+        "max_consumers": -1,
+        "max_msgs": -1,
+        "max_msgs_per_subject": -1,
+        "max_msg_size": -1,
+        "discard": "old",
+        "num_replicas": 1,
+        "duplicate_window": int(duplicate_window_s * _NANOSECONDS),
+        "allow_direct": True,
+    }
+    created = await _ask(bus, f"STREAM.CREATE.{stream}", configuration)
+    return int(created["state"]["last_seq"])
+
+
+async def has_message(bus: Bus, stream: str, number: int) -> bool:
+    """Raises Unavailable."""
+    try:
+        await _ask(bus, f"STREAM.MSG.GET.{stream}", {"seq": number})
+    except NotFound:
+        return False
+    return True
+
+
+async def newest_of(bus: Bus, stream: str, subject: str) -> tuple[int, dict[str, str]] | None:
+    """Number and headers of a subject's newest message. Raises Unavailable."""
+    try:
+        found = (await _ask(bus, f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}))["message"]
+    except NotFound:
+        return None
+    return int(found["seq"]), _headers(base64.b64decode(found.get("hdrs", "")))
+
+
+async def append(bus: Bus, stream: str, subject: str, data: bytes, *, headers: dict[str, str]) -> Appended:
+    """Add a message to a stream. Raises Unavailable: it was not acknowledged, and may be there or not."""
+    headers = headers | {"Nats-Expected-Stream": stream}
+    answer = await _request(bus, subject, data, headers)
+    return Appended(int(answer["seq"]), bool(answer.get("duplicate")))
+
+
+def _headers(block: bytes) -> dict[str, str]:
+    """Of ``NATS/1.0\\r\\nName: value\\r\\n…``."""
+    lines = block.decode().split("\r\n")[1:]
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines) if name}
+
+
+async def _ask(bus: Bus, verb: str, request: dict[str, Any] | None) -> dict[str, Any]:
+    return await _request(bus, f"$JS.API.{verb}", b"" if request is None else orjson.dumps(request), None)
+
+
+async def _request(bus: Bus, subject: str, data: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
+    try:
+        message = await bus.nats.request(subject, data, timeout=TIMEOUT_S, headers=headers)
+    except (nats.errors.Error, TimeoutError, OSError) as error:
+        raise Unavailable(f"JetStream does not answer: {error or type(error).__name__}") from error
+    answer: dict[str, Any] = orjson.loads(message.data)
+    if "error" not in answer:
+        return answer
+    reason = answer["error"]
+    text = str(reason.get("description") or reason.get("code"))
+    if reason.get("code") == 404:
+        raise NotFound(text)
+    raise Unavailable(f"JetStream refuses: {text}")
