@@ -67,10 +67,7 @@ def _compile_statements(config: EngineConfig) -> None:
     """Compile what services ask often, so that none of them has to wake the compiler for it."""
     from shared.statements import Prepared
 
-    if config.database_url:
-        from shared.postgres import DIALECT as dialect
-    else:
-        from shared.sqlite import DIALECT as dialect  # type: ignore[assignment]
+    dialect = importlib.import_module("shared.postgres" if config.database_url else "shared.sqlite").DIALECT
     for module in [module for name, module in sys.modules.items() if name.startswith(("services.", "shared."))]:
         for value in vars(module).values():
             if isinstance(value, Prepared):
