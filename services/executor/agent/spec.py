@@ -354,7 +354,8 @@ def _process(
         "terminal": tty,
         "user": {"uid": 0, "gid": 0},
         "args": args,
-        "env": env,
+        # Docker leaves out what has no value, which the runtime would refuse
+        "env": [entry for entry in env if entry.find("=") > 0],
         "cwd": cwd or "/",
         "capabilities": defaults.capability_sets(caps, 0),
     }

@@ -81,19 +81,24 @@ def permitted() -> int:
     return int(data[0].permitted) | int(data[1].permitted) << 32
 
 
+def unknown(capabilities: dict[str, Any]) -> list[str]:
+    """Names in any of the sets that mean nothing here: they are left out, and whoever runs the container is told."""
+    found = {name: None for key in SETS for name in capabilities.get(key) or () if name not in NUMBERS}
+    return list(found)
+
+
 def validate(capabilities: dict[str, Any] | None) -> None:
-    """Refuse sets that execve(2) or capset(2) would not take.
+    """Refuse sets that are none. Names that are not known are no reason (runtime-spec config.md "Linux Process").
 
     Raises:
-        InvalidSpec: a set is not a list of names, a name is not spelled "CAP_…", or effective or ambient has what
-            permitted (and, for ambient, inheritable) lacks.
+        InvalidSpec: there is no such set, or it is not a list of names.
     """
     sets = capabilities or {}
     for key in sets:
         if key not in SETS:
             raise InvalidSpec(f"process.capabilities.{key}", f"is none of the sets {', '.join(SETS)}")
         for name in sets[key] or ():
-            if not isinstance(name, str) or not name.startswith("CAP_"):
+            if not isinstance(name, str):
                 raise InvalidSpec(f"process.capabilities.{key}", f"{name!r} is not the name of a capability")
 
 

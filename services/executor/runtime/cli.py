@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 VERSION = "0.1.0"
-SPEC_VERSION = "1.2.0"
 _EXEC_FAILED = 255
+_NO_SUCH_COMMAND = 3
 #: commands whose children run in containers
 _MAKING = frozenset({"create", "run", "exec"})
+#: commands whose arguments are another program's command line: options come before them only
+_PASSING = frozenset({"exec", "ps"})
 
 GLOBAL_OPTIONS = (
     Option("debug", "flag", "enable debug logging"),
@@ -71,20 +73,28 @@ class Config:
     Attributes:
         root: directory of the containers' records.
         log: file for messages, "" for standard error; log_format "text" or "json".
+        debugging: whether `debug` writes.
     """
 
-    __slots__ = ("log", "log_format", "root", "rootless", "systemd_cgroup")
+    __slots__ = ("debugging", "log", "log_format", "root", "rootless", "systemd_cgroup")
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.log: str = values["log"]
         self.log_format: str = values["log_format"]
         if self.log_format not in {"text", "json"}:
-            raise UsageError(f'invalid log-format: "{self.log_format}"')
+            self.log_format = "text"
+            raise RuntimeFailure(f"invalid log-format: {values['log_format']}")
+        self.debugging: bool = values["debug"]
         self.rootless = {"true": True, "false": False, "auto": os.geteuid() != 0}.get(values["rootless"])
         if self.rootless is None:
-            raise UsageError(f'invalid value "{values["rootless"]}" for --rootless')
+            raise RuntimeFailure(f'invalid value "{values["rootless"]}" for --rootless: must be true, false or auto')
         self.root: str = os.path.abspath(values["root"] or self._default_root())
         self.systemd_cgroup: bool = values["systemd_cgroup"]
+
+    @classmethod
+    def standard(cls) -> Config:
+        """As without any options."""
+        return cls({option.names[0].replace("-", "_"): option.default for option in GLOBAL_OPTIONS})
 
     @staticmethod
     def _default_root() -> str:
@@ -94,29 +104,49 @@ class Config:
 
     def report(self, message: str) -> None:
         """Log an error the way runc does: to the log, and to standard error as well."""
-        if not self.log:
-            sys.stderr.write(self._line(message))
-            return
-        fd = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(fd, self._line(message).encode())
-        finally:
-            os.close(fd)
-        sys.stderr.write(message + "\n")
+        self._write("error", message)
+        if self.log:
+            sys.stderr.write(message + "\n")
 
-    def _line(self, message: str) -> str:
+    def warn(self, message: str) -> None:
+        """Log something that is wrong, but stops nothing."""
+        self._write("warning", message)
+
+    def debug(self, message: str) -> None:
+        """Log what is being done, with --debug."""
+        if self.debugging:
+            self._write("debug", message)
+
+    def _write(self, level: str, message: str) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if self.log_format == "json":
-            return jsonlite.dumps({"level": "error", "msg": message, "time": now}) + "\n"
-        return f"time={jsonlite.dumps(now)} level=error msg={jsonlite.dumps(message)}\n"
+            line = jsonlite.dumps({"level": level, "msg": message, "time": now}) + "\n"
+        else:
+            line = f"time={jsonlite.quote(now)} level={level} msg={jsonlite.quote(message)}\n"
+        if not self.log:
+            sys.stderr.write(line)
+            return
+        fd = self.open_log()
+        try:
+            os.write(fd, line.encode())
+        finally:
+            os.close(fd)
+
+    def open_log(self) -> int:
+        """A descriptor of the log file.
+
+        Raises:
+            OSError: it cannot be written to.
+        """
+        return os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
 
 def _overview() -> str:
-    lines = ["NAME:", "   davit-runc - run containers according to the OCI specification", ""]
+    lines = ["NAME:", "   davit-runc - Open Container Initiative runtime", ""]
     lines += ["USAGE:", "   davit-runc [global options] command [command options] [arguments...]", "", "COMMANDS:"]
     lines += [f"   {name:12} {text}" for name, (*_, text) in COMMANDS.items()]
     lines += ["", "GLOBAL OPTIONS:"]
-    lines += [f"   --{option.names[0]:20} {option.help}" for option in GLOBAL_OPTIONS]
+    lines += [f"   {option.shown():22} {option.help}" for option in GLOBAL_OPTIONS]
     return "\n".join(lines) + "\n"
 
 
@@ -126,44 +156,77 @@ def _command(name: str) -> tuple[Callable[[Config, dict[str, Any], list[str]], i
     return getattr(module, function), getattr(module, options) if options else ()
 
 
+def _version() -> str:
+    from services.executor.runtime.commands.store import SPEC_VERSION
+
+    return f"davit-runc version {VERSION}\ncommit: v{VERSION}\nspec: {SPEC_VERSION}\n"
+
+
 def main(argv: list[str] | None = None) -> int:
     """The program; returns its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
         values, rest = parse(GLOBAL_OPTIONS, arguments)
-        if rest and rest[0] in _MAKING:
-            selfexe.protect(arguments)
-        if values["version"]:
-            sys.stdout.write(f"davit-runc version {VERSION}\nspec: {SPEC_VERSION}\n")
-            return 0
-        if values["help"] or not rest or rest[0] == "help":
-            sys.stdout.write(_overview())
-            return 0
-        config = Config(values)
-        if rest[0] not in COMMANDS:
-            raise UsageError(f"No help topic for '{rest[0]}'")
     except UsageError as error:
-        sys.stderr.write(f"davit-runc: {error}\n")
+        sys.stdout.write(f"Incorrect Usage. {error}\n\n{_overview()}")
+        Config.standard().report(str(error))
         return 1
-    return _dispatch(config, rest[0], rest[1:])
+    if rest and rest[0] in _MAKING:
+        selfexe.protect(arguments)
+    if values["version"]:
+        sys.stdout.write(_version())
+        return 0
+    if not rest or (values["help"] and rest[0] in COMMANDS):
+        sys.stdout.write(_overview())
+        return 0
+    return _checked(values, rest[0], rest[1:])
+
+
+def _checked(values: dict[str, Any], name: str, arguments: list[str]) -> int:
+    """Everything that needs the global options to make sense."""
+    config = Config.standard()
+    try:
+        config = Config(values)
+        if config.log:
+            os.close(config.open_log())
+    except RuntimeFailure as failure:
+        config.report(failure.message)
+        return 1
+    except OSError as error:
+        Config.standard().report(f"open {error.filename}: {(error.strerror or '').lower()}")
+        return 1
+    if name in {"help", "h"}:
+        name, arguments = (arguments[0], ["--help"]) if arguments else ("", [])
+    if not name:
+        sys.stdout.write(_overview())
+        return 0
+    if name not in COMMANDS:
+        config.report(f"No help topic for '{name}'")
+        return _NO_SUCH_COMMAND
+    return _dispatch(config, name, arguments)
 
 
 def _dispatch(config: Config, name: str, arguments: list[str]) -> int:
+    function, options = _command(name)
+    help_text = (name, COMMANDS[name][3], COMMANDS[name][4], options)
     try:
-        function, options = _command(name)
         if arguments[:1] in (["--help"], ["-h"]):
-            sys.stdout.write(usage(name, COMMANDS[name][3], COMMANDS[name][4], options))
+            sys.stdout.write(usage(*help_text))
             return 0
         refused = name in {"checkpoint", "restore"}
-        values, rest = ({}, arguments) if refused else parse(options, arguments)
-        return function(config, values, rest)
+        values, rest = ({}, arguments) if refused else parse(options, arguments, mixed=name not in _PASSING)
+        code = function(config, values, rest)
+        sys.stdout.flush()
+        return code
     except UsageError as error:
-        sys.stderr.write(f"davit-runc: {error}\n")
-        sys.stderr.write(usage(name, COMMANDS[name][3], COMMANDS[name][4], options))
+        sys.stdout.write(f"Incorrect Usage: {error}\n\n{usage(*help_text)}")
         config.report(str(error))
         return 1
     except RuntimeFailure as failure:
         config.report(failure.message)
+    except BrokenPipeError:
+        # whoever read our output has gone: there is nobody to tell, and nothing more may be written at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except OSError as error:
         config.report(f"{error.filename or name}: {(error.strerror or str(error)).lower()}")
     return _EXEC_FAILED if name == "exec" else 1

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 KINDS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")
 _MOST_OUTPUT_BYTES = 4096
+_LOOK_AGAIN_MS = 20.0
 
 
 def validate(hooks: dict[str, Any]) -> None:
@@ -61,15 +62,17 @@ def run_all(kind: str, hooks: dict[str, list[dict[str, Any]]], state: dict[str, 
 def _run_one(what: str, hook: dict[str, Any], state: bytes) -> None:
     stdin_read, stdin_write = os.pipe2(os.O_CLOEXEC)
     out_read, out_write = os.pipe2(os.O_CLOEXEC)
+    error_read, error_write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _become(hook, stdin_read, out_write)
-    os.close(stdin_read)
-    os.close(out_write)
+        _become(hook, stdin_read, out_write, error_write)
+    for fd in (stdin_read, out_write, error_write):
+        os.close(fd)
     _feed(stdin_write, state)
     timeout = hook.get("timeout")
+    output = {out_read: b"", error_read: b""}
     try:
-        output = _await_end(pid, out_read, None if timeout is None else time.monotonic() + timeout)
+        _await_end(pid, output, None if timeout is None else time.monotonic() + timeout)
     except TimeoutError:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
@@ -78,11 +81,19 @@ def _run_one(what: str, hook: dict[str, Any], state: bytes) -> None:
         ) from None
     finally:
         os.close(out_read)
+        os.close(error_read)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if status != 0:
-        how = f"exit status {status}" if status > 0 else f"signal {-status}"
-        said = output.decode(errors="replace").strip()
-        raise HookFailure(f"{what}: {how}, stdout: , stderr: {said}", step="hooks")
+        how = f"exit status {status}" if status > 0 else f"signal: {_signal_name(-status)}"
+        out, error = (output[fd].decode(errors="replace").strip() for fd in (out_read, error_read))
+        raise HookFailure(f"{what}: error running hook: {how}, stdout: {out}, stderr: {error}", step="hooks")
+
+
+def _signal_name(number: int) -> str:
+    """strsignal(3)."""
+    import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
+
+    return (_signal.strsignal(number) or str(number)).lower()
 
 
 def _feed(fd: int, state: bytes) -> None:
@@ -95,43 +106,70 @@ def _feed(fd: int, state: bytes) -> None:
         os.close(fd)
 
 
-def _await_end(pid: int, out: int, deadline: float | None) -> bytes:
-    """Collect output until the hook has ended; what its own children still hold open is not waited for."""
-    pidfd = os.pidfd_open(pid)
-    output = b""
+def _await_end(pid: int, output: dict[int, bytes], deadline: float | None) -> None:
+    """Collect output until the hook has ended; what its own children still hold open is not waited for.
+
+    Raises:
+        TimeoutError: it has not, at the deadline.
+    """
+    pidfd = _end_of(pid)
     poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    poller.register(out, select.POLLIN)
+    for fd in (*output, *([] if pidfd is None else [pidfd])):
+        poller.register(fd, select.POLLIN)
+    open_fds = set(output)
+    ended = False
     try:
-        while True:
-            left_ms = None if deadline is None else max(0, (deadline - time.monotonic()) * 1000)
-            ready = dict(poller.poll(left_ms))
-            if not ready:
-                raise TimeoutError
-            if out in ready:
-                data = os.read(out, 65536)
-                output = (output + data)[:_MOST_OUTPUT_BYTES]
+        while open_fds or not ended:
+            ready = [fd for fd, _ in poller.poll(_wait_ms(deadline, blind=pidfd is None))]
+            for fd in set(ready) & open_fds:
+                data = os.read(fd, 65536)
+                output[fd] = (output[fd] + data)[:_MOST_OUTPUT_BYTES]
                 if not data:
-                    poller.unregister(out)
-            elif pidfd in ready:
-                return output
+                    poller.unregister(fd)
+                    open_fds.discard(fd)
+            if not set(ready) & set(output):
+                ended = _has_ended(pid) if pidfd is None else pidfd in ready
+                if ended:
+                    return
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError
     finally:
-        os.close(pidfd)
+        if pidfd is not None:
+            os.close(pidfd)
 
 
-def _become(hook: dict[str, Any], stdin: int, out: int) -> None:
+def _end_of(pid: int) -> int | None:
+    """A descriptor that tells of the process's end; None where a system call filter of the container's forbids it."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _wait_ms(deadline: float | None, *, blind: bool) -> float | None:
+    left = None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
+    if not blind:
+        return left
+    return _LOOK_AGAIN_MS if left is None else min(left, _LOOK_AGAIN_MS)
+
+
+def _become(hook: dict[str, Any], stdin: int, out: int, error: int) -> None:
     """In the child: execve the hook, with only the standard descriptors."""
     try:
         os.dup2(stdin, 0)
         os.dup2(out, 1)
-        os.dup2(out, 2)
+        os.dup2(error, 2)
         from services.executor.runtime import kernel
 
         kernel.close_from(3)
         kernel.restore_signals()
         environment = dict(entry.split("=", 1) for entry in hook.get("env") or [] if "=" in entry)
         os.execve(hook["path"], hook.get("args") or [hook["path"]], environment)
-    except OSError as error:
-        os.write(2, f"exec {hook['path']}: {error.strerror}".encode())
+    except OSError as failure:
+        os.write(2, f"exec {hook['path']}: {(failure.strerror or '').lower()}".encode())
     finally:
         os._exit(127)

@@ -149,12 +149,6 @@ class Init:
         if spec.get("domainname"):
             kernel.setdomainname(spec["domainname"])
 
-    def personality(self) -> None:
-        """Of the process itself; inherited across execve."""
-        wanted = self.plan.linux.get("personality")
-        if wanted:
-            kernel.personality({"LINUX": 0, "LINUX32": 8}[wanted["domain"]])
-
     def console(self) -> None:
         """Adopt the terminal last of what uses standard error."""
         if self.slave is None:
@@ -200,7 +194,6 @@ STEPS: tuple[tuple[str, Callable[[Init], None]], ...] = (
     ("hooks", Init.outer_hooks),
     ("root", Init.enter),
     ("hostname", Init.names),
-    ("personality", Init.personality),
     ("console", Init.console),
     ("process", Init.process),
 )
@@ -274,6 +267,10 @@ def finish(
     environment = process.environment()
     identity = identity_of(process, environment)
     rlimits.apply(process.rlimits)
+    if process.personality is not None:
+        kernel.personality({"LINUX": 0, "LINUX32": 8}[process.personality])
+    if process.memory_policy is not None:
+        process.memory_policy.apply()
     filtered_early = process.seccomp is not None and not process.no_new_privileges
     if process.no_new_privileges:
         kernel.set_no_new_privileges()
@@ -298,13 +295,13 @@ def finish(
         os.close(fd)
     if process.wait:
         _await_start(plan.start_listener if plan is not None else None, channel)
+    kernel.restore_signals()
+    kernel.close_from(3 + preserve_fds, on_exec=True)
+    if process.seccomp is not None and process.no_new_privileges:
+        # as late as can be: the filter need not allow what came before; but hooks are of the container
+        credentials.install_filter(process, channel)
     if plan is not None and plan.hooks.get("startContainer"):
         hooks.run("startContainer", plan.hooks, plan.state("created", os.getpid()))
-    kernel.restore_signals()
-    if process.seccomp is not None and process.no_new_privileges:
-        # as late as can be: the filter need not allow what came before
-        credentials.install_filter(process, channel)
-    kernel.close_from(3 + preserve_fds, on_exec=True)
     command.execute(path, process.args, environment)
 
 

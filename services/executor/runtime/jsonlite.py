@@ -61,11 +61,24 @@ def loads(text: str | bytes) -> Any:
         value, end = _read(text, start)
     except StopIteration as error:
         raise InvalidJson(f"expected a value at character {error.value}") from None
+    except SystemError:
+        # the C reader wants to raise an error of the module `json`, which is not there
+        raise InvalidJson(_reason(text)) from None
     except ValueError as error:
         raise InvalidJson(str(error)) from error
     if text[end:].strip(" \t\n\r"):
         raise InvalidJson(f"unexpected text after the document at character {end}")
     return value
+
+
+def _reason(text: str) -> str:
+    import json
+
+    try:
+        json.loads(text)
+    except ValueError as error:
+        return str(error)
+    return "not a JSON document"
 
 
 def dumps(value: Any, *, indent: str = "") -> str:

@@ -332,7 +332,14 @@ def _launch_exec(order: dict[str, Any], details: bytes, fds: list[int], meanwhil
     def build() -> ProcessPlan:
         return exec_plan({**jsonlite.loads(details), **order})
 
-    made = process.launch_exec(build, pid, cgroup.paths if cgroup else {}, streams.theirs, cgroup_fd=cgroup_fd)
+    made = process.launch_exec(
+        build,
+        pid,
+        cgroup.paths if cgroup else {},
+        streams.theirs,
+        cgroup_fd=cgroup_fd,
+        leaf=(lambda: cgroup.leaf_fd(pid)) if cgroup is not None else None,
+    )
     try:
         after_clone(cgroup_fd, order, fds, streams)
         meanwhile()

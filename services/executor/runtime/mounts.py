@@ -191,7 +191,7 @@ class Mounter:
             )
         except KernelFailure as failure:
             if failure.errno == errno.ELOOP:
-                raise RuntimeFailure(f"{destination} must be mounted on an ordinary directory", step="mounts") from None
+                raise RuntimeFailure(f"{destination} must be mounted on ordinary directory", step="mounts") from None
             raise
 
     def _refuse_in_proc(self, target: int, mount: Mount) -> None:

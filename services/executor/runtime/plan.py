@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from services.executor.runtime import devices, mounts, rlimits
+from services.executor.runtime import devices, memorypolicy, mounts, rlimits, scheduling
 from services.executor.runtime.errors import InvalidSpec
 from services.executor.runtime.namespaces import Namespaces
 from services.executor.runtime.rootfs import Overlay
@@ -27,11 +27,14 @@ class ProcessPlan:
         capabilities: the five sets; one that is absent is empty, so no capabilities at all when the spec has none.
         umask: None leaves the runtime's default of 0o022.
         wait: it stops before execve until it is told to go on; else it runs at once.
+        affinity: processors before and after it joins the control group; None each: all that are there.
+        personality: of LINUX, LINUX32; memory_policy: where its memory is from. Both None when the spec has none.
         die_with_parent: it is killed when its parent is: there is nobody else to take its output or its end.
         seccomp: the filter, compiled by whoever has the time for it; None for no filter.
     """
 
     __slots__ = (
+        "affinity",
         "apparmor",
         "args",
         "capabilities",
@@ -43,8 +46,10 @@ class ProcessPlan:
         "group_add",
         "groups",
         "ioprio",
+        "memory_policy",
         "no_new_privileges",
         "oom_score_adj",
+        "personality",
         "rlimits",
         "scheduler",
         "seccomp",
@@ -68,6 +73,9 @@ class ProcessPlan:
         if args_needed and not self.args:
             raise InvalidSpec("process.args", "must not be empty")
         self.env = [str(entry) for entry in process.get("env") or []]
+        for entry in self.env:
+            if entry.find("=") < 1 or "\0" in entry:
+                raise InvalidSpec("process.env", f'invalid environment variable: "{entry}"')
         self.cwd = str(process.get("cwd") or "")
         if not os.path.isabs(self.cwd):
             raise InvalidSpec("process.cwd", "must be an absolute path" if self.cwd else "is required")
@@ -89,9 +97,26 @@ class ProcessPlan:
         self.ioprio: dict[str, Any] | None = process.get("ioPriority")
         self.apparmor = str(process.get("apparmorProfile") or "")
         self.selinux = str(process.get("selinuxLabel") or "")
+        self.affinity: tuple[list[int] | None, list[int] | None] = (None, None)
+        self.personality: str | None = None
+        self.memory_policy: memorypolicy.MemoryPolicy | None = None
         self.seccomp: Any = None
         self.wait = False
         self.die_with_parent = False
+
+    def take_exec_affinity(self, process: dict[str, Any]) -> None:
+        """`execCPUAffinity`, which is for processes that join a container, not for its first."""
+        wanted = process.get("execCPUAffinity") or {}
+        initial, final = (
+            scheduling.processors(str(wanted[key]), f"process.execCPUAffinity.{key}") if wanted.get(key) else None
+            for key in ("initial", "final")
+        )
+        self.affinity = (initial, final)
+
+    def take_linux(self, linux: dict[str, Any]) -> None:
+        """What all processes of a container share by inheriting it."""
+        self.personality = (linux.get("personality") or {}).get("domain")
+        self.memory_policy = memorypolicy.plan(linux.get("memoryPolicy"))
 
     def environment(self) -> dict[str, str]:
         """The variables; of several with one name the last counts."""
@@ -148,6 +173,7 @@ class ContainerPlan:
         self.bundle = bundle
         self.linux: dict[str, Any] = spec.get("linux") or {}
         self.process = ProcessPlan(spec.get("process") or {}, user=user, group_add=group_add)
+        self.process.take_linux(self.linux)
         root = (spec.get("root") or {}).get("path")
         if not root:
             raise InvalidSpec("root.path", "is required")

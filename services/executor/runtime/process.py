@@ -8,10 +8,11 @@ the parent, which stays, shall have few. Source: clone(2), pid_namespaces(7). Th
 
 from __future__ import annotations
 
+import errno
 import os
 
-from services.executor.runtime import hooks, idmap, init, kernel, mounts, namespaces, rlimits, tty
-from services.executor.runtime.errors import RuntimeFailure, from_wire
+from services.executor.runtime import hooks, idmap, init, kernel, mounts, namespaces, rlimits, scheduling, tty
+from services.executor.runtime.errors import KernelFailure, RuntimeFailure, from_wire
 from services.executor.runtime.sync import Channel
 
 TYPE_CHECKING = False
@@ -199,6 +200,7 @@ def launch_container(build: Callable[[], ContainerPlan], birth: Birth, streams: 
         trees = mounts.open_sources(plan.mounts, plan.namespaces)
         _settle(plan.process, theirs, streams, keep=_kept(plan, namespace_fds, doors) | trees)
         _enter_cgroup(doors)
+        scheduling.set_affinity(None)
         if birth.staged:
             _stage(plan, theirs, namespace_fds)
         init.run(init.Init(plan, theirs, namespace_fds))
@@ -304,6 +306,7 @@ def launch_exec(
     streams: tuple[int, int, int],
     *,
     cgroup_fd: int | None = None,
+    leaf: Callable[[], int] | None = None,
     preserve_fds: int = 0,
 ) -> Launch:
     """Clone a process that joins the namespaces of a running container.
@@ -314,6 +317,8 @@ def launch_exec(
 
     Args:
         build: called in the child, while it still has the runtime's privileges and namespaces.
+        cgroup_fd: v2 group to be born in.
+        leaf: opens the one to take when that has groups of its own with controllers (`Cgroup.leaf_fd`).
     """
     pidfd = os.pidfd_open(container_pid)
     ours, theirs = Channel.pair()
@@ -322,16 +327,27 @@ def launch_exec(
         ours.close()
         kernel.set_dumpable(False)
         process = build()
+        if process.affinity[0] is not None:
+            scheduling.set_affinity(process.affinity[0])
         init.seal_interpreter()
         kinds = _different_namespaces(container_pid)
         doors = _cgroup_doors(cgroup_paths)
         _settle(process, theirs, streams, keep={pidfd, *doors, *range(3, 3 + preserve_fds)})
         _enter_cgroup(doors)
+        scheduling.set_affinity(process.affinity[1])
         _exec_child(process, theirs, pidfd, kinds, preserve_fds)
 
-    pid = _clone(0, cgroup_fd, child, theirs)
-    theirs.close()
-    os.close(pidfd)
+    try:
+        pid = _clone(0, cgroup_fd, child, theirs)
+    except KernelFailure as failure:
+        if failure.errno != errno.EBUSY or leaf is None:
+            raise
+        leaf_fd = leaf()
+        pid = _clone(0, leaf_fd, child, theirs)
+        os.close(leaf_fd)
+    finally:
+        theirs.close()
+        os.close(pidfd)
     return Launch(pid, ours)
 
 

@@ -1,12 +1,16 @@
-"""CPU and I/O priority of the container's process.
+"""CPU and I/O priority of the container's process, and the processors it may run on.
 
-Source: OCI runtime-spec 1.2, config.md "scheduler" and "ioPriority"; sched_setattr(2), ioprio_set(2).
+Source: OCI runtime-spec 1.2, config.md "scheduler", "ioPriority", "execCPUAffinity"; sched_setattr(2), ioprio_set(2),
+sched_setaffinity(2).
 """
 
 from __future__ import annotations
 
+import errno
+import os
+
 from services.executor.runtime import kernel
-from services.executor.runtime.errors import InvalidSpec
+from services.executor.runtime.errors import InvalidSpec, KernelFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ SCHEDULER_FLAGS = {
     "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20,
     "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
 }
+#: as many as any kernel is built for (CONFIG_NR_CPUS)
+_MOST_PROCESSORS = 8192
 IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 
 
@@ -59,16 +65,55 @@ def validate(scheduler: dict[str, Any] | None, ioprio: dict[str, Any] | None) ->
 def apply(scheduler: dict[str, Any] | None, ioprio: dict[str, Any] | None) -> None:
     """Set both for the calling process; inherited across execve."""
     if scheduler is not None:
-        kernel.sched_setattr(
-            kernel.SchedulingAttributes(
-                policy=POLICIES[scheduler["policy"]],
-                flags=sum({SCHEDULER_FLAGS[flag] for flag in scheduler.get("flags") or []}),
-                nice=int(scheduler.get("nice") or 0),
-                priority=int(scheduler.get("priority") or 0),
-                runtime=int(scheduler.get("runtime") or 0),
-                deadline=int(scheduler.get("deadline") or 0),
-                period=int(scheduler.get("period") or 0),
-            )
-        )
+        _apply_scheduler(scheduler)
     if ioprio is not None:
         kernel.ioprio_set(IO_CLASSES[ioprio["class"]] << 13 | int(ioprio.get("priority") or 0))
+
+
+def _apply_scheduler(scheduler: dict[str, Any]) -> None:
+    attributes = kernel.SchedulingAttributes(
+        policy=POLICIES[scheduler["policy"]],
+        flags=sum({SCHEDULER_FLAGS[flag] for flag in scheduler.get("flags") or []}),
+        nice=int(scheduler.get("nice") or 0),
+        priority=int(scheduler.get("priority") or 0),
+        runtime=int(scheduler.get("runtime") or 0),
+        deadline=int(scheduler.get("deadline") or 0),
+        period=int(scheduler.get("period") or 0),
+    )
+    try:
+        kernel.sched_setattr(attributes)
+    except KernelFailure as failure:
+        # sched_setattr(2): refused to a deadline policy whose process may not run on all of the machine's processors
+        if failure.errno == errno.EPERM and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
+            failure.message += ": process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)"
+            failure.args = (failure.message,)
+        raise
+
+
+def processors(text: str, field: str) -> list[int]:
+    """The kernel's list format, "0-2,7".
+
+    Raises:
+        InvalidSpec: it is something else.
+    """
+    found: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        low, dash, high = part.partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()) or int(high or low) >= _MOST_PROCESSORS:
+            raise InvalidSpec(field, f'"{text}" is not a list such as "0-2,7"')
+        if int(high or low) < int(low):
+            raise InvalidSpec(field, f'"{part}" runs backwards')
+        found += range(int(low), int(high or low) + 1)
+    return found
+
+
+def set_affinity(processors: list[int] | None) -> None:
+    """Let the calling process run on these processors; None: on all that its control group has.
+
+    What the runtime's caller was bound to is not the container's business.
+
+    Raises:
+        KernelFailure: EINVAL, none of them is there for us.
+    """
+    with kernel.reporting("sched_setaffinity", str(processors)):
+        os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")) if processors is None else processors)

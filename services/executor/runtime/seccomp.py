@@ -257,7 +257,10 @@ def _alternatives(arguments: tuple[Argument, ...]) -> list[tuple[Argument, ...]]
 
 def _flags(seccomp: dict[str, Any], notifies: bool) -> int:
     flags = _NEW_LISTENER if notifies else 0
-    for name in seccomp.get("flags") or ():
+    if seccomp.get("flags") is None:
+        # as with runc: a filter by itself need not cost the process its speculation
+        return flags | _FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"]
+    for name in seccomp["flags"]:
         if name not in _FLAGS:
             raise InvalidSpec("linux.seccomp.flags", f"{name!r} is no flag")
         flags |= _FLAGS[name]

@@ -39,6 +39,15 @@ def set_size(fd: int, rows: int, columns: int) -> None:
         fcntl.ioctl(fd, _TIOCSWINSZ, packed)
 
 
+def no_carriage_returns(master: int) -> None:
+    """A line the container writes ends in a line feed alone: our own terminal adds what it needs, a file needs none."""
+    import termios
+
+    attributes = termios.tcgetattr(master)
+    attributes[1] &= ~termios.ONLCR
+    termios.tcsetattr(master, termios.TCSANOW, attributes)
+
+
 def bind_console(root: int, slave: int) -> None:
     """Show the terminal as /dev/console."""
     target = beneath.make_file(root, "/dev/console", 0o666)

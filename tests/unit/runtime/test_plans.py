@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.runtime import devices, kernel, mounts, rlimits, sysctl, zygote
+from services.executor.runtime import devices, kernel, memorypolicy, mounts, rlimits, sysctl, zygote
 from services.executor.runtime import mountcalls as m
 from services.executor.runtime.commands.info import example
 from services.executor.runtime.errors import InvalidSpec
@@ -98,7 +98,55 @@ def test_process_needs_arguments_and_an_absolute_directory() -> None:
         ProcessPlan({"cwd": "/"})
     with pytest.raises(InvalidSpec, match=r"process\.cwd"):
         ProcessPlan({"args": ["x"], "cwd": "x"})
-    assert ProcessPlan({"args": ["x"], "cwd": "/", "env": ["A=1", "B", "A=2=3"]}).environment() == {"A": "2=3"}
+    assert ProcessPlan({"args": ["x"], "cwd": "/", "env": ["A=1", "B=", "A=2=3"]}).environment() == {
+        "A": "2=3",
+        "B": "",
+    }
+
+
+@pytest.mark.parametrize("entry", ["A", "=1", "", "A=1\0"])
+def test_variables_have_names_and_values(entry: str) -> None:
+    with pytest.raises(InvalidSpec, match="invalid environment variable"):
+        ProcessPlan({"args": ["x"], "cwd": "/", "env": [entry]})
+
+
+def test_exec_affinity() -> None:
+    plan = ProcessPlan({"args": ["x"], "cwd": "/"})
+    plan.take_exec_affinity({"execCPUAffinity": {"initial": "0,2-3"}})
+    assert plan.affinity == ([0, 2, 3], None)
+    plan.take_exec_affinity({"execCPUAffinity": {"initial": "", "final": "1"}})
+    assert plan.affinity == (None, [1])
+
+
+@pytest.mark.parametrize("text", ["x", "1-", "-1", "3-2", "0,,1", "0-99999999999"])
+def test_what_is_no_list_of_processors(text: str) -> None:
+    with pytest.raises(InvalidSpec, match=r"process\.execCPUAffinity\.final"):
+        ProcessPlan({"args": ["x"], "cwd": "/"}).take_exec_affinity({"execCPUAffinity": {"final": text}})
+
+
+def test_memory_policy() -> None:
+    policy = memorypolicy.plan({"mode": "MPOL_BIND", "nodes": "0,2-3", "flags": ["MPOL_F_STATIC_NODES"]})
+    assert policy is not None
+    assert (policy.mode, policy.nodes) == (2 | 1 << 15, 0b1101)
+    assert memorypolicy.plan({}) is None
+    assert memorypolicy.plan(None) is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        ({"nodes": "0"}, "linux.memoryPolicy.mode: invalid memory policy mode"),
+        ({"mode": "INTERLEAVE"}, "linux.memoryPolicy.mode: invalid memory policy mode"),
+        ({"mode": "MPOL_BIND", "flags": ["x"]}, "linux.memoryPolicy.flags: invalid memory policy flag"),
+        ({"mode": "MPOL_BIND", "nodes": "0-9876543210"}, "linux.memoryPolicy.nodes: invalid memory policy node"),
+        ({"mode": "MPOL_BIND", "nodes": "1-0"}, "linux.memoryPolicy.nodes: invalid memory policy nodes"),
+        ({"mode": "MPOL_BIND", "nodes": "a"}, "linux.memoryPolicy.nodes: invalid memory policy nodes"),
+    ],
+)
+def test_memory_policies_refused(policy: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidSpec) as caught:
+        memorypolicy.plan(policy)
+    assert caught.value.message.startswith(text)
 
 
 def test_an_order_travels_in_two_parts() -> None:

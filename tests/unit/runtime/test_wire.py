@@ -88,6 +88,12 @@ def test_options() -> None:
     assert parse(OPTIONS, ["--", "-a"])[1] == ["-a"]
 
 
+def test_options_among_arguments() -> None:
+    values, rest = parse(OPTIONS, ["id", "-n", "-1", "sig", "-a", "--", "-b"], mixed=True)
+    assert (values["n"], values["all"], values["bundle"]) == (-1, True, ".")
+    assert rest == ["id", "sig", "-b"]
+
+
 @pytest.mark.parametrize("arguments", [["--what"], ["-b"], ["-n", "x"]])
 def test_options_refused(arguments: list[str]) -> None:
     with pytest.raises(UsageError):

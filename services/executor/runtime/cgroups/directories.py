@@ -49,6 +49,32 @@ def join(directory: str, pid: int) -> None:
             time.sleep(0.01)
 
 
+def open_directory(directory: str) -> int:
+    """A descriptor of it, for CLONE_INTO_CGROUP.
+
+    Raises:
+        KernelFailure: ENOENT.
+    """
+    try:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise KernelFailure("open", directory, error.errno or 0, step="cgroups") from error
+
+
+def open_where(root: str, pid: int) -> int:
+    """A descriptor of the v2 group that a process is in; `root` is the mount point. Source: proc_pid_cgroup(5).
+
+    Raises:
+        KernelFailure: the process is gone.
+    """
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as lines:
+            path = next(line.rstrip("\n")[3:] for line in lines if line.startswith("0::"))
+    except (OSError, StopIteration) as error:
+        raise KernelFailure("read", f"/proc/{pid}/cgroup", errno.ESRCH, step="cgroups") from error
+    return open_directory(root + path)
+
+
 def walk(directory: str) -> Iterator[str]:
     """The directory and all below it, parents first; those that vanish meanwhile are left out."""
     yield directory

@@ -53,6 +53,13 @@ class Cgroup(Protocol):
     def directory_fd(self) -> int | None:
         """For CLONE_INTO_CGROUP: a descriptor of the v2 directory, to be closed by the caller; None on plain v1."""
 
+    def leaf_fd(self, pid: int) -> int:
+        """The same of the v2 group that `pid`, the container's first process, has moved to.
+
+        A container that switched controllers on for groups of its own (its systemd, say) has no processes in its
+        topmost group, nor may it have: a process that joins it from outside (EBUSY) goes where the first one is.
+        """
+
     def apply(self, resources: Resources) -> None:
         """Write the fields that are set; a value of 0 means "unchanged" wherever it does for runc.
 

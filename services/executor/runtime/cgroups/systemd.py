@@ -169,6 +169,9 @@ class SystemdCgroup:
     def directory_fd(self) -> int | None:
         return self._inner.directory_fd()
 
+    def leaf_fd(self, pid: int) -> int:
+        return self._inner.leaf_fd(pid)
+
     def apply(self, resources: Resources) -> None:
         properties = limits(resources, self._kind)
         if properties:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
-from services.executor.runtime import jsonlite, process
+from services.executor.runtime import jsonlite, kernel, process
 from services.executor.runtime.commands import foreground, lifecycle, store
 from services.executor.runtime.commands.options import Option, UsageError
-from services.executor.runtime.errors import InvalidSpec, RuntimeFailure, WrongState
+from services.executor.runtime.errors import InvalidSpec, KernelFailure, RuntimeFailure, WrongState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 OPTIONS = (
@@ -39,9 +41,8 @@ def execute(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
     """`exec <id> <command> [args]`, or with --process."""
     if not arguments or (len(arguments) < 2 and not options["process"]):
         raise UsageError("process args cannot be empty" if arguments else '"exec" requires a minimum of 1 argument(s)')
-    container = store.load(config.root, arguments[0])
     try:
-        return _execute(container, options, arguments[1:])
+        return _execute(config, store.load(config.root, arguments[0]), options, arguments[1:])
     except RuntimeFailure as failure:
         starting = "unable to start container process: " if failure.step is not None else ""
         failure.message = f"exec failed: {starting}{failure.message}"
@@ -49,41 +50,89 @@ def execute(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
         raise
 
 
-def _execute(container: store.Container, options: dict[str, Any], command: list[str]) -> int:
+def _execute(config: Any, container: store.Container, options: dict[str, Any], command: list[str]) -> int:
     status = container.status()
     if status == "stopped":
         raise WrongState("cannot exec in a stopped container")
     if status == "paused" and not options["ignore_paused"]:
         raise WrongState("cannot exec in a paused container (use --ignore-paused to override)")
     plan = _plan(container, options, command)
+    lifecycle.warn_of_capabilities(config, plan)
     lifecycle.check_terminal(plan.terminal, options["detach"], options["console_socket"])
-    paths = _cgroup_paths(container, options["cgroup"])
+    lifecycle.check_preserved(options["preserve_fds"])
     signals = -1 if options["detach"] else foreground.catch_signals()
     streams = foreground.Streams(terminal=plan.terminal, detach=options["detach"])
-    unified = paths.get("unified")
-    cgroup_fd = os.open(unified, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if unified else None
-    launch = process.launch_exec(
-        lambda: plan,
-        container.pid,
-        paths,
-        streams.theirs,
-        cgroup_fd=cgroup_fd,
-        preserve_fds=options["preserve_fds"],
-    )
+    _debug(config, plan)
+    launch = _launch(container, plan, streams.theirs, options)
+    launch.on_listener = _listener_sender(container, plan, launch)
     streams.close_theirs()
     launch.until_ready()
-    if options["detach"]:
-        lifecycle.hand_over(launch, options)
-    elif launch.master is not None:
-        streams.take_terminal(launch.master)
+    config.debug("child process in init()")
     try:
+        if options["pid_file"]:
+            lifecycle.write_pid_file(options["pid_file"], launch.pid)
+        if options["detach"]:
+            lifecycle.hand_over(launch, options)
+        elif launch.master is not None:
+            streams.take_terminal(launch.master)
+        launch.start()
         launch.until_running()
     except BaseException:
         streams.restore()
+        launch.abort()
         raise
-    if options["pid_file"]:
-        lifecycle.write_pid_file(options["pid_file"], launch.pid)
+    config.debug("setns_init: about to exec: done")
     return 0 if options["detach"] else foreground.attend(launch.pid, streams, signals)
+
+
+def _debug(config: Any, plan: Any) -> None:
+    if not config.debugging:
+        return
+    config.debug("nsexec container setup")
+    initial = plan.affinity[0]
+    if initial is not None:
+        config.debug(f"nsexec: affinity: {sum(1 << number for number in set(initial)):#x}")
+    if plan.seccomp is not None:
+        config.debug(f"seccomp filter flags: {plan.seccomp.flags}")
+
+
+def _launch(
+    container: store.Container, plan: Any, streams: tuple[int, int, int], options: dict[str, Any]
+) -> process.Launch:
+    paths = _cgroup_paths(container, options["cgroup"])
+    unified = paths.get("unified")
+    try:
+        return process.launch_exec(
+            lambda: plan,
+            container.pid,
+            paths,
+            streams,
+            cgroup_fd=_directory_fd(unified) if unified else None,
+            leaf=None if options["cgroup"] or not unified else lambda: container.cgroup().leaf_fd(container.pid),
+            preserve_fds=options["preserve_fds"],
+        )
+    except KernelFailure as failure:
+        if failure.errno != errno.EBUSY:
+            raise
+        raise RuntimeFailure(
+            f"error adding pid of the new process to cgroups: {unified}: device or resource busy",
+            step="cgroups",
+            errno=failure.errno,
+        ) from None
+
+
+def _directory_fd(path: str) -> int:
+    with kernel.reporting("open", path):
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _listener_sender(container: store.Container, plan: Any, launch: process.Launch) -> Callable[[int], None]:
+    def send(fd: int) -> None:
+        from services.executor.runtime.commands import listener
+
+        listener.send(plan.seccomp, container.hook_state(), launch.pid, fd)
+
+    return send
 
 
 def _plan(container: store.Container, options: dict[str, Any], command: list[str]) -> Any:
@@ -96,13 +145,23 @@ def _plan(container: store.Container, options: dict[str, Any], command: list[str
                 spec = jsonlite.loads(file.read())
         except OSError as error:
             raise RuntimeFailure(f"open {options['process']}: {(error.strerror or '').lower()}") from None
+        except jsonlite.InvalidJson as error:
+            raise InvalidSpec(options["process"], str(error)) from None
+        if not isinstance(spec, dict):
+            raise InvalidSpec(options["process"], "must be a JSON object")
     else:
         spec = _from_options(dict(container.spec.get("process") or {}), options, command)
     if spec.get("capabilities") is None:
         # Of a process.json without any, as in runc: those of the container.
         spec["capabilities"] = (container.spec.get("process") or {}).get("capabilities")
+    if options["tty"]:
+        spec["terminal"] = True
     plan = ProcessPlan(spec)
+    plan.take_linux(container.spec.get("linux") or {})
+    plan.take_exec_affinity(spec)
     validate.process(plan)
+    # the pid file is there, and sockets have got what they were promised, before the program runs
+    plan.wait = True
     profile = (container.spec.get("linux") or {}).get("seccomp")
     if profile:
         from services.executor.runtime import seccomp
@@ -133,9 +192,9 @@ def _from_options(spec: dict[str, Any], options: dict[str, Any], command: list[s
     user = dict(spec.get("user") or {})
     if options["user"]:
         uid, _, gid = options["user"].partition(":")
-        user["uid"] = _number("user", uid)
+        user["uid"] = _number("uid", uid)
         if gid:
-            user["gid"] = _number("user", gid)
+            user["gid"] = _number("gid", gid)
     gids = [_number("additional-gids", gid) for entry in options["additional_gids"] for gid in entry.split(",")]
     user["additionalGids"] = [*(user.get("additionalGids") or []), *gids]
     spec["user"] = user
@@ -146,7 +205,7 @@ def _number(option: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise RuntimeFailure(f"parsing {text} as int for {option} failed: invalid syntax") from None
+        raise RuntimeFailure(f'parsing {text} as int for {option} failed: parsing "{text}": invalid syntax') from None
 
 
 def _cgroup_paths(container: store.Container, wanted: list[str]) -> dict[str, str]:
@@ -155,16 +214,22 @@ def _cgroup_paths(container: store.Container, wanted: list[str]) -> dict[str, st
     Raises:
         InvalidSpec: it leads out, or does not exist.
     """
-    paths = dict(container.cgroup().paths)
+    own = container.cgroup().paths
+    paths = dict(own)
     for entry in wanted:
         controllers, separator, path = entry.rpartition(":")
         names = controllers.split(",") if separator else list(paths)
         for name in names:
             if name not in paths:
-                raise InvalidSpec("--cgroup", f"unknown controller {name}")
-            below = os.path.normpath("/" + path).lstrip("/")
-            directory = os.path.join(paths[name], below)
+                raise InvalidSpec("--cgroup", f"unknown controller {name} in {entry!r}")
+            below = os.path.normpath(path.lstrip("/") or ".")
+            if below == ".." or below.startswith("../"):
+                raise InvalidSpec("--cgroup", f"bad sub cgroup path: {path}")
+            directory = os.path.join(own[name], below)
             if not os.path.isdir(directory):
-                raise InvalidSpec("--cgroup", f"{directory} does not exist")
+                raise RuntimeFailure(
+                    f"error adding pid of the new process to cgroups: {directory}: no such file or directory",
+                    step="cgroups",
+                )
             paths[name] = directory
     return paths

@@ -56,6 +56,7 @@ class Streams:
     def take_terminal(self, master: int) -> None:
         """Copy between the container's terminal and ours, ours in raw mode."""
         self.master = master
+        tty.no_carriage_returns(master)
         self.copies = {0: master, master: 1}
         if os.isatty(0):
             import termios

@@ -9,14 +9,14 @@ import time
 from services.executor.runtime import hooks, jsonlite, kernel, process, state, sync
 from services.executor.runtime.commands import store
 from services.executor.runtime.commands.options import Option, UsageError
-from services.executor.runtime.errors import InvalidSpec, NotFound, RuntimeFailure, WrongState
+from services.executor.runtime.errors import HookFailure, InvalidSpec, NotFound, RuntimeFailure, WrongState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from services.executor.runtime.cgroups.interface import Cgroup, CgroupBackend
-    from services.executor.runtime.plan import ContainerPlan
+    from services.executor.runtime.plan import ContainerPlan, ProcessPlan
 
 CREATE_OPTIONS = (
     Option("bundle b", "text", "path to the root of the bundle directory", "."),
@@ -26,12 +26,13 @@ CREATE_OPTIONS = (
     Option("no-pivot", "flag", "do not use pivot root to jail process inside rootfs"),
     Option("no-new-keyring", "flag", "do not create a new session keyring for the container"),
     Option("preserve-fds", "int", "pass N additional file descriptors to the container (3 and following)", 0),
+    Option("no-mount-fallback", "flag", "do not keep mount flags that a user namespace has locked; fail instead"),
 )
 RUN_OPTIONS = (
     *CREATE_OPTIONS,
     Option("detach d", "flag", "detach from the container's process"),
     Option("keep", "flag", "do not delete the container after it exits"),
-    Option("no-subreaper", "flag", "do not adopt orphaned processes; davit-runc never does"),
+    Option("no-subreaper", "flag", "do not adopt orphaned processes of the container"),
 )
 
 
@@ -61,6 +62,7 @@ class Creation:
 
         self.config = config
         self.options = options
+        check_preserved(options["preserve_fds"])
         bundle = os.path.abspath(options["bundle"])
         with kernel.reporting("chdir", bundle):
             os.chdir(bundle)
@@ -85,27 +87,29 @@ class Creation:
 
         return systemd.SystemdBackend(cgroups.detect()), systemd.unit_path(asked, container_id)
 
-    def make(self, streams: tuple[int, int, int], *, wait: bool) -> process.Launch:
-        """Up to the point where the process waits (or is about to execve)."""
+    def make(self, streams: tuple[int, int, int], *, stays: bool) -> process.Launch:
+        """Up to the point where the process waits: for us, or (`stays`) for whoever connects when we have gone."""
         from services.executor.runtime import validate
 
         plan = self.plan
         validate.container(plan, self.backend)
+        warn_of_capabilities(self.config, plan.process)
         if plan.linux.get("seccomp"):
             from services.executor.runtime import seccomp
 
             plan.process.seccomp = seccomp.compile_filter(plan.linux["seccomp"])
         directory = store.reserve(self.config.root, plan.container_id)
         try:
-            return self._make_in(directory, streams, wait=wait)
+            return self._make_in(directory, streams, stays=stays)
         except BaseException:
             self._undo(directory)
             raise
 
-    def _make_in(self, directory: str, streams: tuple[int, int, int], *, wait: bool) -> process.Launch:
+    def _make_in(self, directory: str, streams: tuple[int, int, int], *, stays: bool) -> process.Launch:
         plan = self.plan
-        plan.process.wait = wait
-        if wait:
+        # nothing of the program before the pid file is written and sockets have got what they were promised
+        plan.process.wait = True
+        if stays:
             plan.start_listener = store.listen(directory)
         self.cgroup = self.backend.create(self.cgroup_path, plan.linux.get("resources") or {})
         plan.cgroup_paths = self.cgroup.paths
@@ -115,11 +119,21 @@ class Creation:
             staged=staged,
             cgroup_fd=self.cgroup.directory_fd(),
         )
+        self._debug()
         launch = self.launch = process.launch_container(lambda: plan, birth, streams)
         launch.on_listener = self._send_listener
         launch.until_ready()
+        self.config.debug("child process in init()")
         self._record(directory, launch)
         return launch
+
+    def _debug(self) -> None:
+        if not self.config.debugging:
+            return
+        names = self.plan.namespaces
+        self.config.debug(f"nsexec container setup: new {sorted(names.new)}, joined {sorted(names.paths)}")
+        if self.plan.process.seccomp is not None:
+            self.config.debug(f"seccomp filter flags: {self.plan.process.seccomp.flags}")
 
     def _record(self, directory: str, launch: process.Launch) -> None:
         plan = self.plan
@@ -143,7 +157,8 @@ class Creation:
         from services.executor.runtime.commands import listener
 
         assert self.launch is not None
-        listener.send(self.plan, self.launch.pid, fd)
+        pid = self.launch.pid
+        listener.send(self.plan.process.seccomp, self.plan.state("creating", pid), pid, fd)
 
     def undo(self) -> None:
         """Take everything back after `make`."""
@@ -165,7 +180,7 @@ class Creation:
 def _activated_fds(plan: ContainerPlan) -> int:
     """Descriptors of systemd's socket activation are passed on, with the variables that announce them."""
     count = os.environ.get("LISTEN_FDS", "")
-    if not count.isdigit() or os.environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
+    if not count.isdigit() or os.environ.get("LISTEN_PID") != str(os.getpid()):
         return 0
     plan.process.env += [f"LISTEN_FDS={count}", "LISTEN_PID=1"]
     return int(count)
@@ -189,7 +204,7 @@ def write_pid_file(path: str, pid: int) -> None:
     """Atomically: whoever waits for the file reads the whole number."""
     directory, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(directory, f".{name}")
-    with kernel.reporting("write", path):
+    with kernel.reporting("open", temporary):
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         os.write(fd, str(pid).encode())
         os.close(fd)
@@ -208,13 +223,37 @@ def check_terminal(terminal: bool, detach: bool, console_socket: str) -> None:
         raise RuntimeFailure("cannot use console socket if runc will not detach or allocate tty")
 
 
+def warn_of_capabilities(config: Any, plan: ProcessPlan) -> None:
+    """Say which names are not known, here or to this kernel; without them the container runs."""
+    from services.executor.runtime import capabilities
+
+    unknown = capabilities.unknown(plan.capabilities)
+    if unknown:
+        config.warn(f"ignoring unknown or unavailable capabilities: [{' '.join(unknown)}]")
+
+
+def check_preserved(count: int) -> None:
+    """Descriptors that are to be passed on must be there: the numbers would soon be those of our own files.
+
+    Raises:
+        RuntimeFailure: one is not.
+    """
+    for number in range(count):
+        try:
+            os.fstat(3 + number)
+        except OSError:
+            raise RuntimeFailure(
+                f"please check that preserved-fd {number} (of {count}) is present: descriptor {3 + number} is not open"
+            ) from None
+
+
 def create(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
     """`create <id>`: everything but execve."""
     container_id = one("create", arguments)
     with _named("create"):
         creation = Creation(config, options, container_id)
         check_terminal(creation.plan.process.terminal, True, options["console_socket"])
-        launch = creation.make((0, 1, 2), wait=True)
+        launch = creation.make((0, 1, 2), stays=True)
         try:
             hand_over(launch, options)
         except BaseException:
@@ -272,7 +311,7 @@ def _run(creation: Creation, options: dict[str, Any]) -> int:
     check_terminal(terminal, detach, options["console_socket"])
     signals = -1 if detach else foreground.catch_signals()
     streams = foreground.Streams(terminal=terminal, detach=detach)
-    launch = creation.make(streams.theirs, wait=False)
+    launch = creation.make(streams.theirs, stays=False)
     streams.close_theirs()
     assert creation.container is not None
     try:
@@ -280,8 +319,10 @@ def _run(creation: Creation, options: dict[str, Any]) -> int:
             hand_over(launch, options)
         elif launch.master is not None:
             streams.take_terminal(launch.master)
+        launch.start()
         launch.until_running()
-        hooks.run("poststart", creation.plan.hooks, creation.container.hook_state())
+        creation.config.debug("init: closing the pipe to signal completion")
+        run_poststart(creation.container)
     except BaseException:
         streams.restore()
         creation.undo()
@@ -294,12 +335,24 @@ def _run(creation: Creation, options: dict[str, Any]) -> int:
     return code
 
 
+def run_poststart(container: store.Container) -> None:
+    """The program has been executed; what the hooks get says so even when it has ended since.
+
+    Raises:
+        HookFailure: the container is then to be stopped.
+    """
+    state = container.hook_state() | {"status": "running", "pid": container.pid}
+    hooks.run("poststart", container.spec.get("hooks") or {}, state)
+
+
 def start(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
     """`start <id>`: let a created container execve."""
     container = store.load(config.root, one("start", arguments))
     status = container.status()
     if status == "stopped":
         raise WrongState("cannot start a container that has stopped")
+    if status == "paused":
+        raise WrongState("cannot start a container in the paused state")
     if status != "created":
         raise WrongState("cannot start an already running container")
     channel = sync.Channel(store.connect(container))
@@ -310,7 +363,11 @@ def start(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
             from services.executor.runtime.errors import from_wire
 
             raise from_wire(message["error"])
-    hooks.run("poststart", container.spec.get("hooks") or {}, container.hook_state())
+    try:
+        run_poststart(container)
+    except HookFailure:
+        _kill_and_wait(container)
+        raise
     return 0
 
 
@@ -324,13 +381,14 @@ def kill(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
         entry.get("type") == "pid" and not entry.get("path")
         for entry in (container.spec.get("linux") or {}).get("namespaces") or []
     )
-    if options["all"]:
-        container.cgroup().kill(number)
+    others = container.cgroup() if options["all"] or (number == 9 and not private) else None
+    if others is not None and number == 9 and not others.pids() and not options["all"]:
+        raise WrongState("container not running")
+    if others is not None:
+        # without a pid namespace of its own nothing else would end the rest, also when its first process has gone
+        others.kill(number)
     else:
         container.signal(number)
-        if number == 9 and not private:
-            # nothing else would end the others
-            container.cgroup().kill()
     if number == 9 and container.alive():
         # a frozen process dies when it thaws
         cgroup = container.cgroup()
@@ -343,15 +401,13 @@ KILL_OPTIONS = (Option("all a", "flag", "send the specified signal to all proces
 
 
 def signal_number(text: str) -> int:
-    """A signal by number or name, with or without SIG.
+    """A signal by number (whichever; the kernel knows those it has) or name, with or without SIG.
 
     Raises:
         RuntimeFailure: there is none.
     """
     if text.isdigit():
-        number = int(text)
-        if 0 < number <= 64:
-            return number
+        return int(text)
     import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
 
     name = text.upper()
@@ -408,6 +464,7 @@ def _destroy(config: Any, container: store.Container) -> None:
     cgroup.remove()
     cgroups.detect().tidy()
     described = container.hook_state() | {"status": "stopped"}
+    described.pop("pid", None)
     container.remove()
     for failure in hooks.run_all("poststop", container.spec.get("hooks") or {}, described):
         config.report(failure.message)
@@ -418,7 +475,7 @@ def pause(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
     container = store.load(config.root, one("pause", arguments))
     status = container.status()
     if status not in {"running", "created"}:
-        raise WrongState(f"container not running or created: {status}")
+        raise WrongState("container not running")
     container.cgroup().freeze()
     return 0
 
@@ -445,8 +502,10 @@ LIST_OPTIONS = (
 )
 
 
-def list_all(config: Any, options: dict[str, Any], _arguments: list[str]) -> int:
+def list_all(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
     """`list`."""
+    if arguments:
+        raise UsageError('"list" requires exactly 0 argument(s)')
     described = [container.describe() for container in store.all_containers(config.root)]
     if options["quiet"]:
         sys.stdout.write("".join(entry["id"] + "\n" for entry in described))

@@ -13,27 +13,36 @@ from services.executor.runtime.errors import RuntimeFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from services.executor.runtime.plan import ContainerPlan
+    from typing import Any
+
+    from services.executor.runtime.seccomp import CompiledFilter
 
 
-def send(plan: ContainerPlan, pid: int, fd: int) -> None:
-    """Send the descriptor, and close it here."""
-    compiled = plan.process.seccomp
+def send(compiled: CompiledFilter, state: dict[str, Any], pid: int, fd: int) -> None:
+    """Send the descriptor of process `pid`'s filter, and close it here.
+
+    Raises:
+        RuntimeFailure: nobody listens at linux.seccomp.listenerPath.
+    """
     message = {
-        "ociVersion": plan.spec.get("ociVersion", "1.2.0"),
+        "ociVersion": state["ociVersion"],
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": compiled.listener_metadata,
-        "state": plan.state("creating", pid),
+        "state": state,
     }
     socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
-        socket.connect(compiled.listener_path)
+        socket.connect(str(compiled.listener_path))
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, "little"))
         socket.sendmsg([jsonlite.dumps(message).encode()], [rights])
     except OSError as error:
         reason = (error.strerror or "").lower()
-        raise RuntimeFailure(f"linux.seccomp.listenerPath {compiled.listener_path}: {reason}", step="seccomp") from None
+        raise RuntimeFailure(
+            f"failed to connect with seccomp agent specified in linux.seccomp.listenerPath "
+            f"{compiled.listener_path}: {reason}",
+            step="seccomp",
+        ) from None
     finally:
         socket.close()
         os.close(fd)

@@ -1,8 +1,7 @@
 """Command line options as runc takes them. Small, because the module for it would cost half of a container's start.
 
-`-b DIR`, `--bundle DIR`, `--bundle=DIR` and, as Go's flags have it, `-bundle DIR` are the same; options end at the
-first
-argument or at `--`.
+`-b DIR`, `--bundle DIR`, `--bundle=DIR` and, as Go's flags have it, `-bundle DIR` are the same. Options may follow
+arguments (`update ID --memory 1g`), except where what follows is another program's command line; `--` ends them.
 """
 
 from __future__ import annotations
@@ -32,9 +31,19 @@ class Option:
         self.help = text
         self.default = {"flag": False, "list": []}.get(kind) if default is None else default
 
+    def shown(self) -> str:
+        """How the help writes it: "--bundle value, -b value"."""
+        value = "" if self.kind == "flag" else " value"
+        return ", ".join(("-" if len(name) == 1 else "--") + name + value for name in self.names)
 
-def parse(options: tuple[Option, ...], arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+
+def parse(
+    options: tuple[Option, ...], arguments: list[str], *, mixed: bool = False
+) -> tuple[dict[str, Any], list[str]]:
     """Values by long name with underscores, and what is left.
+
+    Args:
+        mixed: options are taken from between and behind the arguments too.
 
     Raises:
         UsageError: an unknown option, a missing or wrong value.
@@ -42,9 +51,15 @@ def parse(options: tuple[Option, ...], arguments: list[str]) -> tuple[dict[str, 
     known = {name: option for option in options for name in option.names}
     values = {option.names[0].replace("-", "_"): option.default for option in options}
     rest = list(arguments)
-    while rest and rest[0].startswith("-") and rest[0] != "-":
+    positional: list[str] = []
+    while rest:
         word = rest.pop(0)
         if word == "--":
+            break
+        if not word.startswith("-") or word == "-":
+            positional.append(word)
+            if mixed:
+                continue
             break
         name, separator, value = word.lstrip("-").partition("=")
         option = known.get(name)
@@ -59,7 +74,7 @@ def parse(options: tuple[Option, ...], arguments: list[str]) -> tuple[dict[str, 
                 raise UsageError(f"flag needs an argument: -{name}")
             value = rest.pop(0)
         values[key] = _converted(option, name, value, values[key])
-    return values, rest
+    return values, positional + rest
 
 
 def _converted(option: Option, name: str, value: str, before: Any) -> Any:
@@ -69,7 +84,7 @@ def _converted(option: Option, name: str, value: str, before: Any) -> Any:
         try:
             return int(value, 0)
         except ValueError:
-            raise UsageError(f'invalid value "{value}" for flag -{name}: not a number') from None
+            raise UsageError(f'invalid value "{value}" for flag -{name}: parse error') from None
     return value
 
 
@@ -78,6 +93,5 @@ def usage(command: str, arguments: str, text: str, options: tuple[Option, ...]) 
     lines = ["NAME:", f"   davit-runc {command} - {text}", "", "USAGE:"]
     lines += [f"   davit-runc {command} [command options] {arguments}".rstrip(), "", "OPTIONS:"]
     for option in options:
-        shown = ", ".join(("-" if len(name) == 1 else "--") + name for name in option.names)
-        lines.append(f"   {shown + ('' if option.kind == 'flag' else ' value'):32} {option.help}")
+        lines.append(f"   {option.shown():32} {option.help}")
     return "\n".join(lines) + "\n"

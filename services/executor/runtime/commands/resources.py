@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from services.executor.runtime import jsonlite
+from services.executor.runtime import jsonlite, kernel
 from services.executor.runtime.commands import lifecycle, store
 from services.executor.runtime.commands.options import Option, UsageError
 from services.executor.runtime.errors import InvalidSpec, RuntimeFailure, WrongState
@@ -67,7 +67,7 @@ def _from_file(path: str) -> dict[str, Any]:
     if path == "-":
         text = sys.stdin.buffer.read()
     else:
-        with open(path, "rb") as file:
+        with kernel.reporting("open", path), open(path, "rb") as file:
             text = file.read()
     try:
         resources = jsonlite.loads(text)
@@ -99,7 +99,7 @@ def _number(name: str, text: str) -> int:
     try:
         return int(float(digits) * factor) if factor > 1 else int(digits)
     except ValueError:
-        raise InvalidSpec(f"--{name}", f"invalid value {text}") from None
+        raise RuntimeFailure(f"invalid value for {name}: {text!r} is not a number") from None
 
 
 EVENTS_OPTIONS = (
@@ -134,7 +134,13 @@ def events(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
                 killed = cgroup.oom_kill_count()
                 _emit(container, "oom", None)
         elif container.alive():
-            _emit(container, "stats", cgroup.stats())
+            try:
+                data = cgroup.stats()
+            except RuntimeFailure:
+                if container.alive():
+                    raise
+                break  # it went between the question and the answer
+            _emit(container, "stats", data)
             due += interval_s
     os.close(oom_fd)
     return 0
@@ -143,7 +149,8 @@ def events(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
 def _emit(container: store.Container, kind: str, data: dict[str, Any] | None) -> None:
     event: dict[str, Any] = {"type": kind, "id": container.data["id"]}
     if data is not None:
-        event["data"] = data
+        # interfaces are counted by whoever made them
+        event["data"] = {**data, "network_interfaces": None}
     sys.stdout.write(jsonlite.dumps(event) + "\n")
     sys.stdout.flush()
 
@@ -151,8 +158,10 @@ def _emit(container: store.Container, kind: str, data: dict[str, Any] | None) ->
 def _duration_s(text: str) -> float:
     """Go's durations: "500ms", "1m30s"."""
     units = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+    if text == "0":
+        return 0.0
     total, number, unit = 0.0, "", ""
-    for character in text + "0":
+    for character in text.removeprefix("-") + "0":
         if (character.isdigit() or character == ".") and unit:
             if unit not in units:
                 break
@@ -163,8 +172,8 @@ def _duration_s(text: str) -> float:
         else:
             unit += character
     if unit or number != "0":
-        raise UsageError(f'invalid value "{text}" for flag -interval: not a duration')
-    return total
+        raise UsageError(f'invalid value "{text}" for flag -interval: parse error')
+    return -total if text.startswith("-") else total
 
 
 PS_OPTIONS = (Option("format f", "text", "select one of: table or json", "table"),)
@@ -174,10 +183,7 @@ def show_processes(config: Any, options: dict[str, Any], arguments: list[str]) -
     """`ps <id> [options of ps]`: what ps(1) says, narrowed to the container's processes."""
     if not arguments:
         raise UsageError('"ps" requires a minimum of 1 argument(s)')
-    container = store.load(config.root, arguments[0])
-    if container.status() == "stopped":
-        raise WrongState("container not running")
-    pids = container.cgroup().pids()
+    pids = store.load(config.root, arguments[0]).cgroup().pids()
     if options["format"] == "json":
         sys.stdout.write(jsonlite.dumps(pids) + "\n")
         return 0
@@ -185,11 +191,10 @@ def show_processes(config: Any, options: dict[str, Any], arguments: list[str]) -
         raise RuntimeFailure("invalid format option")
     import subprocess
 
-    try:
-        output = subprocess.run(["ps", *(arguments[1:] or ["-ef"])], stdout=subprocess.PIPE, check=True).stdout.decode()
-    except subprocess.CalledProcessError as error:
-        raise RuntimeFailure(f"ps: exit status {error.returncode}") from None
-    lines = output.splitlines()
+    done = subprocess.run(["ps", *(arguments[1:] or ["-ef"])], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeFailure(f"exit status {done.returncode}: {done.stdout}{done.stderr}")
+    lines = done.stdout.splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:
         raise RuntimeFailure("couldn't find PID field in ps output")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STATE_FILE = "state.json"
 START_SOCKET = "start.sock"
+#: of the OCI runtime specification that states comply with
+SPEC_VERSION = "1.2.0"
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
 
@@ -83,7 +85,7 @@ class Container:
         status = self.status()
         data = self.data
         described = {
-            "ociVersion": self.spec.get("ociVersion", "1.2.0"),
+            "ociVersion": SPEC_VERSION,
             "id": data["id"],
             "pid": 0 if status == "stopped" else self.pid,
             "status": status,
@@ -125,6 +127,8 @@ class Container:
             _signal.pidfd_send_signal(pidfd, number)
         except ProcessLookupError:
             raise WrongState("container not running") from None
+        except OSError as error:
+            raise RuntimeFailure(f"unable to signal init: {(error.strerror or '').lower()}") from None
         finally:
             os.close(pidfd)
 

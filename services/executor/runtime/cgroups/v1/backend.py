@@ -54,10 +54,10 @@ class V1Cgroup:
     def directory_fd(self) -> int | None:
         if UNIFIED not in self.paths:
             return None
-        try:
-            return os.open(self.paths[UNIFIED], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise KernelFailure("open", self.paths[UNIFIED], error.errno or 0, step="cgroups") from error
+        return directories.open_directory(self.paths[UNIFIED])
+
+    def leaf_fd(self, pid: int) -> int:
+        return directories.open_where(self.paths[UNIFIED].removesuffix(self.path), pid)
 
     def apply(self, resources: Resources) -> None:
         for controller, field in _CONTROLLERS.wanted(resources):

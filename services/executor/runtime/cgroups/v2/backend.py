@@ -49,10 +49,10 @@ class V2Cgroup:
         directories.join(self.directory, pid)
 
     def directory_fd(self) -> int | None:
-        try:
-            return os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise KernelFailure("open", self.directory, error.errno or 0, step="cgroups") from error
+        return directories.open_directory(self.directory)
+
+    def leaf_fd(self, pid: int) -> int:
+        return directories.open_where(self.directory.removesuffix(self.path), pid)
 
     def apply(self, resources: Resources) -> None:
         for controller, field in _CONTROLLERS.wanted(resources):
