@@ -46,10 +46,17 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     recording = directory / "recording"
     recording.write_text(f'#!/bin/sh\necho "$1 $2" >> {directory}/said\nshift\nexec {RUNC} "$@"\n')
     recording.chmod(0o755)
+    slow = directory / "slow"
+    slow.write_text(
+        f'#!/bin/sh\ncase "$*" in *" create "*) sleep 0.5; {RUNC} "$@"; code=$?; sleep 0.5; exit $code;; esac\n'
+        f'exec {RUNC} "$@"\n'
+    )
+    slow.chmod(0o755)
     file = directory / "daemon.json"
     runtimes: dict[str, Any] = {
         "runc": {"path": RUNC},
         "recording": {"path": str(recording), "runtimeArgs": ["first", "--debug"]},
+        "slow": {"path": str(slow)},
         "gone": {"path": "/nowhere/gone"},
     }
     file.write_text(json.dumps({"runtimes": runtimes, "default-runtime": "runc"}))
@@ -327,6 +334,30 @@ class TestRunc:
         engine.docker("rm", "-f", "base", "other")
         eventually(lambda: traces(engine) == [], 5, "no trace")
 
+    @pytest.mark.parametrize("after_s", [0.3, 0.8])
+    def test_a_shim_killed_in_the_middle_of_a_start_leaves_nothing(self, engine: Engine, after_s: float) -> None:
+        """Before and after the runtime has made the container."""
+        container = output(engine, "create", "--runtime", "slow", "busybox", "sleep", "300")
+        start = engine.docker_popen("start", container, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        shim = eventually(lambda: _shim_of_start(container), 5, "the runtime")
+        time.sleep(after_s)
+        os.kill(shim, signal.SIGKILL)
+        assert start.wait(20) == 1
+        eventually(lambda: not _processes(container), 5, "their end")
+        assert traces(engine) == []
+        engine.docker("start", container)
+        assert output(engine, "exec", container, "echo", "started") == "started"
+
+    def test_an_agent_killed_in_the_middle_of_a_start_finds_it_later(self, engine: Engine) -> None:
+        container = output(engine, "create", "--runtime", "slow", "busybox", "sleep", "300")
+        start = engine.docker_popen("start", container, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        eventually(lambda: _shim_of_start(container), 5, "the runtime")
+        engine.kill("agent")
+        start.wait(60)
+        shown = ("inspect", "-f", "{{.State.Status}}", container)
+        eventually(lambda: output(engine, *shown) == "running", 30, "its record")
+        assert output(engine, "exec", container, "echo", "found", timeout_s=30) == "found"
+
     def test_a_failed_start_leaves_nothing_and_can_be_repeated(self, engine: Engine) -> None:
         engine.docker("create", "--name", "later", "busybox", "/tmp/prog")
         assert engine.docker("start", "later", check=False).returncode == 1
@@ -337,6 +368,31 @@ class TestRunc:
         )  # fmt: skip
         subprocess.run(["docker", "cp", "-", "later:/tmp"], input=tar.stdout, env=engine.environment, check=True)
         assert output(engine, "start", "-a", "later") == "now"
+
+
+def _processes(word: str) -> list[int]:
+    """Processes with a word in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if (
+                entry.name.isdigit()
+                and word.encode() in (entry / "cmdline").read_bytes()
+                and not is_zombie(int(entry.name))
+            ):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def _shim_of_start(container: str) -> int | None:
+    """The shim whose stage runs `create` of a container."""
+    for pid in _processes(container):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"create" in words and b"--bundle" in words:
+            return shim_of(shim_of(pid))
+    return None
 
 
 def _until(fd: int, text: str, timeout_s: float = 10) -> str:

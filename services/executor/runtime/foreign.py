@@ -14,7 +14,6 @@ order names a runtime. Source: runc(8) and its pages of the commands used here.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
 import _socket
 import os
 
@@ -26,7 +25,7 @@ from services.executor.runtime.sync import Channel, received_fds
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, NoReturn
 
     from services.executor.runtime.launch import Launched, Streams
 
@@ -71,21 +70,17 @@ class Runtime:
         log = self.file("log")
         _remove(log)
         argv = [self._path, *self._args, "--root", self.root, "--log", log, "--log-format", "json", *words]
-        actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(streams or ())]
-        try:
-            # what this process ignores a container must not
-            pid = os.posix_spawn(
-                self._path,
-                argv,
-                _ENVIRONMENT,
-                file_actions=actions,
-                setsigdef=_signal.valid_signals() - {_signal.SIGKILL, _signal.SIGSTOP},
-                setsigmask=(),
-            )
-        except OSError as error:
-            reason = os.strerror(error.errno or 0).lower()
-            raise ForeignFailure(f"fork/exec {self._path}: {reason}", errno=error.errno) from error
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        us = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            _execute(argv, streams or (0, 1, 2), us, writer)
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            number = int(pipe.read() or b"0")  # ends with execve
         _, status = os.waitpid(pid, 0)
+        if number:
+            raise ForeignFailure(f"fork/exec {self._path}: {os.strerror(number).lower()}", errno=number)
         code = os.waitstatus_to_exitcode(status)
         said = _last_error(log) if code else ""
         _remove(log)
@@ -97,6 +92,22 @@ class Runtime:
         """Remove the container, killing what is left of it; fine when there is none."""
         if os.path.exists(os.path.join(self.root, self.container_id)):
             self.call("delete", "--force", self.container_id)
+
+
+def _execute(argv: list[str], streams: tuple[int, int, int], parent: int, failed: int) -> NoReturn:
+    """Become the runtime; it ends with its parent, since nobody else knows what it makes."""
+    try:
+        kernel.set_parent_death_signal(9)
+        if os.getppid() != parent:
+            os._exit(1)
+        for target, fd in enumerate(streams):
+            os.dup2(fd, target)
+        kernel.restore_signals()  # what a shim ignores a container must not
+        os.execve(argv[0], argv, _ENVIRONMENT)
+    except OSError as error:
+        os.write(failed, str(error.errno).encode())
+    finally:
+        os._exit(127)
 
 
 def _remove(path: str) -> None:
@@ -206,6 +217,7 @@ def _in_stage(action: Callable[[Channel], None], meanwhile: Callable[[], object]
     ours, theirs = Channel.pair()
     stage = os.fork()
     if stage == 0:
+        kernel.set_parent_death_signal(9)
         init.guarded(theirs, lambda: action(theirs))
     theirs.close()
     try:
