@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cli import nats, state, warm
+from cli import enginelog, nats, state, warm
 from cli.process import Identity, die_with_parent, set_title
 from cli.state import EngineState, ProcessState
 from shared.config import EngineConfig
@@ -41,6 +41,7 @@ STEADY_AFTER_S = 10.0
 READY_WITHIN_S = 45.0
 STOP_WITHIN_S = 15.0
 NATS_READY_WITHIN_S = 15.0
+LOG_CHECKED_EVERY_S = 60.0
 EXIT_CONFIGURATION = 78
 
 
@@ -107,6 +108,9 @@ class Supervisor:
         self._listeners: dict[str, socket.socket] = {}
         self._stopping = False
         self._reload = False
+        own = enginelog.path_of(config.data_root)
+        self._log = own if enginelog.is_ours(own) else None
+        self._log_due = 0.0
         self._woken, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._state = EngineState(
             version=VERSION,
@@ -380,6 +384,7 @@ class Supervisor:
             self._replace_guardian()
         self._reap()
         self._start_due()
+        self._tend_log()
         if self._reload:
             self._reload = False
             self._signal_all(signal.SIGHUP)
@@ -388,7 +393,19 @@ class Supervisor:
         due = [child.start_at for child in self._children.values() if child.start_at is not None]
         if due:
             return max(0, int((min(due) - time.monotonic()) * 1000) + 1)
-        return None if self._state.phase == "running" else 1000
+        if self._state.phase != "running":
+            return 1000
+        return int(LOG_CHECKED_EVERY_S * 1000) if self._log is not None else None
+
+    def _tend_log(self) -> None:
+        now = time.monotonic()
+        if self._log is None or now < self._log_due:
+            return
+        self._log_due = now + LOG_CHECKED_EVERY_S
+        try:
+            enginelog.rotate_if_large(self._log)
+        except OSError as error:
+            log.warning("the log %s cannot be rotated: %s", self._log, error)
 
     def _replace_guardian(self) -> None:
         log.warning("the guardian ended; a new one takes its place")

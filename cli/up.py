@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cli import checks
+from cli import checks, enginelog
 from cli.process import detach
 from cli.state import EngineLock, EngineState
 from cli.supervise import Spec, guardian_command
@@ -19,7 +19,6 @@ from shared.errors import Conflict, InvalidArgument
 from shared.health import SERVICES
 
 EXIT_FAILURE = 1
-LARGEST_LOG_BYTES = 16 << 20
 # Flag -> the setting it gives.
 _SETTINGS = {
     "data_root": "data_root",
@@ -180,9 +179,8 @@ def _up_detached(config: EngineConfig, services: list[str]) -> int:
 
 
 def _log_file(config: EngineConfig) -> Path:
-    log = config.data_root / "engine.log"
-    if log.exists() and log.stat().st_size > LARGEST_LOG_BYTES:
-        log.rename(log.with_name("engine.log.1"))
+    log = enginelog.path_of(config.data_root)
+    enginelog.rotate_if_large(log)
     return log
 
 

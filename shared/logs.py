@@ -87,6 +87,12 @@ def configure(service: str, *, level: str = "info", json: bool = False, stream: 
     handler.setFormatter(StructuredFormatter(service, json=json))
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Have this level and above recorded; it can be changed at any time."""
+    root = logging.getLogger()
     root.setLevel(level.upper())
     # Libraries say at INFO what is only of interest to who debugs them.
     for noisy in ("httpx", "httpcore", "alembic", "uvicorn.access", "asyncio", "nats"):

@@ -111,10 +111,7 @@ def run(name: str, start: Start, *, database: bool = True, config: EngineConfig 
         print(f"davit {name}: {error}", file=sys.stderr)  # noqa: T201  # there is no log yet
         _report(process.ready_fd, f"error {EXIT_CONFIGURATION} {error}")
         return EXIT_CONFIGURATION
-    level = "debug" if config.debug else config.log_level
-    logs.configure(
-        name, level={"warn": "warning", "fatal": "critical"}.get(level, level), json=config.log_format == "json"
-    )
+    logs.configure(name, level=config.python_log_level, json=config.log_format == "json")
     return _loop_runner().run(_Service(name, start, config, process, with_database=database).run())
 
 
@@ -216,8 +213,12 @@ class _Service:
         except DavitError as error:
             self._log.error("the configuration was not reloaded", reason=str(error))
             return
+        logs.set_level(config.python_log_level)
         for reload in self._context._reloaders:
-            await reload(config)
+            try:
+                await reload(config)
+            except DavitError as error:  # what was in force stays so
+                self._log.error("a part of the configuration was not reloaded", reason=str(error))
         self._log.info("configuration reloaded", config=config.loggable())
 
     async def _serve_health(self, context: ServiceContext) -> None:

@@ -78,5 +78,11 @@ async def start(context: ServiceContext) -> None:
     )
     server = EdgeServer(build_app(deps))
     context.on_close(server.close)
+
+    async def reload(config: EngineConfig) -> None:
+        deps.facts = facts_of(config)
+        server.use_tls(tls_of(config))
+
+    context.on_reload(reload)
     for listener in listeners_of(context.config, ProcessSettings.load().listen_fds):
         await server.listen(listener)

@@ -68,11 +68,12 @@ class Follow(Protocol):
     def __call__(self, *, since_ns: int, replay_only: bool) -> AsyncGenerator[DomainEvent, None]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Deps:
     """The edge's dependencies, joined in `bootstrap`.
 
     Attributes:
+        facts: Replaced when the configuration is reloaded.
         offer: Opens a byte stream whose reference is put into a request.
     """
 

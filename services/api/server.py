@@ -233,6 +233,21 @@ class EdgeServer:
         self._listeners.append(listener)
         log.info("listening on %s", listener.host)
 
+    def use_tls(self, settings: TlsSettings | None) -> None:
+        """Use these files for new connections of the listeners that have TLS; the others stay as they are.
+
+        Raises:
+            InvalidArgument: They cannot be used; nothing has changed.
+        """
+        secured = [listener for listener in self._listeners if listener.tls is not None]
+        if not secured:
+            return
+        if settings is None:
+            raise InvalidArgument("TLS cannot be turned off without a restart", field="tls")
+        context = settings.context()
+        for listener in secured:
+            listener.tls = context
+
     async def close(self) -> None:
         """Take no new connections, let requests finish for a moment, then end the rest."""
         for server in self._servers:

@@ -44,6 +44,7 @@ async def start(ctx: ServiceContext) -> None:
     queries, remover = ImageQueries(depot, ctx.bus), Remover(depot, ctx.bus)
     importer, loader, saver = Importer(depot, ctx.bus, ctx.clock), Loader(depot, ctx.bus), Saver(depot, ctx.bus)
     registries = RegistryDoor(depot, ctx.bus, ctx.config)
+    ctx.on_reload(registries.reload)
     served: list[tuple[Any, Any]] = [
         (contracts.RESOLVE, queries.resolve),
         (contracts.INSPECT, queries.inspect),

@@ -46,6 +46,11 @@ class RegistryDoor:
         self._config = config
         self._made: _Parts | None = None
 
+    async def reload(self, config: EngineConfig) -> None:
+        """Use these mirrors, insecure registries and limits from now on; what is on its way keeps its own."""
+        self._config = config
+        self._made = None
+
     async def pull(self, request: PullImage) -> Empty:
         return await (await self._parts()).puller.pull(request)
 

@@ -112,6 +112,7 @@ async def tls_edge(certificates, edge):
     listener = open_listener("tcp://127.0.0.1:0", tls=settings, allow_insecure=False)
     await server.listen(listener)
     edge.port = listener.socket.getsockname()[1]
+    edge.server = server
     yield edge
     await server.close()
 
@@ -135,6 +136,28 @@ async def test_a_client_without_a_certificate_gets_nowhere(tls_edge, certificate
     with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
         await ping()
     assert tls_edge.bus.requests == []
+
+
+async def test_new_files_are_for_new_connections_and_bad_ones_change_nothing(tls_edge, certificates):
+    """The client's own certificate as the server's: only the name tells them apart."""
+
+    async def who_answers():
+        _, writer = await asyncio.open_connection("127.0.0.1", tls_edge.port, ssl=client_context(certificates))
+        subject = dict(pair for (pair,) in writer.get_extra_info("peercert")["subject"])
+        writer.close()
+        return subject["commonName"]
+
+    assert await who_answers() == "server"
+    ca = str(certificates / "ca.pem")
+    with pytest.raises(InvalidArgument, match=r"missing\.pem"):
+        tls_edge.server.use_tls(TlsSettings("missing.pem", "missing.pem", ca, True))
+    with pytest.raises(InvalidArgument, match="cannot be turned off"):
+        tls_edge.server.use_tls(None)
+    assert await who_answers() == "server"
+    tls_edge.server.use_tls(
+        TlsSettings(str(certificates / "client.pem"), str(certificates / "client-key.pem"), ca, True)
+    )
+    assert await who_answers() == "client"
 
 
 class Echo(asyncio.Protocol):
