@@ -73,7 +73,7 @@ def build_request(call: Call, stream: ByteStream) -> contracts.BuildImage:
         platform=params.text("platform"),
         target=params.text("target"),
         isolation=params.text("isolation"),
-        security_opt=string_list(call, "securityopt"),
+        security_opt=params.all("securityopt"),
         squash=params.flag("squash"),
         secrets=credentials.build_secrets(call.headers.get(credentials.HEADER_SECRETS)),
         auths=credentials.from_config_header(call.headers.get(credentials.HEADER_CONFIG)),

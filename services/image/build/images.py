@@ -138,7 +138,8 @@ class DepotSession:
         own = Platform(image.os, image.architecture, image.variant)
         if wanted is not None and not own.matches(wanted):
             raise NotFound(
-                f"image with reference {name} was found but does not provide the specified platform ({wanted})"
+                f"image with reference {name} was found but does not provide the specified platform ({wanted})",
+                platform=str(wanted),
             )
         self._names[name, platform] = image.id
         return image

@@ -107,7 +107,7 @@ def _from_spool(spool: BinaryIO, dockerfile: str, scratch: Scratch, *, ignore: b
     tree = TarTree(spool)
     text = _read_dockerfile(tree, dockerfile)
     if ignore:
-        _apply_ignore_file(tree)
+        _apply_ignore_file(tree, dockerfile)
     else:
         _remove_ignored_helpers(tree, dockerfile)
     return Context(tree, text)
@@ -116,7 +116,7 @@ def _from_spool(spool: BinaryIO, dockerfile: str, scratch: Scratch, *, ignore: b
 def _from_directory(directory: Path, dockerfile: str) -> Context:
     tree = DirectoryTree([directory])
     text = _read_dockerfile(tree, dockerfile)
-    rules = _ignore_rules(tree)
+    rules = _ignore_rules(tree, f"{dockerfile}{IGNORE_FILE}", IGNORE_FILE)
     if rules is None:
         return Context(tree, text)
     return Context(FilteredTree(tree, rules), text)
@@ -144,18 +144,21 @@ def _decoded(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _ignore_rules(tree: Tree) -> IgnoreRules | None:
-    entry = tree.lookup(IGNORE_FILE)
-    if entry is None or entry.kind != "file":
-        return None
-    with closing(tree.open(IGNORE_FILE)) as content:
-        patterns = read_ignore_file(_decoded(content.read(MAX_DOCKERFILE_BYTES)))
-    return IgnoreRules(patterns) if patterns else None
+def _ignore_rules(tree: Tree, *names: str) -> IgnoreRules | None:
+    """The rules of the first of these files that there is."""
+    for name in map(posixpath.normpath, names):
+        entry = tree.lookup(name)
+        if entry is None or entry.kind != "file":
+            continue
+        with closing(tree.open(name)) as content:
+            patterns = read_ignore_file(_decoded(content.read(MAX_DOCKERFILE_BYTES)))
+        return IgnoreRules(patterns) if patterns else None
+    return None
 
 
 def _remove_ignored_helpers(tree: TarTree, dockerfile: str) -> None:
     """A client has left out what is ignored, but always sends these two; they go if the rules name them."""
-    rules = _ignore_rules(tree)
+    rules = _ignore_rules(tree, IGNORE_FILE)
     if rules is None:
         return
     for name in (dockerfile, IGNORE_FILE):
@@ -163,8 +166,8 @@ def _remove_ignored_helpers(tree: TarTree, dockerfile: str) -> None:
             tree.remove(name)
 
 
-def _apply_ignore_file(tree: TarTree) -> None:
-    rules = _ignore_rules(tree)
+def _apply_ignore_file(tree: TarTree, dockerfile: str) -> None:
+    rules = _ignore_rules(tree, f"{dockerfile}{IGNORE_FILE}", IGNORE_FILE)
     if rules is None:
         return
     paths = tree.paths()

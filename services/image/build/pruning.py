@@ -27,7 +27,9 @@ from shared.contracts.images import BuildCacheEntries, BuildCacheEntry, BuildCac
 from shared.database import Database
 from shared.errors import Conflict, InvalidArgument, NotFound, Unsupported
 
-FILTERS = ("until", "id", "type")
+# What docker builder prune knows, but for "shared" and "private", which tell records of one layer apart: a step here
+# has the whole image to itself.
+FILTERS = ("until", "unused-for", "id", "type", "parent", "description", "inuse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class BuildCache:
         """
         before = _until(request.filters)
         pruned = PrunedCache()
+        if _only_used(request.filters):
+            return pruned  # what is in use stays
         kinds = request.filters.get("type", [])
         if not kinds or "regular" in kinds:
             await self._prune_steps(request, before, pruned)
@@ -71,8 +75,9 @@ class BuildCache:
         return pruned
 
     async def _prune_steps(self, request: BuildCachePrune, before: float, pruned: PrunedCache) -> None:
-        for image_id in await self._unused_steps(before):
-            if not _chosen(request.filters, image_id.removeprefix("sha256:")):
+        for image_id, parent in await self._unused_steps(before):
+            facts = {"id": image_id.removeprefix("sha256:"), "parent": parent, "description": ""}
+            if not _chosen(request.filters, facts):
                 continue
             try:
                 removed = await self.bus.request(contracts.REMOVE, contracts.RemoveImage(ref=image_id))
@@ -81,11 +86,15 @@ class BuildCache:
             pruned.deleted.extend(item.deleted for item in removed.removals if item.deleted)
             pruned.space_reclaimed_bytes += removed.space_reclaimed_bytes
 
-    async def _unused_steps(self, before: float) -> list[str]:
-        """Last steps of chains that lead to no name, the oldest first; their removal takes the chain along."""
+    async def _unused_steps(self, before: float) -> list[tuple[str, str]]:
+        """Last steps of chains that lead to no name, the oldest first; their removal takes the chain along.
+
+        Returns:
+            Id and parent of each.
+        """
         children = sql.images.alias("children")
         query = (
-            sa.select(sql.images.c.id)
+            sa.select(sql.images.c.id, sql.images.c.parent)
             .where(
                 sql.images.c.cache_key != "",
                 sql.images.c.hidden == sa.false(),
@@ -96,7 +105,8 @@ class BuildCache:
             .order_by(sql.images.c.stored_ns)
         )
         async with self.database.read() as connection:
-            return list(await connection.scalars(query))
+            rows = (await connection.execute(query)).all()
+        return [(row[0], row[1]) for row in rows]
 
     async def _prune_mounts(self, request: BuildCachePrune, before: float, pruned: PrunedCache) -> None:
         entries = sorted((await self.entries()).entries, key=lambda entry: entry.last_used_at or "")
@@ -105,7 +115,8 @@ class BuildCache:
             used_at = unix_time(entry.last_used_at or "")
             if left <= request.keep_storage_bytes and request.keep_storage_bytes:
                 break
-            if entry.in_use or used_at >= before or not _chosen(request.filters, entry.id):
+            facts = {"id": entry.id, "parent": "", "description": entry.description}
+            if entry.in_use or used_at >= before or not _chosen(request.filters, facts):
                 continue
             size = await asyncio.to_thread(self.caches.remove, entry.id)
             left -= entry.size_bytes
@@ -113,16 +124,27 @@ class BuildCache:
             pruned.space_reclaimed_bytes += size
 
 
-def _chosen(filters: dict[str, list[str]], identifier: str) -> bool:
-    return "id" not in filters or any(identifier.startswith(prefix) for prefix in filters["id"])
+def _chosen(filters: dict[str, list[str]], facts: dict[str, str]) -> bool:
+    """Whether a record's facts are as the filters want them: an id by its beginning, the others as they are."""
+    if not facts["id"].startswith(filters.get("id", [""])[0]):
+        return False
+    return all(filters[name][0] == facts[name] for name in ("parent", "description") if filters.get(name))
+
+
+def _only_used(filters: dict[str, list[str]]) -> bool:
+    return bool(filters.get("inuse")) and filters["inuse"][0].lower() not in ("0", "false")
 
 
 def _until(filters: dict[str, list[str]]) -> float:
     """Seconds since the epoch before which something must have been used last."""
-    for name in filters:
+    for name, given in filters.items():
         if name not in FILTERS:
             raise Unsupported(f"build cache filter {name} is not supported", field=f"filters.{name}")
-    values = filters.get("until", [])
+        if len(given) > 1:
+            raise InvalidArgument(f"filters expect only one value for {name}", field=f"filters.{name}")
+    if "until" in filters and "unused-for" in filters:
+        raise InvalidArgument("conflicting filters: until and unused-for", field="filters.until")
+    values = filters.get("until") or filters.get("unused-for") or []
     if not values:
         return time.time() + 1
     try:

@@ -243,16 +243,22 @@ class Solver:
 
     async def _image(self, name: str, platform: str, *, progress: StageOutput | None = None) -> BuiltImage:
         """An image, pulled when it is not there or when the request wants the newest; each at most once a build."""
+        here: NotFound | None = None
         if not self._shop.request.pull:
             try:
                 return await self._shop.images.get(name, platform=platform)
-            except NotFound:
-                pass
+            except NotFound as error:
+                here = error
         key = (name, platform)
         task = self._pulls.get(key)
         if task is None:
             task = self._pulls[key] = asyncio.create_task(self._pull(name, platform, progress))
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except DavitError as error:
+            if here is None or "platform" not in here.detail:
+                raise
+            raise type(error)(f"{here}: {error}", **error.detail) from error
 
     async def _pull(self, name: str, platform: str, progress: StageOutput | None) -> BuiltImage:
         async def tell(line: Mapping[str, object]) -> None:

@@ -81,7 +81,7 @@ class Images:
             await self.bus.request(contracts.SAVE, contracts.SaveImages(stream=stream.ref, names=list(names)))
             return b"".join([chunk async for chunk in stream])
 
-    async def build(self, dockerfile: str, files: dict[str, bytes] | None = None, **fields: Any) -> Lines:
+    async def build(self, dockerfile: str, files: dict[str, bytes] | None = None, /, **fields: Any) -> Lines:
         async def ask(stream: ByteStream) -> None:
             await self.bus.request(contracts.BUILD, contracts.BuildImage(stream=stream.ref, **fields))
 

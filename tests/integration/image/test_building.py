@@ -14,7 +14,7 @@ import pytest
 from shared.contracts import images as contracts
 from shared.contracts.images import BuildCachePrune
 from shared.errors import DavitError
-from tests.integration.image.conftest import Images, Lines
+from tests.integration.image.conftest import Images, Lines, rootfs
 
 pytestmark = pytest.mark.root
 DOCKERFILE = "FROM scratch\nCOPY file /\nENV a=1\nWORKDIR /new\nLABEL l=1\nCMD x\n"
@@ -61,6 +61,51 @@ async def test_pruned_steps_are_no_cache(images: Images) -> None:
     assert images.is_clean()
 
 
+@pytest.mark.parametrize(
+    ("filters", "removed"),
+    [
+        ({"until": ["1h"]}, False),
+        ({"unused-for": ["0s"]}, True),
+        ({"id": ["ID"]}, True),
+        ({"id": ["ffff"]}, False),
+        ({"type": ["exec.cachemount"]}, False),
+        ({"type": ["regular"]}, True),
+        ({"parent": ["sha256:0"]}, False),
+        ({"description": ["cached mount /x"]}, False),
+        ({"inuse": ["1"]}, False),
+    ],
+)
+async def test_prune_filters(images: Images, filters: dict[str, list[str]], removed: bool) -> None:
+    image_id = built(await images.build("FROM scratch\nENV a=1\n"))
+    chosen = {name: [text.replace("ID", image_id[7:19]) for text in texts] for name, texts in filters.items()}
+    pruned = await images.bus.request(contracts.BUILD_PRUNE, BuildCachePrune(filters=chosen))
+    assert (pruned.deleted == [image_id]) is removed
+    assert (await images.list(all=True) == []) is removed
+
+
+@pytest.mark.parametrize(
+    ("filters", "text"),
+    [
+        ({"shared": ["1"]}, "build cache filter shared is not supported"),
+        ({"id": ["a", "b"]}, "filters expect only one value for id"),
+        ({"until": ["1h"], "unused-for": ["1h"]}, "conflicting filters: until and unused-for"),
+        ({"until": ["soon"]}, "invalid value for until"),
+    ],
+)
+async def test_prune_filters_that_cannot_be(images: Images, filters: dict[str, list[str]], text: str) -> None:
+    with pytest.raises(DavitError, match=text):
+        await images.bus.request(contracts.BUILD_PRUNE, BuildCachePrune(filters=filters))
+
+
+async def test_an_image_of_another_platform_is_none(images: Images) -> None:
+    await images.import_tar(rootfs({"f": b""}), "base:1", platform="linux/arm64")
+    wanted = "image with reference base:1 was found but does not provide the specified platform .linux/s390x.: Get"
+    with pytest.raises(DavitError, match=wanted):
+        await images.build("FROM base:1\n", platform="linux/s390x")
+    lines = await images.build("FROM --platform=linux/arm64 base:1\nENV a=1\n")
+    assert (await images.inspect(built(lines))).architecture == "arm64"
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A web server with a file and a repository: tag v1, and a directory ``sub``."""
@@ -72,6 +117,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (work / "f").write_text("in repository")
     (work / "ignored").write_text("x")
     (work / ".dockerignore").write_text("ignored\n")
+    (work / "Other").write_text("FROM scratch\nCOPY . /\n")
+    (work / "Other.dockerignore").write_text("*\n!f\n")
     (work / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
     for command in (
         ["init", "-q", "-b", "main"],
@@ -123,7 +170,16 @@ async def test_add_of_a_repository(images: Images, url: str) -> None:
     sub = await images.build(f"FROM scratch\nADD {url}/repo.git#v1:sub /s\nADD {url}/repo.git /all/\n")
     files = await files_of(images, sub)
     assert files["s/g"] == b"in sub"
-    assert sorted(files) == ["all/.dockerignore", "all/Dockerfile", "all/f", "all/ignored", "all/sub/g", "s/g"]
+    assert sorted(files) == [
+        "all/.dockerignore",
+        "all/Dockerfile",
+        "all/Other",
+        "all/Other.dockerignore",
+        "all/f",
+        "all/ignored",
+        "all/sub/g",
+        "s/g",
+    ]
     kept = await files_of(images, await images.build(f"FROM scratch\nADD --keep-git-dir {url}/repo.git /r\n"))
     assert "r/.git/HEAD" in kept
     with pytest.raises(DavitError, match="find remote ref nope"):
@@ -132,7 +188,16 @@ async def test_add_of_a_repository(images: Images, url: str) -> None:
 
 async def test_a_repository_as_context_is_filtered(images: Images, url: str) -> None:
     lines = await images.build("", remote=f"{url}/repo.git#main")
-    assert sorted(await files_of(images, lines)) == [".dockerignore", "Dockerfile", "f", "sub/g"]
+    assert sorted(await files_of(images, lines)) == [
+        ".dockerignore",
+        "Dockerfile",
+        "Other",
+        "Other.dockerignore",
+        "f",
+        "sub/g",
+    ]
+    own = await images.build("", remote=f"{url}/repo.git#main", dockerfile="Other")
+    assert sorted(await files_of(images, own)) == ["f"]
     with_git = await images.build("", remote=f"{url}/repo.git", build_args={"BUILDKIT_CONTEXT_KEEP_GIT_DIR": "1"})
     assert ".git/HEAD" in await files_of(images, with_git)
     assert "not consumed" not in text(with_git)

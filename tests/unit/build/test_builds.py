@@ -418,12 +418,14 @@ async def test_run_options_reach_the_container(lab: Lab) -> None:
         memory_bytes=1 << 26,
         extra_hosts=["db:10.0.0.1"],
         ulimits=[{"Name": "nofile", "Soft": 10, "Hard": 20}],
+        security_opt=["no-new-privileges"],
     )
     none, default = lab.executor.orders
     assert (none.host_config.network_mode, default.host_config.network_mode) == ("none", "mynet")
     assert default.host_config.memory == 1 << 26
     assert default.host_config.extra_hosts == ["db:10.0.0.1"]
     assert default.host_config.ulimits[0].hard == 20
+    assert default.host_config.security_opt == ["no-new-privileges"]
 
 
 async def test_missing_image_is_pulled_once(lab: Lab) -> None:

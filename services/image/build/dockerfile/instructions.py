@@ -239,7 +239,7 @@ def _run(line: _Line) -> Instruction:
     if network not in ("", "default", "none", "host"):
         raise SyntaxProblem(f'invalid network mode "{network}" in RUN: use default, none or host')
     return Run(
-        words=tuple(array) if array is not None else (line.text,),
+        words=tuple(array) if array is not None else (line.text,) if line.text else (),
         shell=array is None,
         heredocs=line.node.heredocs,
         mounts=line.flags.values("mount"),

@@ -81,7 +81,7 @@ def parse_dockerfile(text: str, *, name: str = "Dockerfile") -> Dockerfile:
     Raises:
         DockerfileError: With the failing line.
     """
-    if not text.strip():
+    if not text:
         raise DockerfileError(f"the Dockerfile ({name}) cannot be empty")
     lines = read_lines(text)
     arguments: list[Arg] = []
