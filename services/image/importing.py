@@ -32,7 +32,7 @@ from shared.bus import EMPTY, Bus, Empty
 from shared.clock import Clock
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import CommitLayer, ImageId, ImportImage
-from shared.errors import InvalidArgument, Unavailable
+from shared.errors import InvalidArgument
 from shared.streams import ByteStream, accept
 from shared.version import VERSION
 
@@ -274,10 +274,11 @@ async def downloaded(source: str, progress: Progress) -> AsyncIterator[bytes]:
     """The bytes of a file tree at an address."""
     import httpx
 
+    from services.image.registry.errors import connection_failure
+
     address = source if "://" in source else f"http://{source}"
     if not address.startswith(("http://", "https://")):
         raise InvalidArgument(f"cannot import from {source}: only http and https are supported", field="fromSrc")
-    await progress.line({"status": f"Downloading from {address}"})
     try:
         async with (
             httpx.AsyncClient(follow_redirects=True, timeout=DOWNLOAD_TIMEOUT_S) as client,
@@ -285,7 +286,9 @@ async def downloaded(source: str, progress: Progress) -> AsyncIterator[bytes]:
         ):
             if response.status_code >= 400:
                 raise InvalidArgument(f"cannot import from {address}: the server answered {response.status_code}")
+            # Only now, so that a server that is not there is a failed request and not a line of progress.
+            await progress.line({"status": f"Downloading from {address}"})
             async for chunk in response.aiter_bytes():
                 yield chunk
     except httpx.HTTPError as error:
-        raise Unavailable(f"cannot import from {address}: {error}") from error
+        raise connection_failure(error, address) from error

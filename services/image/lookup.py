@@ -25,7 +25,9 @@ def as_reference(text: str) -> Reference | None:
 
 def no_such_image(text: str, reference: Reference | None) -> NotFound:
     """Docker's words: with the tag that was looked for, unless it may have been an id."""
-    shown = text if reference is None else reference.familiar
+    shown = reference.familiar if reference is not None else text
+    if is_whole_id(text) and ":" not in text:
+        shown = f"sha256:{text}"
     return NotFound(f"No such image: {shown}", image=text)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.layers.store import OWNER
 from tests.conftest import missing
 from tests.lab.engine import Engine, eventually
 from tests.lab.registry import BINARY, DockerRegistry
@@ -98,3 +99,42 @@ def test_work_that_is_killed_leaves_nothing_half_there(engine: Engine, tmp_path:
             engine.docker("rmi", "-f", image, check=False)
         assert engine.docker("images", "-aq").stdout == ""
         assert [path for path in (engine.data / "layers").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_removals_and_commits_that_are_killed_are_done_or_not(engine: Engine, tmp_path: Path) -> None:
+    digests = make_tree(tmp_path / "tree")
+    tar, saved = tmp_path / "tree.tar", tmp_path / "saved.tar"
+    with tarfile.open(tar, "w") as archive:
+        archive.add(tmp_path / "tree", ".")
+    engine.docker("import", str(tar), "app:1")
+    engine.docker("save", "-o", str(saved), "app:1")
+    engine.import_busybox()
+    engine.docker("run", "--name", "maker", "busybox", "sh", "-c", "head -c 20000000 /dev/urandom > /blob")
+    works = (("rmi", "app:1"), ("commit", "maker", "made:1"), ("image", "prune", "-af"))
+    for number in range(ROUNDS):
+        engine.docker("load", "-i", str(saved))
+        client = engine.docker_popen(*works[number % 3], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.03 + 0.02 * number)
+        kill_image_service(engine)
+        client.wait(60)
+        eventually(lambda: answers(engine), 20, "an answer")
+        assert not [name for name in unfinished(engine) if not name.startswith(".removed-")]
+        for image in engine.docker("images", "-q", "--no-trunc").stdout.split():
+            layers = engine.docker("image", "inspect", "-f", '{{join .RootFS.Layers " "}}', image).stdout.split()
+            assert (engine.data / "layers" / layers[0].removeprefix("sha256:") / "fs").is_dir()
+        engine.docker("load", "-i", str(saved))
+        check_tree(engine, "app:1", digests)
+    assert engine.docker("start", "-a", "maker").returncode == 0, "an image in use is never removed"
+    engine.docker("rm", "maker")
+    engine.docker("image", "prune", "-af")
+    assert engine.docker("images", "-aq").stdout == ""
+    # What a kill left hidden is deleted half a minute after the service's start.
+    eventually(lambda: not [name for name in os.listdir(engine.data / "layers") if name != OWNER], 60, "an empty store")
+    assert os.listdir(engine.data / "images/blobs/sha256") == []
+
+
+def check_tree(engine: Engine, image: str, digests: dict[str, str]) -> None:
+    [layer] = engine.docker("image", "inspect", "-f", '{{join .RootFS.Layers " "}}', image).stdout.split()
+    for name, digest in digests.items():
+        path = engine.data / "layers" / layer.removeprefix("sha256:") / "fs" / name
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest

@@ -161,7 +161,8 @@ class Repository:
             try:
                 response = await self._authorized(client, authorizer, method, address, headers, content, params)
             except httpx.HTTPError as error:
-                failure = connection_failure(error, address)
+                # Docker asks for the API's root first, so that its clients know that address from such errors.
+                failure = connection_failure(error, address if self._usable else f"{endpoint.api}/")
                 if failure.detail.get("tls"):
                     break
             else:

@@ -85,10 +85,13 @@ class Puller:
                     tags = await repository.tags()
                 except DavitError as error:
                     raise explained(error, reference, request.auth) from error
-                for tag in tags:
-                    await self.pull_one(repository, reference.with_tag(tag), platform, progress, request.auth)
+                asked = [reference.with_tag(tag) for tag in tags]
             else:
-                await self.pull_one(repository, reference.with_default_tag(), platform, progress, request.auth)
+                reference = reference.with_default_tag()
+                asked = [reference]
+            news = [await self.pull_one(repository, one, platform, progress, request.auth) for one in asked]
+            word = "Downloaded newer image for" if any(news) else "Image is up to date for"
+            await progress.line({"status": f"Status: {word} {reference.familiar}"})
 
     async def pull_one(
         self,
@@ -97,8 +100,8 @@ class Puller:
         platform: Platform | None,
         progress: Progress,
         auth: RegistryAuth | None,
-    ) -> None:
-        """Fetch one image and name it."""
+    ) -> bool:
+        """Fetch one image and name it; whether anything about it is new."""
         wanted = reference.digest or reference.tag or ""
         try:
             fetched = await repository.manifest(wanted)
@@ -110,8 +113,7 @@ class Puller:
             is_new = await fetch.image(fetched, reference, platform)
         self._depot.wake()
         await progress.line({"status": f"Digest: {fetched.digest}"})
-        word = "Downloaded newer image for" if is_new else "Image is up to date for"
-        await progress.line({"status": f"Status: {word} {reference.familiar}"})
+        return is_new
 
 
 def explained(error: DavitError, reference: Reference, auth: RegistryAuth | None) -> DavitError:
@@ -149,13 +151,18 @@ class _Fetch:
         config_data = await self._config(manifest.config)
         config = ImageConfig.parse(config_data)
         if platform is not None and not config.platform.matches(platform):
-            raise NotFound(
-                f"image with reference {reference.familiar} was found but does not match the specified platform: "
-                f"wanted {platform}, actual: {config.platform}"
+            # A manifest that is not in an index may be of any platform, and many state a wrong one.
+            await self._progress.line(
+                {
+                    "status": f"WARNING: image with reference {reference.familiar} was found but does not match the "
+                    f"specified platform: wanted {platform}, actual: {config.platform}"
+                }
             )
         if len(config.diff_ids) != len(manifest.layers):
             raise InvalidArgument("invalid rootfs in image configuration: its layers do not match the manifest's")
-        layers = await self._layers(manifest.layers, config.diff_ids)
+        async with self._depot.catalog.reading() as reader:
+            known = await reader.by_id(manifest.config.digest)
+        layers = await self._layers(manifest.layers, config.diff_ids, silent=known is not None)
         if [layer.blob for layer in layers] != [item.digest for item in manifest.layers]:
             data = build_manifest(
                 config_data, [Descriptor(item.media_type, item.blob, item.blob_bytes) for item in layers]
@@ -207,12 +214,21 @@ class _Fetch:
 
     # -- layers -------------------------------------------------------------------------------------------------
 
-    async def _layers(self, descriptors: Sequence[Descriptor], diff_ids: list[str]) -> list[LayerRecord]:
+    async def _layers(
+        self, descriptors: Sequence[Descriptor], diff_ids: list[str], *, silent: bool
+    ) -> list[LayerRecord]:
+        """The layers, lowest first.
+
+        Args:
+            silent: Whether layers that are here are passed over in silence, as Docker does for images it has.
+        """
         chains = chain_ids(diff_ids)
         known = await self._lease.keep_layers(chains)
         for descriptor, chain in zip(descriptors, chains, strict=True):
-            text = "Already exists" if chain in known else "Pulling fs layer"
-            await self._progress.status(text, _short(descriptor.digest))
+            if chain not in known:
+                await self._progress.status("Pulling fs layer", _short(descriptor.digest))
+            elif not silent:
+                await self._progress.status("Already exists", _short(descriptor.digest))
         fetching: dict[str, asyncio.Task[TakenLayer | None]] = {}
         try:
             async with asyncio.TaskGroup() as group:

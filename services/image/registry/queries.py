@@ -89,12 +89,12 @@ class RegistryQueries:
     async def _asked(self, domain: str, term: str, limit: int) -> list[SearchHit]:
         failure: DavitError = Unavailable(f"{domain} cannot be asked")
         for endpoint in self._hosts.endpoints(domain, "resolve"):
-            address = f"{endpoint.url}/v1/search"
+            address = str(httpx.URL(f"{endpoint.url}/v1/search", params={"q": term, "n": str(limit)}))
             try:
                 async with httpx.AsyncClient(
                     verify=endpoint.context(), trust_env=False, timeout=SEARCH_TIMEOUT_S
                 ) as client:
-                    response = await client.get(address, params={"q": term, "n": str(limit)})
+                    response = await client.get(address)
             except httpx.HTTPError as error:
                 failure = connection_failure(error, address)
                 continue

@@ -165,6 +165,9 @@ QUESTIONS = (
     ("images", "--filter", "nosuch=1"),
     ("images", "--filter", "dangling=perhaps"),
     ("import", "-c", "RUN true", "/dev/null", "x:1"),
+    ("rmi", "a" * 64),
+    ("pull", "127.0.0.1:1/x"),
+    ("import", "http://127.0.0.1:1/x.tar"),
     ("login", "-u", "a", "-p", "b", "127.0.0.1:1"),
 )
 

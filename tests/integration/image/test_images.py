@@ -12,14 +12,27 @@ from collections.abc import Mapping
 
 import pytest
 
+from services.image.depot import Depot
+from services.image.jobs import Jobs
+from services.image.removal import Remover
+from services.image.sql import SqlCatalog
+from services.image.store.content import ContentStore
+from shared import failpoints
 from shared.bus import Empty
 from shared.contracts import images as contracts
 from shared.contracts.containers import ImageUser
 from shared.errors import Conflict, DavitError, InvalidArgument, NotFound
+from shared.layers.store import LayerStore
 from tests.integration.image.conftest import Images, rootfs
 
 pytestmark = pytest.mark.root
 FILES = {"etc/os-release": b"ID=test\n", "bin/true": b"\x7fELF"}
+
+
+def depot_of(images: Images) -> Depot:
+    """Another copy of the service's parts."""
+    content, layers = ContentStore(images.data_root / "images"), LayerStore(images.data_root / "layers")
+    return Depot(SqlCatalog(images.database), content, layers, Jobs())
 
 
 async def test_an_imported_tar_is_an_image(images: Images) -> None:
@@ -223,6 +236,26 @@ async def test_a_container_created_during_a_removal_keeps_its_layers(images: Ima
     assert images.files(chain).exists(), "the hidden image has it as well"
 
 
+async def test_a_removal_that_was_cut_off_is_finished_later(images: Images) -> None:
+    await images.import_tar(rootfs(FILES), "a:1")
+    saved = await images.save("a:1")
+    failpoints.configure("image.remove.hidden=error")
+    with pytest.raises(DavitError, match=r"image\.remove\.hidden"):
+        await images.remove("a:1")
+    assert await images.list() == []
+    assert len(images.layers()) == 1
+    await images.load(saved)
+    assert (await images.list())[0].repo_tags == ["a:1"], "it is shown again"
+    remover = Remover(depot_of(images), images.bus)
+    await remover.collect_hidden()
+    assert len(images.layers()) == 1
+    failpoints.configure("image.remove.hidden=error")
+    with pytest.raises(DavitError, match=r"image\.remove\.hidden"):
+        await images.remove("a:1")
+    await remover.collect_hidden()
+    assert (images.layers(), images.blobs()) == (set(), set())
+
+
 async def test_layers_are_looked_up_by_chain(images: Images) -> None:
     await images.import_tar(rootfs(FILES), "a:1")
     chain = (await images.inspect("a:1")).chain_ids[0]
@@ -310,16 +343,6 @@ async def test_a_damaged_layer_is_unpacked_again(images: Images) -> None:
     mark = images.files(chain).parent / "unsynced"
     mark.write_text("another boot")
     (images.files(chain) / "bin/true").unlink()
-    from services.image.depot import Depot
-    from services.image.jobs import Jobs
-    from services.image.sql import SqlCatalog
-    from services.image.store.content import ContentStore
-    from shared.layers.store import LayerStore
-
-    database = images.database
-    depot = Depot(
-        SqlCatalog(database), ContentStore(images.data_root / "images"), LayerStore(images.data_root / "layers"), Jobs()
-    )
-    assert await depot.repair() == []
+    assert await depot_of(images).repair() == []
     assert (images.files(chain) / "bin/true").read_bytes() == FILES["bin/true"]
     assert os.path.exists(images.files(chain))

@@ -69,7 +69,11 @@ async def test_pushed_and_pulled_it_is_the_same(images: Images, registry: Docker
     ]
     image = await images.inspect(name)
     assert (image.id, image.repo_digests) == (image_id, [f"{registry.domain}/team/app@{pushed['Digest']}"])
-    assert texts(await images.pull(name))[-1] == f"Status: Image is up to date for {name}"
+    assert texts(await images.pull(name)) == [
+        "Pulling from team/app",
+        f"Digest: {pushed['Digest']}",
+        f"Status: Image is up to date for {name}",
+    ]
     by_digest = f"{registry.domain}/team/app@{pushed['Digest']}"
     await images.pull(by_digest)
     assert (await images.inspect(by_digest)).id == image_id
@@ -89,7 +93,12 @@ async def test_all_tags(images: Images, registry: DockerRegistry) -> None:
     await images.push(f"{registry.domain}/app", all_tags=True)
     for tag in ("1", "2"):
         await images.remove(f"{registry.domain}/app:{tag}")
-    await images.pull(f"{registry.domain}/app", all_tags=True)
+    told = texts(await images.pull(f"{registry.domain}/app", all_tags=True))
+    assert [text for text in told if text.startswith(("Pulling from", "Status"))] == [
+        "Pulling from app",
+        "Pulling from app",
+        f"Status: Downloaded newer image for {registry.domain}/app",
+    ]
     assert sorted(tag for image in await images.list() for tag in image.repo_tags) == [
         f"{registry.domain}/app:1",
         f"{registry.domain}/app:2",
@@ -370,6 +379,19 @@ async def test_an_index_gives_the_wanted_platform(images: Images, registry: Dock
     assert (await images.inspect(name)).architecture == "amd64"
     with pytest.raises(DavitError, match="no matching manifest for linux/s390x in the manifest list entries"):
         await images.pull(name, platform="linux/s390x")
+
+
+async def test_a_single_manifest_is_taken_for_any_platform_with_a_warning(
+    images: Images, registry: DockerRegistry
+) -> None:
+    name = f"{registry.domain}/app:1"
+    await images.import_tar(rootfs({"f": b"1"}), name, platform="linux/arm64")
+    await images.push(name)
+    await images.remove(name)
+    told = texts(await images.pull(name, platform="linux/riscv64"))
+    assert told[-1] == f"Status: Downloaded newer image for {name}"
+    assert f"WARNING: image with reference {name} was found but does not match the specified platform" in "".join(told)
+    assert (await images.inspect(name)).architecture == "arm64"
 
 
 # -- the registry that the service is ---------------------------------------------------------------------------
