@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from services.api.errors import error_of
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from shared.streams import ByteStream
 
 log = logging.getLogger(__name__)
+
+DRAIN_BYTES = 256 * 1024
+DRAIN_S = 1.0
 
 
 class StreamedResponse(Response):
@@ -113,9 +117,11 @@ async def progress_response(
         first = await _first_chunk(stream, sending)
         if error := first_error(first):
             raise error
-    except BaseException:
+    except BaseException as error:
         await end_tasks(sending)
         await end_stream(stream, finished=False)
+        if upload and isinstance(error, DavitError):
+            await drain(call)
         raise
     return StreamedResponse(call, stream, media_type=media_type, first=first, upload=sending)
 
@@ -177,9 +183,27 @@ async def upload_request(call: Call, request: Callable[[ByteStream], Awaitable[A
             sending.result()
         await asking
         finished = True
+    except DavitError:
+        await end_tasks(sending)
+        await drain(call)
+        raise
     finally:
         await end_tasks(asking, sending)
         await end_stream(stream, finished=finished)
+
+
+async def drain(call: Call) -> None:
+    """Take in the rest of a body that nobody wants, if it is short, before its refusal is sent.
+
+    Clients that are told while they still send complain about the sending too. Go's server does the same.
+    """
+    size = 0
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: it has been read already
+        async with asyncio.timeout(DRAIN_S):
+            async for chunk in call.stream():
+                size += len(chunk)
+                if size > DRAIN_BYTES:
+                    return
 
 
 async def pump(

@@ -31,7 +31,7 @@ _CLASSES: tuple[tuple[type[RuntimeFailure], type[errors.DavitError]], ...] = (
     (KernelFailure, errors.Internal),
 )
 CREATE_FAILED = "davit create failed: unable to start container process: "
-NOT_STARTED = 128
+NOT_EXECUTABLE, NOT_FOUND, NOT_STARTED = 126, 127, 128
 
 
 def translate(failure: RuntimeFailure) -> errors.DavitError:
@@ -46,7 +46,14 @@ def translate(failure: RuntimeFailure) -> errors.DavitError:
         return cls(failure.message, **detail)
     if isinstance(failure, Interrupted):
         return cls(failure.message, **detail)
-    return cls(CREATE_FAILED + failure.message, exit_code=NOT_STARTED, **detail)
+    return cls(CREATE_FAILED + failure.message, exit_code=code_of(failure.message), **detail)
+
+
+def code_of(text: str) -> int:
+    """The exit code that Docker, and its clients, read from why something did not start."""
+    if "executable file not found" in text or "no such file or directory" in text:
+        return NOT_FOUND
+    return NOT_EXECUTABLE if "permission denied" in text or "is a directory" in text else NOT_STARTED
 
 
 @contextmanager

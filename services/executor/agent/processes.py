@@ -54,5 +54,6 @@ async def top(pids: set[int], ps_args: str) -> TopResult:
         await process.wait()
         raise Internal("ps did not answer") from error
     if process.returncode != 0:
-        raise InvalidArgument(f"error running ps: {errors.decode(errors='replace').strip()}")
+        reason = errors.decode(errors="replace").strip().partition("\n")[0]  # the rest is the program's usage
+        raise InvalidArgument(f"ps: {reason}")
     return parse_ps(output.decode(errors="replace"), pids)

@@ -74,8 +74,11 @@ class Changing:
     async def rename(self, request: RenameContainer) -> Empty:
         if not request.name:
             raise InvalidArgument("Neither old nor new names may be empty")
-        name = checked_name(request.name)
         record = await self._records.find(request.ref)
+        try:
+            name = checked_name(request.name)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"Error when allocating new name: {error}", field="name") from error
         if name == record.name:
             raise InvalidArgument("Renaming a container with the same name as its current name")
         if record.status in ("removing", "dead"):
