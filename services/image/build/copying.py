@@ -215,7 +215,7 @@ def _place_one(plan: LayerPlan, item: Selected, destination: str, placement: Pla
     target = resolve(plan, destination)[0]
     uid, gid = placement.owner or (0, 0)
     if item.archive is not None:
-        plan.make_directories(target, uid=uid, gid=gid)
+        plan.make_directories(target)
         _extract(plan, item.archive, target)
         return
     if item.entry.kind == "dir":
@@ -254,7 +254,7 @@ def _ancestors(path: str) -> list[str]:
 
 
 def _extract(plan: LayerPlan, archive: Tree, target: str) -> None:
-    """An archive's entries keep their owners and modes: ``--chown`` is about the directory that they go to."""
+    """An archive's entries keep their owners and modes; ``--chown`` touches neither them nor where they go."""
     for relative, entry in walk(archive, ""):
         path = posixpath.join(target, relative)
         parent, name = posixpath.split(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import json
 import lzma
 import tarfile
 from collections.abc import Callable
@@ -41,6 +42,45 @@ SHAPES = {
         '/data/seed\nVOLUME ["/data"]\nEXPOSE 80 443/tcp 53/udp\nHEALTHCHECK --interval=30s --timeout=3s --retries=2 '
         'CMD wget -q localhost || exit 1\nENTRYPOINT ["run.sh"]\nCMD ["serve"]\n'
     ),
+    "python application": (
+        "FROM busybox AS base\nENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1\nWORKDIR /app\n"
+        "COPY requirements.txt ./\n"
+        "RUN while read -r line; do mkdir -p /usr/lib/python/${line%%==*} && echo ${line#*==} > "
+        "/usr/lib/python/${line%%==*}/VERSION; done < requirements.txt\nCOPY . .\n"
+        "RUN echo 'app:x:5678:5678::/app:/bin/sh' >> /etc/passwd && chown -R 5678:5678 /app && chmod 750 /app\n"
+        'USER app\nEXPOSE 8000\nCMD ["python", "-m", "app", "--bind", "0.0.0.0:8000"]\n'
+    ),
+    "node in stages": (
+        "FROM busybox AS deps\nWORKDIR /app\nCOPY package.json package-lock.json* ./\n"
+        "RUN mkdir -p node_modules/.bin node_modules/left-pad && echo x > node_modules/left-pad/index.js && "
+        "ln -s ../left-pad/index.js node_modules/.bin/pad\n"
+        "FROM busybox AS build\nWORKDIR /app\nCOPY --from=deps /app/node_modules ./node_modules\nCOPY . .\n"
+        "RUN mkdir dist && cat server.js src/* > dist/server.js && rm -rf src\n"
+        "FROM busybox AS run\nWORKDIR /app\nENV NODE_ENV=production\n"
+        "RUN echo 'node:x:1000:1000::/home/node:/bin/sh' >> /etc/passwd && echo 'node:x:1000:' >> /etc/group\n"
+        "COPY --from=build --chown=node:node /app/dist ./dist\nCOPY --from=deps /app/node_modules ./node_modules\n"
+        'USER node\nEXPOSE 3000\nENV PORT 3000\nCMD ["node", "dist/server.js"]\n'
+    ),
+    "start script": (
+        "FROM busybox\nCOPY --chown=0:0 run.sh /usr/local/bin/docker-entrypoint.sh\n"
+        "RUN chmod 0755 /usr/local/bin/docker-entrypoint.sh && "
+        "ln -s usr/local/bin/docker-entrypoint.sh /entrypoint.sh\nWORKDIR /data\nRUN chown 999:999 /data\n"
+        'VOLUME /data\nENTRYPOINT ["docker-entrypoint.sh"]\nEXPOSE 6379\nCMD ["server", "--port", "6379"]\n'
+    ),
+    "archive and all settings": (
+        "FROM busybox\nADD t.tgz /opt/app\nADD --chown=4:5 d.tar.gz plain.gz /opt/more/\n"
+        "VOLUME /var/lib/app /var/log/app\n"
+        'SHELL ["/bin/sh", "-exc"]\nRUN test -f /opt/app/top; mkdir -p /var/lib/app; echo kept > /var/lib/app/x\n'
+        'HEALTHCHECK --interval=1m30s --timeout=10s --start-period=5s --retries=5 CMD ["/opt/app/top", "check"]\n'
+        "STOPSIGNAL SIGINT\nENTRYPOINT exec /opt/app/top\nCMD serve\n"
+    ),
+    "matrix of arguments": (
+        "ARG TAG=latest\nARG BASE=busybox:${TAG}\nFROM ${BASE} AS base\nARG FLAVOUR=plain\nARG HTTP_PROXY\n"
+        'ENV FLAVOUR=${FLAVOUR} PATH=/opt/$FLAVOUR/bin:$PATH\nRUN echo "$FLAVOUR $TAG $HTTP_PROXY" > /made\n'
+        'FROM base AS debug\nARG LEVEL=1\nENV LEVEL=$LEVEL\nLABEL level=${LEVEL} flavour="$FLAVOUR"\n'
+        "RUN echo $LEVEL > /level\nFROM ${FINAL:-base}\nARG TAG\nARG LEVEL\nENV TAG=$TAG LEVEL=${LEVEL:-none}\n"
+        "RUN env | grep -v -e HOSTNAME -e HOME | sort > /env\n"
+    ),
     "archives": "FROM busybox\nADD t.tgz /opt/\nADD t.tar t.xz /opt2/\nRUN ln -s /opt/top /bin/top2\n",
     "static site": (
         "FROM busybox\nRUN rm -rf /var/www && mkdir -p /var/www/html && echo old > /var/www/html/index.html\n"
@@ -68,6 +108,17 @@ SHAPES = {
     ),
 }
 
+ARGUMENTS = {
+    "matrix of arguments": (
+        "--build-arg", "FLAVOUR=spicy", "--build-arg", "LEVEL=7", "--build-arg", "HTTP_PROXY=http://proxy:1",
+    ),
+    "node in stages": ("--target", "run"),
+}  # fmt: skip
+PARENT = (
+    "FROM busybox\nWORKDIR /onbuild\nRUN echo parent > made\nONBUILD ARG WHO=child\nONBUILD COPY . /onbuild/app\n"
+    "ONBUILD RUN echo $WHO > /onbuild/who && cat made >> /onbuild/who\nONBUILD USER 12\nENV FROM_PARENT=1\n"
+)
+CHILD = 'FROM conformance:parent\nRUN id -u > /tmp/uid\nCMD ["app"]\n'
 COPIES = [
     "COPY a.txt /",
     "COPY a.txt /new",
@@ -205,6 +256,8 @@ FILES = {
     "t.bz2": archive(bz2.compress),
     "t.xz": archive(lzma.compress),
     "plain.gz": File(gzip.compress(b"hello")),
+    "requirements.txt": File(b"flask==2.0\ngunicorn==20.1\n"),
+    "d.tar.gz": archive(gzip.compress),
     "package.json": File(b"{}"),
     "package-lock.json": File(b"{ }"),
     "server.js": File(b"//"),
@@ -222,11 +275,25 @@ def context(dockerfile: str) -> bytes:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shape(davit: BuildEngine, reference: BuildEngine, shape: str) -> None:
     data = context(SHAPES[shape])
-    ours, theirs = davit.build(data, "--label", "of=test"), reference.build(data, "--label", "of=test")
+    arguments = ("--label", "of=test", *ARGUMENTS.get(shape, ()))
+    ours, theirs = davit.build(data, *arguments), reference.build(data, *arguments)
     assert not theirs.error
     assert not ours.error
     assert ours.files == theirs.files
     assert ours.config == theirs.config
+
+
+def test_child_of_an_image_with_triggers(davit: BuildEngine, reference: BuildEngine) -> None:
+    outcomes = []
+    for engine in (davit, reference):
+        engine.run("build", "-t", "conformance:parent", "-", data=context(PARENT))
+        outcomes.append(engine.build(context(CHILD), "--build-arg", "WHO=me"))
+        triggers = engine.run("image", "inspect", "-f", "{{json .Config.OnBuild}}", "conformance:parent").stdout
+        assert len(json.loads(triggers)) == 4
+        engine.run("rmi", "conformance:parent")
+    ours, theirs = outcomes
+    assert not theirs.error
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("lines", COPIES)
