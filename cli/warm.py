@@ -59,6 +59,8 @@ def warm_up(config: EngineConfig, services: list[str]) -> None:
             # Said again, and to the one who started the engine, by the service itself.
             log.error("service %s cannot be imported: %s", service, error)
     _compile_statements(config)
+    if "api" in services:
+        importlib.import_module("services.api.app").own_table()
     gc.collect()
     gc.freeze()
 

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import nats.errors
 import orjson
 
-from shared.errors import NotFound, Unavailable
+from shared.errors import Conflict, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from shared.bus import Bus
 
 TIMEOUT_S = 5.0
 _NANOSECONDS = 1_000_000_000
+_OPERATION = "KV-Operation"
+_WRONG_LAST_SEQUENCE = (10071, 10164)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,15 @@ class Appended:
 
     number: int
     duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Of a key-value bucket."""
+
+    revision: int
+    value: bytes
+    deleted: bool
 
 
 async def last_number(bus: Bus, stream: str) -> int:
@@ -60,6 +71,60 @@ async def create_stream(
     }
     created = await _ask(bus, f"STREAM.CREATE.{stream}", configuration)
     return int(created["state"]["last_seq"])
+
+
+async def create_bucket(bus: Bus, bucket: str, *, ttl_s: float) -> None:
+    """Create a key-value bucket whose entries expire, or find it. Raises Unavailable.
+
+    Source: NATS ADR-8, "JetStream based Key-Value Stores".
+    """
+    configuration = {
+        "name": f"KV_{bucket}",
+        "subjects": [f"$KV.{bucket}.>"],
+        "storage": "file",
+        "discard": "new",
+        "max_age": int(ttl_s * _NANOSECONDS),
+        "duplicate_window": int(min(ttl_s, 120) * _NANOSECONDS),
+        "max_msgs_per_subject": 1,
+        "max_consumers": -1,
+        "max_msgs": -1,
+        "max_bytes": -1,
+        "max_msg_size": -1,
+        "num_replicas": 1,
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+        "deny_delete": True,
+    }
+    await _ask(bus, f"STREAM.CREATE.KV_{bucket}", configuration)
+
+
+async def put(bus: Bus, bucket: str, key: str, value: bytes, *, last: int) -> int:
+    """Write an entry if its newest revision is `last` (0: there is none); the new revision.
+
+    Raises:
+        Conflict: Its newest revision is another.
+        NotFound: There is no such bucket.
+        Unavailable: It was not acknowledged.
+    """
+    headers = {"Nats-Expected-Last-Subject-Sequence": str(last)}
+    return (await append(bus, f"KV_{bucket}", f"$KV.{bucket}.{key}", value, headers=headers)).number
+
+
+async def delete(bus: Bus, bucket: str, key: str, *, last: int) -> None:
+    """Mark an entry deleted, as `put`."""
+    headers = {"Nats-Expected-Last-Subject-Sequence": str(last), _OPERATION: "DEL"}
+    await append(bus, f"KV_{bucket}", f"$KV.{bucket}.{key}", b"", headers=headers)
+
+
+async def get(bus: Bus, bucket: str, key: str) -> Entry | None:
+    """An entry, also one that is marked deleted; None when there never was one, or it has expired."""
+    try:
+        request = {"last_by_subj": f"$KV.{bucket}.{key}"}
+        found = (await _ask(bus, f"STREAM.MSG.GET.KV_{bucket}", request))["message"]
+    except NotFound:
+        return None
+    headers = _headers(base64.b64decode(found.get("hdrs", "")))
+    return Entry(int(found["seq"]), base64.b64decode(found.get("data", "")), _OPERATION in headers)
 
 
 async def has_message(bus: Bus, stream: str, number: int) -> bool:
@@ -100,6 +165,8 @@ async def _ask(bus: Bus, verb: str, request: dict[str, Any] | None) -> dict[str,
 async def _request(bus: Bus, subject: str, data: bytes, headers: dict[str, str] | None) -> dict[str, Any]:
     try:
         message = await bus.nats.request(subject, data, timeout=TIMEOUT_S, headers=headers)
+    except nats.errors.NoRespondersError as error:
+        raise NotFound(f"no stream takes {subject}") from error
     except (nats.errors.Error, TimeoutError, OSError) as error:
         raise Unavailable(f"JetStream does not answer: {error or type(error).__name__}") from error
     answer: dict[str, Any] = orjson.loads(message.data)
@@ -109,4 +176,6 @@ async def _request(bus: Bus, subject: str, data: bytes, headers: dict[str, str] 
     text = str(reason.get("description") or reason.get("code"))
     if reason.get("code") == 404:
         raise NotFound(text)
+    if reason.get("err_code") in _WRONG_LAST_SEQUENCE:
+        raise Conflict(text)
     raise Unavailable(f"JetStream refuses: {text}")

@@ -12,15 +12,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-import nats.errors
-import nats.js.errors
-from nats.js.api import KeyValueConfig, StorageType
-
-from shared.errors import Unavailable
+from shared import jetstream
+from shared.errors import Conflict, DavitError, NotFound
 
 if TYPE_CHECKING:
-    from nats.js.kv import KeyValue
-
     from shared.bus import Bus
 
 log = logging.getLogger(__name__)
@@ -30,7 +25,6 @@ TTL_S = 9.0
 RENEW_S = 3.0
 # A holder gives up this long before its entry expires, so that two never count at once.
 MARGIN_S = 1.0
-_ERRORS = (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError)
 
 
 class Lease:
@@ -82,20 +76,16 @@ class Lease:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _bucket(self) -> KeyValue:
-        try:
-            return await self._bus.jetstream.key_value(BUCKET)
-        except nats.js.errors.BucketNotFoundError:
-            config = KeyValueConfig(bucket=BUCKET, ttl=self._ttl_s, history=1, storage=StorageType.FILE)
-            return await self._bus.jetstream.create_key_value(config)
-
     async def _acquire(self) -> bool:
         asked_at = asyncio.get_running_loop().time()
         try:
-            self._revision = await (await self._bucket()).create(self._name, self._holder.encode())
-        except nats.js.errors.KeyWrongLastSequenceError:
+            entry = await self._entry()
+            if entry is not None and not entry.deleted:
+                return False
+            self._revision = await self._put(entry.revision if entry is not None else 0)
+        except Conflict:
             return False
-        except _ERRORS as error:
+        except DavitError as error:
             log.debug("lease %s: %s", self._name, error)
             return False
         self._held_until = asked_at + self._ttl_s - MARGIN_S
@@ -104,30 +94,34 @@ class Lease:
     async def _renew(self) -> bool:
         asked_at = asyncio.get_running_loop().time()
         try:
-            bucket = await self._bucket()
-            self._revision = await bucket.update(self._name, self._holder.encode(), last=self._revision)
-        except nats.js.errors.KeyWrongLastSequenceError:
+            self._revision = await self._put(self._revision)
+        except Conflict:
             self._held_until = 0.0  # another has it
             return False
-        except _ERRORS as error:
+        except DavitError as error:
             log.debug("lease %s not renewed: %s", self._name, error)
             return False
         self._held_until = asked_at + self._ttl_s - MARGIN_S
         return True
 
+    async def _entry(self) -> jetstream.Entry | None:
+        return await jetstream.get(self._bus, BUCKET, self._name)
+
+    async def _put(self, last: int) -> int:
+        try:
+            return await jetstream.put(self._bus, BUCKET, self._name, self._holder.encode(), last=last)
+        except NotFound:
+            await jetstream.create_bucket(self._bus, BUCKET, ttl_s=self._ttl_s)
+        return await jetstream.put(self._bus, BUCKET, self._name, self._holder.encode(), last=0)
+
     async def _release(self) -> None:
         if not self.held:
             return
         self._held_until = 0.0
-        with contextlib.suppress(*_ERRORS):
-            await (await self._bucket()).delete(self._name, last=self._revision)
+        with contextlib.suppress(DavitError):
+            await jetstream.delete(self._bus, BUCKET, self._name, last=self._revision)
 
     async def holder(self) -> str:
         """Who holds the lease; empty when nobody does. Raises Unavailable."""
-        try:
-            value = (await (await self._bucket()).get(self._name)).value
-        except nats.js.errors.KeyNotFoundError:
-            return ""
-        except _ERRORS as error:
-            raise Unavailable(f"lease {self._name} cannot be read: {error or type(error).__name__}") from error
-        return (value or b"").decode()
+        entry = await self._entry()
+        return "" if entry is None or entry.deleted else entry.value.decode()

@@ -93,10 +93,16 @@ def configure(service: str, *, level: str = "info", json: bool = False, stream: 
 def set_level(level: str) -> None:
     """Have this level and above recorded; it can be changed at any time."""
     root = logging.getLogger()
-    root.setLevel(level.upper())
+    _set_level(root, logging.getLevelNamesMapping()[level.upper()])
     # Libraries say at INFO what is only of interest to who debugs them.
     for noisy in ("httpx", "httpcore", "alembic", "uvicorn.access", "asyncio", "nats"):
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+        _set_level(logging.getLogger(noisy), max(logging.WARNING, root.level))
+
+
+def _set_level(logger: logging.Logger, level: int) -> None:
+    """Only when it changes something: `setLevel` visits all loggers there are, which unshares a fork's memory."""
+    if logger.level != level:
+        logger.setLevel(level)
 
 
 def _without_secrets(value: Any) -> Any:

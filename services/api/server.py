@@ -205,6 +205,10 @@ class EdgeServer:
         self._config = Config(
             app,
             interface="asgi3",
+            # Named, so that uvicorn does not import what it would choose from.
+            http=HijackProtocol,
+            loop="none",
+            lifespan="off",
             ws="none",
             log_config=None,
             access_log=False,

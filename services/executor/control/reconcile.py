@@ -172,7 +172,7 @@ class Reconciler:
         """Finish what was cut short long enough ago that nobody can still be at it."""
         now = self._records.clock.time_ns()
         async with self._records.database.read() as reader:
-            unfinished = await sql.in_status(reader, ("removing",), changed_before_ns=now - CREATE_WITHIN_NS)
+            unfinished = await sql.unfinished_removals(reader, now - CREATE_WITHIN_NS)
             holders = await sql.forgotten_holders(reader, now - 2 * UNTOUCHED_NS)
         for record in unfinished:
             self._removing.finish_soon(record)

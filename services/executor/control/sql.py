@@ -121,6 +121,16 @@ _forgotten_holders = Prepared(
         containers.c.changed_ns < sa.bindparam("before"),
     )
 )
+_in_status = Prepared(
+    sa.select(*_columns)
+    .where(containers.c.status.in_(sa.bindparam("statuses", expanding=True)))
+    .order_by(containers.c.created_ns)
+)
+_unfinished_removals = Prepared(
+    sa.select(*_columns)
+    .where(containers.c.status == "removing", containers.c.changed_ns < sa.bindparam("before"))
+    .order_by(containers.c.created_ns)
+)
 _all_ids = Prepared(sa.select(containers.c.id))
 _exec = Prepared(sa.select(execs.c.document).where(execs.c.id == sa.bindparam("key")))
 _execs_of = Prepared(sa.select(execs.c.document).where(execs.c.container_id == sa.bindparam("key")))
@@ -291,12 +301,14 @@ async def nodes_of(reader: Reader, ids: list[str]) -> dict[str, str]:
     return {row.id: row.node for row in (await reader.execute(statement)).all()}
 
 
-async def in_status(reader: Reader, statuses: tuple[str, ...], *, changed_before_ns: int | None = None) -> list[Record]:
-    """Records in one of these states, oldest first; only those unchanged since a time, if one is given."""
-    statement = sa.select(*_columns).where(containers.c.status.in_(statuses)).order_by(containers.c.created_ns)
-    if changed_before_ns is not None:
-        statement = statement.where(containers.c.changed_ns < changed_before_ns)
-    return [_load(row) for row in (await reader.execute(statement)).all()]
+async def in_status(reader: Reader, statuses: tuple[str, ...]) -> list[Record]:
+    """Records in one of these states, oldest first."""
+    return [_load(row) for row in await reader.execute(_in_status, {"statuses": statuses})]
+
+
+async def unfinished_removals(reader: Reader, changed_before_ns: int) -> list[Record]:
+    """Records whose removal has begun, unchanged since a time, oldest first."""
+    return [_load(row) for row in await reader.execute(_unfinished_removals, {"before": changed_before_ns})]
 
 
 async def forgotten_holders(reader: Reader, changed_before_ns: int) -> dict[str, int]:
