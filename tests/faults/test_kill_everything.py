@@ -106,14 +106,13 @@ def works_again(engine: Engine) -> str:
     )
 
 
-def kill_zygote(engine: Engine) -> None:
-    """Kill the agent's child that forks shims; the next order starts another."""
-    agent = engine.pids()["agent"]
+def zygote_of(agent: int) -> int:
+    """The pid of the agent's child that forks shims; the next order after its death starts another."""
     tasks = Path(f"/proc/{agent}/task").iterdir()
     children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
     zygotes = [pid for pid in children if b"runtime.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(zygotes) == 1, f"{len(zygotes)} zygotes among the agent's children {children}"
-    os.kill(zygotes[0], signal.SIGKILL)
+    return zygotes[0]
 
 
 def test_every_process_can_be_killed(busy: tuple[Engine, Writer]) -> None:
@@ -135,7 +134,7 @@ def test_every_process_can_be_killed(busy: tuple[Engine, Writer]) -> None:
         # The engine still does its whole job.
         assert works_again(engine) == "works\n"
 
-    kill_zygote(engine)
+    os.kill(zygote_of(engine.pids()["agent"]), signal.SIGKILL)
     assert container_pids(engine) == before
     assert works_again(engine) == "works\n"
 
