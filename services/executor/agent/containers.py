@@ -133,7 +133,7 @@ class Containers:
             launched = await self._launcher.launch(record, [pending.spec for pending in waiting])
         except BaseException:
             record.status = "exited"
-            self.records.save(record)
+            self.records.keep(record)
             for pending in waiting:
                 pending.taken.set()
                 await pending.stream.aclose()
@@ -145,7 +145,7 @@ class Containers:
         record.shim_pid = launched.result.shim_pid
         record.started_at_ns = launched.result.started_at_ns
         record.status = "running"
-        self.records.save(record)
+        self.records.keep(record)
         self._watch(record, shim)
         for notify in self.on_started:
             notify(record)
@@ -222,7 +222,7 @@ class Containers:
         record.status = "restarting" if again else "exited"
         record.pid = 0
         record.unreported = True
-        self.records.save(record)
+        self.records.keep(record)
         self._live.pop(record.id, None)
         if live is not None:
             live.exited.set()
@@ -294,7 +294,7 @@ class Containers:
             record.unreported = False
         else:
             return
-        self.records.save(record)
+        self.records.keep(record)
 
     # Stop and signals
 
@@ -308,11 +308,11 @@ class Containers:
             async with self._lock(container_id):
                 if record.status == "restarting":
                     record.status = "exited"
-                self.records.save(record)
+                self.records.keep(record)
             if record.exit is None:
                 raise Conflict(f"container {container_id} is not running")
             return record.exit
-        self.records.save(record)
+        self.records.keep(record)
         if record.status == "paused":
             await self.unpause(container_id)
         if timeout_s != 0:
@@ -343,7 +343,7 @@ class Containers:
         live = self.live(container_id)
         if deliberate:
             record.manually_stopped = True
-            self.records.save(record)
+            self.records.keep(record)
         if number == signals.SIGKILL and record.status == "paused":
             # A frozen v1 cgroup does not act on SIGKILL until it is thawed.
             await self._signal(live, number)
@@ -359,7 +359,7 @@ class Containers:
             self.live(container_id)
             await asyncio.to_thread(self._cgroups.open(self.cgroup_path(record)).freeze)
             record.status = "paused"
-            self.records.save(record)
+            self.records.keep(record)
 
     async def unpause(self, container_id: str) -> None:
         async with self._lock(container_id):
@@ -367,7 +367,7 @@ class Containers:
             self.live(container_id)
             await asyncio.to_thread(self._cgroups.open(self.cgroup_path(record)).thaw)
             record.status = "running"
-            self.records.save(record)
+            self.records.keep(record)
 
     async def resize(self, container_id: str, height: int, width: int) -> None:
         with translated():
@@ -459,7 +459,7 @@ class Containers:
         if record.status == "starting":
             record.status = "running"
             record.started_at_ns = state.started_at_ns or time.time_ns()
-        self.records.save(record)
+        self.records.keep(record)
         self._watch(record, shim)
         await self._network.adopt(record.id, record.pid, record.order.attachments, record.order.host_config.dns)
         for notify in self.on_started:
@@ -474,7 +474,7 @@ class Containers:
             self._restarts[record.id] = self._spawn(self._restart(record.id, 0.0), name=f"restart {record.id[:12]}")
         else:  # who ordered the start repeats the order
             record.status = "exited"
-        self.records.save(record)
+        self.records.keep(record)
 
     async def _ended_meanwhile(self, record: NodeRecord) -> None:
         ended = ShimClient.read_exit_file(self.records.paths(record.id).exit)

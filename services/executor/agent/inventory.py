@@ -50,6 +50,7 @@ class InventoryLoop:
 
     async def _exchange(self) -> None:
         self._renewed.clear()
+        self._containers.records.catch_up()
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         facts = self.facts.model_copy(update={"seen_at": now, "fetches_layers": not self._layers.shared})
         items = [record.inventory_item() for record in self._containers.records.all()]

@@ -12,6 +12,7 @@ One directory per container, ``<data>/containers/<id>/``::
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import time
@@ -24,6 +25,8 @@ from pydantic import BaseModel, Field
 from services.executor.agent.runtimes import ForeignRuntime
 from shared.contracts.node import ContainerOrder, ExitRecord, InventoryItem
 from shared.errors import Internal, NotFound
+
+log = logging.getLogger(__name__)
 
 DELETE_ATTEMPTS = 10
 DELETE_PAUSE_S = 0.02
@@ -121,6 +124,7 @@ class NodeRecords:
         self._root = data_root / "containers"
         self._sockets = run_dir / "s"
         self._records: dict[str, NodeRecord] = {}
+        self._unwritten: set[str] = set()
 
     def load(self) -> None:
         """Read what an earlier agent left. A directory without a readable record was never acknowledged."""
@@ -167,6 +171,30 @@ class NodeRecords:
         except OSError as error:
             raise Internal(f"the record of container {record.id} cannot be written: {error}") from error
         self._records[record.id] = record
+
+    def keep(self, record: NodeRecord) -> None:
+        """Write down what has happened already; when the disk does not take it, with `catch_up`.
+
+        Until then a killed agent forgets it, and finds out again from shims and their exit records.
+        """
+        self._records[record.id] = record
+        try:
+            self.save(record)
+        except Internal as error:
+            if record.id not in self._unwritten:
+                log.warning("%s; trying again", error)
+            self._unwritten.add(record.id)
+        else:
+            self._unwritten.discard(record.id)
+
+    def catch_up(self) -> None:
+        """Write what the disk did not take before."""
+        for container_id in list(self._unwritten):
+            record = self._records.get(container_id)
+            if record is None:
+                self._unwritten.discard(container_id)
+            else:
+                self.keep(record)
 
     def delete(self, container_id: str) -> None:
         """Remove the directory of a container that was forgotten.

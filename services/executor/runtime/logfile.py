@@ -97,6 +97,8 @@ class JsonLog:
         self._prefix = ""
         self._fd = -1
         self._size = 0
+        self._lost = 0
+        self._reason = ""
         self._open()
 
     def update(self, options: dict[str, Any]) -> None:
@@ -119,14 +121,26 @@ class JsonLog:
     def write(self, stream: str, pieces: list[bytes]) -> None:
         """Append pieces of one stream, read together and therefore with one time.
 
-        One write(2) for all, unless a rotation falls in between.
+        One write(2) for all, unless a rotation falls in between. What a full disk does not take is lost, and its
+        number is the next thing that is logged: the container goes on, as it would without anybody to listen.
         """
         end = f',"stream":"{stream}"{self.suffix},"time":"{self._now()}"}}\n'
         quote = jsonlite.quote
         text = "".join(['{"log":' + quote(piece.decode("utf-8", "davit.mark")) + end for piece in pieces])
         if any(mark in text for mark in _ESCAPED):
             text = text.translate(_ESCAPES)
-        data = text.encode()
+        if self._lost:
+            said = f"davit: {self._lost} records of this log are lost: {self._reason}\n"
+            text = '{"log":' + quote(said) + f',"stream":"stderr"{self.suffix},"time":"{self._now()}"}}\n' + text
+        try:
+            self._write(text.encode())
+        except OSError as error:
+            self._lost += len(pieces)
+            self._reason = os.strerror(error.errno or 0)
+        else:
+            self._lost = 0
+
+    def _write(self, data: bytes) -> None:
         if self.max_size <= 0 or self._size + len(data) <= self.max_size:
             self._append(data)
             return
@@ -136,11 +150,19 @@ class JsonLog:
             self._append(line)
 
     def _append(self, data: bytes) -> None:
+        if self._fd < 0:
+            self._open()
+        before = self._size
         view = memoryview(data)
-        while view:
-            written = os.write(self._fd, view)
-            self._size += written
-            view = view[written:]
+        try:
+            while view:
+                written = os.write(self._fd, view)
+                self._size += written
+                view = view[written:]
+        except OSError:
+            os.ftruncate(self._fd, before)  # no torn record in the middle of the log
+            self._size = before
+            raise
 
     def _now(self) -> str:
         second, nanos = divmod(time.time_ns(), 1_000_000_000)
@@ -151,11 +173,14 @@ class JsonLog:
         return f"{self._prefix}.{fraction}Z" if fraction else f"{self._prefix}Z"
 
     def _rotate(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1  # until the next one is open, which may fail
         if self.max_files == 1:
             os.unlink(self.path)
         else:
             self._shift()
+        self._size = 0
         self._open()
 
     def _shift(self) -> None:
@@ -195,4 +220,5 @@ class JsonLog:
 
     def close(self) -> None:
         """Close the current file."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)

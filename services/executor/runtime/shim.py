@@ -35,6 +35,7 @@ class Shim:
     Attributes:
         launched: the process and what was made for it.
         record: how it ended; None while it has not.
+        written: whether nothing is left to be written to the disk.
     """
 
     def __init__(self, order: dict[str, Any], details: bytes, fds: list[int]) -> None:
@@ -49,6 +50,7 @@ class Shim:
         self.launched: Launched
         self.started_at_ns = 0
         self.record: ExitRecord | None = None
+        self.written = True
         self.status: int | None = None
         self.drain_until = 0.0
         self.pidfd = -1
@@ -124,8 +126,7 @@ class Shim:
     def _fail(self, control: Client, failure: RuntimeFailure) -> None:
         code = failure.exit_code if isinstance(failure, CommandFailure | ForeignFailure) else 128
         record = ExitRecord(code, finished_at_ns=time.time_ns(), error=failure.message)
-        if self.order.get("exit_file"):
-            record.write(self.order["exit_file"])
+        self._write(record)
         self._unlink_socket()
         control.send({"event": "failed", "error": failure.to_wire()})
         for client in self.clients.values():
@@ -143,7 +144,9 @@ class Shim:
             if self.status is not None and self.record is None and self._drained():
                 self._finish()
                 self._balance()  # those who have it all are let go at once
-            if self.record is not None and not self.clients:
+            if self.record is not None and not self.written:
+                self._write(self.record)
+            if self.record is not None and self.written and not self.clients:
                 return
 
     def _timeout(self) -> float:
@@ -429,13 +432,23 @@ class Shim:
             started_at_ns=self.started_at_ns,
             finished_at_ns=self.finished_at_ns,
         )
-        if self.order.get("exit_file"):
-            record.write(self.order["exit_file"])
+        self._write(record)
         self.record = record
         self._clean_up()
         for client in self.clients.values():
             self._tell(client, record)
             client.closing = True
+
+    def _write(self, record: ExitRecord) -> None:
+        """Try to write the exit record: on a full disk the loop tries again each second, until there is room."""
+        path = self.order.get("exit_file")
+        try:
+            if path and os.path.isdir(os.path.dirname(path)):  # else the container has been removed since
+                record.write(path)
+        except OSError:
+            self.written = False
+        else:
+            self.written = True
 
     def _was_oom_killed(self) -> bool:
         cgroup = self.launched.cgroup

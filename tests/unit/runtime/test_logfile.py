@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,50 @@ def test_rotation_keeps_the_newest(tmp_path: Path) -> None:
 )
 def test_sizes(text: str, size: int) -> None:
     assert human_size(text) == size
+
+
+@contextmanager
+def file_size_limit(limit_bytes: int) -> Iterator[None]:
+    """As on a full disk: what is over the limit is not taken, and the last write may be taken in part."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_the_disk_does_not_take_is_counted_and_leaves_no_torn_record(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = JsonLog({"path": str(path)})
+    log.write("stdout", [b"before\n"])
+    with file_size_limit(path.stat().st_size + 50):
+        for _ in range(3):
+            log.write("stdout", [b"lost " * 20 + b"\n"])
+    log.write("stdout", [b"after\n"])
+    log.write("stdout", [b"more\n"])
+    log.close()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["log"] for record in records] == [
+        "before\n", "davit: 3 records of this log are lost: File too large\n", "after\n", "more\n",
+    ]  # fmt: skip
+    assert [record["stream"] for record in records] == ["stdout", "stderr", "stdout", "stdout"]
+
+
+def test_a_rotation_that_fails_is_not_the_end_of_the_log(tmp_path: Path) -> None:
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    path = directory / "log"
+    log = JsonLog({"path": str(path), "options": {"max-size": "100", "max-file": "2"}})
+    log.write("stdout", [b"first\n"])
+    (directory / "log.1").mkdir()  # in the way
+    log.write("stdout", [b"second\n"])
+    (directory / "log.1").rmdir()
+    log.write("stdout", [b"third\n"])
+    log.close()
+    texts = [json.loads(line)["log"] for file in sorted(directory.iterdir()) for line in file.read_text().splitlines()]
+    assert "third\n" in texts
+    assert any("1 records of this log are lost" in text for text in texts)
 
 
 def test_bad_options_name_the_field(tmp_path: Path) -> None:
