@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 def apply(mounter: Mounter, mount: Mount) -> None:
     """Mount cgroup2, or a tmpfs with a directory per v1 hierarchy."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        v1, _ = parse(file.read())
+    # a /sys of the host's, mounted in the container before, shows the hierarchies too
+    inside = mounter.path.replace(" ", "\\040") + "/"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        v1, _ = parse("".join(line for line in lines if not line.split(" ", 5)[4].startswith(inside)))
     if mount.kind == "cgroup2" or not v1:
         _unified(mounter, mount)
     else:

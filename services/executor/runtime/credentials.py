@@ -5,11 +5,12 @@ Source: capabilities(7), credentials(7), OCI runtime-spec 1.2 config.md "User", 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from services.executor.runtime import capabilities, kernel, seccomp
-from services.executor.runtime.errors import InvalidSpec, RuntimeFailure
+from services.executor.runtime.errors import InvalidSpec, KernelFailure, RuntimeFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +50,24 @@ def own_standard_streams(uid: int) -> None:
                 os.fchown(fd, uid, -1)
         except OSError:
             continue
+
+
+def become_root(uid: int, gid: int) -> None:
+    """Root of the user namespace just entered, for what is to be set up in it.
+
+    One that maps no root has the privileges of its maker all the same; its own files are then made by the process's
+    user, since an id that is not mapped cannot own any.
+
+    Args:
+        uid, gid: of the process that is to be executed.
+    """
+    for change, wanted in ((kernel.setresgid, gid), (kernel.setresuid, uid)):
+        try:
+            change(0)
+        except KernelFailure as failure:
+            if failure.errno != errno.EINVAL or wanted == 0:
+                raise
+            change(wanted)
 
 
 def change_user(process: ProcessPlan, identity: Identity) -> None:

@@ -83,13 +83,10 @@ class Init:
     def mounts(self) -> None:
         """The rootfs and everything below it, all by descriptors, while the host's files are still there to mount."""
         plan = self.plan
-        if not plan.namespaces.has("mount"):
-            self.root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            return
-        self.root = rootfs.prepare(plan.root_path, plan.overlay, plan.spec)
+        own = plan.namespaces.has("mount")
+        self.root = rootfs.prepare(plan.root_path, plan.overlay, plan.spec, own_namespace=own)
         mounter = Mounter(
             self.root,
-            plan.root_path,
             cgroup_paths=plan.cgroup_paths,
             cgroup_namespace=plan.namespaces.has("cgroup"),
         )
@@ -121,8 +118,7 @@ class Init:
 
     def working_directory(self) -> None:
         """Made when the image lacks it, as runc does; before the rootfs turns read-only."""
-        if self.plan.namespaces.has("mount"):
-            os.close(beneath.make_directory(self.root, self.plan.process.cwd))
+        os.close(beneath.make_directory(self.root, self.plan.process.cwd))
 
     def outer_hooks(self) -> None:
         """createRuntime hooks run in the runtime's namespaces (by the parent), createContainer hooks in ours."""
@@ -139,6 +135,8 @@ class Init:
         if plan.namespaces.has("mount"):
             rootfs.enter(self.root, pivot=plan.pivot, path=plan.root_path)
             rootfs.finish(plan.spec)
+        else:
+            rootfs.enter_shared(self.root, plan.root_path, plan.spec)
         os.close(self.root)
 
     def names(self) -> None:

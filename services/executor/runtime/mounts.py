@@ -130,12 +130,12 @@ class Mounter:
 
     Attributes:
         root: O_PATH descriptor of the rootfs, which is a mount of its own.
-        path: where it is now.
+        path: where it is now, without symbolic links.
     """
 
-    def __init__(self, root: int, path: str, *, cgroup_paths: dict[str, str], cgroup_namespace: bool) -> None:
+    def __init__(self, root: int, *, cgroup_paths: dict[str, str], cgroup_namespace: bool) -> None:
         self.root = root
-        self.path = path
+        self.path = beneath.location(root)
         self.cgroup_paths = cgroup_paths
         self.cgroup_namespace = cgroup_namespace
         self._read_only_later: list[str] = []

@@ -133,11 +133,16 @@ def join(fds: dict[str, int], paths: dict[str, str]) -> None:
         os.close(fd)
 
 
-def write_time_offsets(lines: list[str]) -> None:
-    """For the time namespace of our children to come; refused once it has a process."""
+def write_time_offsets(process: str, lines: list[str]) -> None:
+    """For the time namespace of a process's children to come; refused once one is in it.
+
+    Args:
+        process: "self" or an id.
+    """
+    path = f"/proc/{process}/timens_offsets"
     if lines:
-        with kernel.reporting("write", "/proc/self/timens_offsets"):
-            _write("/proc/self/timens_offsets", "\n".join(lines) + "\n")
+        with kernel.reporting("write", path):
+            _write(path, "\n".join(lines) + "\n")
 
 
 def _write(path: str, text: str) -> None:

@@ -11,7 +11,18 @@ from __future__ import annotations
 import errno
 import os
 
-from services.executor.runtime import hooks, idmap, init, kernel, mounts, namespaces, rlimits, scheduling, tty
+from services.executor.runtime import (
+    credentials,
+    hooks,
+    idmap,
+    init,
+    kernel,
+    mounts,
+    namespaces,
+    rlimits,
+    scheduling,
+    tty,
+)
 from services.executor.runtime.errors import KernelFailure, RuntimeFailure, from_wire
 from services.executor.runtime.sync import Channel
 
@@ -137,8 +148,9 @@ class Launch:
         return False
 
     def map_ids(self, message: dict[str, Any]) -> None:
-        """Write the id maps of the new user namespace, and limits that only we may raise."""
+        """Write the id maps of the new user namespace, clocks, and limits: what it may not do by itself."""
         idmap.write_maps(self.pid, message["uid_maps"], message["gid_maps"])
+        namespaces.write_time_offsets(str(self.pid), message["time_offsets"])
         rlimits.apply([(name, *values) for name, *values in message["rlimits"]], self.pid)
         self.channel.send("mapped")
 
@@ -280,17 +292,19 @@ def _stage(plan: ContainerPlan, channel: Channel, namespace_fds: dict[str, int])
     namespaces.join(namespace_fds, names.paths)
     if "user" in names.new:
         kernel.unshare(kernel.CLONE_NEWUSER)
-        kernel.set_dumpable(True)  # else /proc/<pid>/uid_map belongs to root of the host alone
-        limits = plan.process.rlimits
-        channel.send("map", uid_maps=names.uid_maps, gid_maps=names.gid_maps, rlimits=limits)
-        channel.expect("mapped")
-        kernel.set_dumpable(False)
-    if names.has("user"):
-        kernel.setresgid(0)
-        kernel.setresuid(0)
     if "time" in names.new:
         kernel.unshare(kernel.CLONE_NEWTIME)
-        namespaces.write_time_offsets(names.time_offsets)
+    if "user" in names.new:
+        kernel.set_dumpable(True)  # else /proc/<pid>/uid_map belongs to root of the host alone
+        limits = plan.process.rlimits
+        maps = {"uid_maps": names.uid_maps, "gid_maps": names.gid_maps, "time_offsets": names.time_offsets}
+        channel.send("map", (), **maps, rlimits=limits)
+        channel.expect("mapped")
+        kernel.set_dumpable(False)
+    elif names.time_offsets:
+        namespaces.write_time_offsets("self", names.time_offsets)
+    if names.has("user"):
+        credentials.become_root(plan.process.uid, plan.process.gid)
     pid = kernel.clone(kernel.CLONE_PARENT | names.clone_flags(staged=True))
     if pid:
         channel.send("stage", pid=pid)
@@ -335,6 +349,7 @@ def launch_exec(
         _settle(process, theirs, streams, keep={pidfd, *doors, *range(3, 3 + preserve_fds)})
         _enter_cgroup(doors)
         scheduling.set_affinity(process.affinity[1])
+        scheduling.apply(process.scheduler, process.ioprio)
         _exec_child(process, theirs, pidfd, kinds, preserve_fds)
 
     try:
@@ -368,8 +383,7 @@ def _exec_child(process: ProcessPlan, channel: Channel, pidfd: int, kinds: set[s
     kernel.setns(pidfd, sum(namespaces.FLAGS[kind] for kind in kinds), "of the container")
     os.close(pidfd)
     if "user" in kinds:
-        kernel.setresgid(0)
-        kernel.setresuid(0)
+        credentials.become_root(process.uid, process.gid)
     master = _exec_terminal(process) if process.terminal else None
 
     def become_final() -> None:

@@ -67,15 +67,17 @@ def propagation(spec: dict[str, Any]) -> tuple[int, bool]:
         raise InvalidSpec("linux.rootfsPropagation", f'unknown propagation "{word}"') from None
 
 
-def prepare(path: str, overlay: Overlay | None, spec: dict[str, Any]) -> int:
+def prepare(path: str, overlay: Overlay | None, spec: dict[str, Any], *, own_namespace: bool = True) -> int:
     """Make `path` a mount of its own, holding the rootfs, and return an O_PATH descriptor of it.
 
-    First cuts the tie to the host, else what is mounted from here on would show there.
+    First cuts the tie to the host, else what is mounted from here on would show there. In the host's own mount
+    namespace (`own_namespace` false) it shows there, and stays, as with runc; no other mount is touched.
     """
     kind, recursive = propagation(spec)
-    mountcalls.mount(None, "/", None, kind | (mountcalls.MS_REC if recursive else 0))
-    if kind == mountcalls.MS_SHARED:
-        mountcalls.mount(None, _mount_point_of(path), None, mountcalls.MS_PRIVATE)
+    if own_namespace:
+        mountcalls.mount(None, "/", None, kind | (mountcalls.MS_REC if recursive else 0))
+        if kind == mountcalls.MS_SHARED or not recursive:
+            mountcalls.mount(None, _mount_point_of(path), None, mountcalls.MS_PRIVATE)
     if overlay is not None:
         os.makedirs(path, exist_ok=True)
     with kernel.reporting("open rootfs", path):
@@ -84,9 +86,13 @@ def prepare(path: str, overlay: Overlay | None, spec: dict[str, Any]) -> int:
     if tree is None:
         os.close(target)
         return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    # pivot_root(2) refuses a shared root
-    mountcalls.set_attributes(tree, path, propagation=mountcalls.MS_PRIVATE)
+    # pivot_root(2) refuses a shared root; a slave stays one where the host's mount is shared
+    alone = mountcalls.MS_SLAVE if own_namespace and kind == mountcalls.MS_SLAVE else mountcalls.MS_PRIVATE
+    mountcalls.set_attributes(tree, path, propagation=alone)
     mountcalls.attach(tree, target, path)
+    if not own_namespace:
+        # what is attached below a shared mount is shared again
+        mountcalls.set_attributes(tree, path, propagation=mountcalls.MS_PRIVATE)
     os.close(target)
     return tree
 
@@ -123,12 +129,23 @@ def _unescaped(field: str) -> str:
     return field
 
 
+def enter_shared(root: int, path: str, spec: dict[str, Any]) -> None:
+    """Make the descriptor's directory "/" of this process alone: the mount namespace is the host's."""
+    with kernel.reporting("chroot", path):
+        os.fchdir(root)
+        os.chroot(".")
+    if (spec.get("root") or {}).get("readonly"):
+        mountcalls.set_attributes(root, "/", add=mountcalls.MOUNT_ATTR_RDONLY)
+
+
 def enter(root: int, *, pivot: bool, path: str) -> None:
     """Make the descriptor's directory "/" and forget everything that was reachable before."""
     with kernel.reporting("fchdir", path):
         os.fchdir(root)
     if not pivot:
         # --no-pivot, for a rootfs on the initial ramfs: move the mount over "/" instead. Weaker, and said so.
+        _hide_kernel_filesystems(path)
+        mountcalls.mount(None, "/", None, mountcalls.MS_PRIVATE)
         mountcalls.mount(".", "/", None, mountcalls.MS_MOVE)
         os.chroot(".")
         os.chdir("/")
@@ -141,6 +158,29 @@ def enter(root: int, *, pivot: bool, path: str) -> None:
     mountcalls.umount(".")
     os.close(old)
     os.chdir("/")
+
+
+def _hide_kernel_filesystems(rootfs: str) -> None:
+    """Take away the host's proc and sysfs, which stay below a root that was not pivoted.
+
+    Where they are seen in full the kernel lets a user namespace mount new ones, without what was masked here.
+    Source: user_namespaces(7), of proc and sysfs that must be visible already.
+    """
+    inside = os.path.realpath(rootfs).rstrip("/") + "/"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        entries = [line.split(" ") for line in lines]
+    points = [_unescaped(entry[4]) for entry in entries if entry[entry.index("-") + 1] in {"proc", "sysfs"}]
+    for point in reversed(points):
+        if point.startswith(inside):
+            continue
+        mountcalls.mount(None, point, None, mountcalls.MS_SLAVE | mountcalls.MS_REC)
+        try:
+            mountcalls.umount(point)
+        except KernelFailure as failure:
+            if failure.errno not in {errno.EINVAL, errno.EPERM}:
+                raise
+            # locked together by the namespace it came from: covered instead
+            mountcalls.mount("tmpfs", point, "tmpfs", mountcalls.MS_RDONLY)
 
 
 def finish(spec: dict[str, Any]) -> None:

@@ -49,8 +49,6 @@ def _mount_namespace(plan: ContainerPlan) -> None:
     for name in ("maskedPaths", "readonlyPaths"):
         if plan.linux.get(name):
             raise InvalidSpec(f"linux.{name}", "unable to restrict paths without a private mount namespace")
-    if plan.mounts:
-        raise InvalidSpec("mounts", "need a mount namespace")
 
 
 def _restricted_paths(plan: ContainerPlan) -> None:

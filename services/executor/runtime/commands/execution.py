@@ -130,7 +130,8 @@ def _listener_sender(container: store.Container, plan: Any, launch: process.Laun
     def send(fd: int) -> None:
         from services.executor.runtime.commands import listener
 
-        listener.send(plan.seccomp, container.hook_state(), launch.pid, fd)
+        path, metadata = plan.seccomp.listener_path, plan.seccomp.listener_metadata
+        listener.send(path, metadata, container.hook_state(), launch.pid, fd)
 
     return send
 

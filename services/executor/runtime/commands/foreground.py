@@ -170,8 +170,8 @@ def _drain(streams: Streams) -> None:
             _copy(fd, streams, poller)
 
 
-def send_console(path: str, master: int) -> None:
-    """Hand the terminal's end to whoever listens at `path`.
+def send_fd(path: str, name: bytes, fd: int) -> None:
+    """Hand a descriptor (a terminal's end, a pidfd) to whoever listens at `path`, with a name for it.
 
     Raises:
         RuntimeFailure: nobody does.
@@ -181,9 +181,11 @@ def send_console(path: str, master: int) -> None:
     socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
         socket.connect(path)
-        packed = master.to_bytes(4, "little")
-        socket.sendmsg([b"/dev/pts/ptmx"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
+        packed = fd.to_bytes(4, "little")
+        socket.sendmsg([name], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
     except OSError as error:
-        raise RuntimeFailure(f"console socket {path}: {(error.strerror or '').lower()}", errno=error.errno) from None
+        raise RuntimeFailure(
+            f"dial unix {path}: connect: {(error.strerror or '').lower()}", errno=error.errno
+        ) from None
     finally:
         socket.close()

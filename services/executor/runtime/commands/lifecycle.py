@@ -158,7 +158,8 @@ class Creation:
 
         assert self.launch is not None
         pid = self.launch.pid
-        listener.send(self.plan.process.seccomp, self.plan.state("creating", pid), pid, fd)
+        compiled = self.plan.process.seccomp
+        listener.send(compiled.listener_path, compiled.listener_metadata, self.plan.state("creating", pid), pid, fd)
 
     def undo(self) -> None:
         """Take everything back after `make`."""
@@ -267,11 +268,15 @@ def hand_over(launch: process.Launch, options: dict[str, Any]) -> None:
     from services.executor.runtime.commands import foreground
 
     if launch.master is not None and options["console_socket"]:
-        foreground.send_console(options["console_socket"], launch.master)
+        foreground.send_fd(options["console_socket"], b"/dev/pts/ptmx", launch.master)
     if options.get("pidfd_socket"):
         pidfd = os.pidfd_open(launch.pid)
-        foreground.send_console(options["pidfd_socket"], pidfd)
+        foreground.send_fd(options["pidfd_socket"], b"pidfd", pidfd)
         os.close(pidfd)
+
+
+#: steps of the container's init before it concerns itself with the program
+_WHILE_MAKING = frozenset({"mounts", "rootfs", "root", "masked paths", "sysctl", "working directory", "hostname"})
 
 
 class _named:  # noqa: N801  (a context manager, read as a phrase)
@@ -286,6 +291,8 @@ class _named:  # noqa: N801  (a context manager, read as a phrase)
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, RuntimeFailure):
             starting = "unable to start container process: " if error.step is not None else ""
+            if error.step in _WHILE_MAKING:
+                starting += "error during container init: "
             error.message = f"davit-runc {self.command} failed: {starting}{error.message}"
             error.args = (error.message,)
 
@@ -335,6 +342,15 @@ def _run(creation: Creation, options: dict[str, Any]) -> int:
     return code
 
 
+def _send_listener_of(container: store.Container, fd: int) -> None:
+    """The filter of a process that may gain no privileges comes last, after `create` has gone."""
+    from services.executor.runtime.commands import listener
+
+    profile = container.spec["linux"]["seccomp"]
+    path, metadata = profile["listenerPath"], profile.get("listenerMetadata") or ""
+    listener.send(path, metadata, container.hook_state(), container.pid, fd)
+
+
 def run_poststart(container: store.Container) -> None:
     """The program has been executed; what the hooks get says so even when it has ended since.
 
@@ -355,14 +371,10 @@ def start(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
         raise WrongState("cannot start a container in the paused state")
     if status != "created":
         raise WrongState("cannot start an already running container")
-    channel = sync.Channel(store.connect(container))
+    launch = process.Launch(container.pid, sync.Channel(store.connect(container)))
+    launch.on_listener = lambda fd: _send_listener_of(container, fd)
     os.unlink(os.path.join(container.directory, store.START_SOCKET))
-    while (got := channel.receive()) is not None:
-        message, _ = got
-        if message["kind"] == "error":
-            from services.executor.runtime.errors import from_wire
-
-            raise from_wire(message["error"])
+    launch.until_running()
     try:
         run_poststart(container)
     except HookFailure:

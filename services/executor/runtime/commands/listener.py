@@ -15,11 +15,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from services.executor.runtime.seccomp import CompiledFilter
 
-
-def send(compiled: CompiledFilter, state: dict[str, Any], pid: int, fd: int) -> None:
-    """Send the descriptor of process `pid`'s filter, and close it here.
+def send(path: str, metadata: str, state: dict[str, Any], pid: int, fd: int) -> None:
+    """Send the descriptor of process `pid`'s filter to whoever listens at `path`, and close it here.
 
     Raises:
         RuntimeFailure: nobody listens at linux.seccomp.listenerPath.
@@ -28,19 +26,18 @@ def send(compiled: CompiledFilter, state: dict[str, Any], pid: int, fd: int) -> 
         "ociVersion": state["ociVersion"],
         "fds": ["seccompFd"],
         "pid": pid,
-        "metadata": compiled.listener_metadata,
+        "metadata": metadata,
         "state": state,
     }
     socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
     try:
-        socket.connect(str(compiled.listener_path))
+        socket.connect(path)
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, "little"))
         socket.sendmsg([jsonlite.dumps(message).encode()], [rights])
     except OSError as error:
         reason = (error.strerror or "").lower()
         raise RuntimeFailure(
-            f"failed to connect with seccomp agent specified in linux.seccomp.listenerPath "
-            f"{compiled.listener_path}: {reason}",
+            f"failed to connect with seccomp agent specified in linux.seccomp.listenerPath {path}: {reason}",
             step="seccomp",
         ) from None
     finally:

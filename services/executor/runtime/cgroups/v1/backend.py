@@ -182,7 +182,7 @@ class V1Backend:
     def validate(self, resources: Resources) -> None:
         checks.check_resources(resources)
         if resources.get("unified"):
-            raise NotSupported("linux.resources.unified", "needs cgroup v2; this machine has v1")
+            raise NotSupported("linux.resources.unified", "invalid configuration: needs cgroup v2; this machine has v1")
         for controller, field in _CONTROLLERS.wanted(resources):
             if controller.NAME not in self.roots:
                 raise NotSupported(field, f"the {controller.NAME} controller is not mounted")
