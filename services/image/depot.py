@@ -18,10 +18,10 @@ from pathlib import Path
 from services.image.domain import ImageRecord, LayerRecord
 from services.image.intake import TakenLayer, unpack_stored
 from services.image.jobs import Jobs
-from services.image.lookup import as_reference, no_such_image
-from services.image.manifests import Descriptor, chain_on
+from services.image.lookup import find_for
+from services.image.manifests import Descriptor, Platform, chain_on
 from services.image.references import Reference
-from services.image.sql import LEASE_S, Found, Reader, SqlCatalog, Writer
+from services.image.sql import LEASE_S, Found, SqlCatalog, Writer
 from services.image.store.content import ContentStore
 from shared.errors import NotFound
 from shared.events import DomainEvent
@@ -195,21 +195,14 @@ class Depot:
                 writer.emit(event)
         return moved
 
-    async def find(self, text: str, *, reader: Reader | None = None) -> Found:
-        """The image that a text names.
+    async def find(self, text: str, platform: Platform | None = None) -> Found:
+        """The image that a text names, for a platform if one is asked for.
 
         Raises:
             NotFound: In Docker's words.
         """
-        reference = as_reference(text)
-        if reader is not None:
-            found = await reader.find(reference, text)
-        else:
-            async with self.catalog.reading() as connection:
-                found = await connection.find(reference, text)
-        if found is None:
-            raise no_such_image(text, reference)
-        return found
+        async with self.catalog.reading() as reader:
+            return await find_for(reader, text, platform)
 
     # -- removal ------------------------------------------------------------------------------------------------
 

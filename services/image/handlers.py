@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from services.image.depot import Depot, image_event
-from services.image.domain import Ancestor, Name, history, platform_of, with_names
+from services.image.domain import Ancestor, Name, history, with_names
 from services.image.filters import LIST_KEYS, ImageFilter
-from services.image.lookup import as_reference, check_platform, no_such_image
-from services.image.manifests import MAX_CONFIG_BYTES, ImageConfig, Platform, parse_platform
+from services.image.lookup import as_reference, find_for
+from services.image.manifests import MAX_CONFIG_BYTES, ImageConfig, parse_platform
 from services.image.references import parse
 from services.image.sql import Found, Reader
+from services.image.summaries import summaries
 from shared.bus import EMPTY, Bus, Empty
 from shared.contracts.containers import USING_IMAGE, UsingImage
 from shared.contracts.images import (
@@ -19,6 +21,7 @@ from shared.contracts.images import (
     Image,
     ImageRef,
     Images,
+    InspectImage,
     ListImages,
     ResolvedImage,
     TagImage,
@@ -37,29 +40,33 @@ class ImageQueries:
 
     async def resolve(self, request: ImageRef) -> ResolvedImage:
         """What a container needs: one query, since it is on the way of every create."""
-        found = await self._depot.find(request.ref)
-        resolved = found.resolved_image()
-        if request.platform:
-            check_platform(Platform(resolved.os, resolved.architecture), request.ref, parse_platform(request.platform))
-        return resolved
+        found = await self._depot.find(request.ref, parse_platform(request.platform))
+        return found.resolved_image()
 
-    async def inspect(self, request: ImageRef) -> Image:
+    async def inspect(self, request: InspectImage) -> Image:
+        platform = parse_platform(request.platform)
+        if request.manifests and platform is not None:
+            raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
         async with self._depot.catalog.reading() as reader:
-            found = await self._find(reader, request)
-            return with_names(found.image(), await reader.names(found.id), await reader.last_tag_ns(found.id))
+            found = await find_for(reader, request.ref, platform)
+            names = await reader.names(found.id)
+            image = with_names(found.image(), names, await reader.last_tag_ns(found.id))
+        if request.manifests:
+            await self._add_manifests([(image, names)])
+        return image
 
-    async def _find(self, reader: Reader, request: ImageRef) -> Found:
-        reference = as_reference(request.ref)
-        found = await reader.find(reference, request.ref)
-        if found is None:
-            raise no_such_image(request.ref, reference)
-        if request.platform:
-            check_platform(platform_of(found.image()), request.ref, parse_platform(request.platform))
-        return found
+    async def _add_manifests(self, shown: Sequence[tuple[Image, Sequence[Name]]]) -> None:
+        """Tell of images all that their names stand for, with the containers that use each."""
+        users: dict[str, list[str]] = {}
+        for user in (await self._bus.request(USING_IMAGE, UsingImage())).users:
+            users.setdefault(user.image_id, []).append(user.container_id)
+        async with self._depot.catalog.reading() as reader:
+            for image, names in shown:
+                image.manifests = await summaries(reader, self._depot.content, image, names, users)
 
     async def history(self, request: ImageRef) -> History:
         async with self._depot.catalog.reading() as reader:
-            found = await self._find(reader, request)
+            found = await find_for(reader, request.ref, parse_platform(request.platform))
             sizes = [layer.size_bytes for layer in await reader.layers_of(found.id)]
             ancestors = await self._ancestors(reader, found)
         data = await asyncio.to_thread(self._depot.content.read, found.id, MAX_CONFIG_BYTES)
@@ -80,16 +87,19 @@ class ImageQueries:
         async with self._depot.catalog.reading() as reader:
             found = await reader.all()
             names = await reader.all_names()
+            variants = {variant.image_id for variant in await reader.variants()}
             before = [await self._bound(reader, text) for text in chosen.before]
             since = [await self._bound(reader, text) for text in chosen.since]
             uses = await reader.uses_of_layers() if request.shared_size else {}
             sizes = {layer.chain_id: layer.size_bytes for layer in await reader.all_layers()} if uses else {}
         by_image = _grouped(names)
-        shown = []
+        shown: list[tuple[Image, list[Name]]] = []
         images = [(item.image(), last_tag_ns) for item, last_tag_ns in found]
         parents = {image.parent for image, _ in images if image.parent}
         for image, last_tag_ns in images:
             own = by_image.get(image.id, [])
+            if not own and image.id in variants:
+                continue  # its name is shown with the image that is meant by it
             visible = chosen.names(own) if chosen.patterns else own
             if not own:
                 if chosen.patterns or chosen.dangling is False or (image.id in parents and not request.all):
@@ -100,11 +110,13 @@ class ImageQueries:
                 continue
             if uses:
                 image.shared_size_bytes = shared_bytes(image, uses, sizes)
-            shown.append(with_names(image, visible, last_tag_ns))
-        return Images(images=shown)
+            shown.append((with_names(image, visible, last_tag_ns), own))
+        if request.manifests:
+            await self._add_manifests(shown)
+        return Images(images=[image for image, _ in shown])
 
     async def _bound(self, reader: Reader, text: str) -> int:
-        return (await self._find(reader, ImageRef(ref=text))).image().created_unix
+        return (await find_for(reader, text, None)).image().created_unix
 
     async def tag(self, request: TagImage) -> Empty:
         target = parse(request.repo)
@@ -112,8 +124,11 @@ class ImageQueries:
             raise InvalidArgument("refusing to create a tag with a digest reference", field="repo")
         target = target.with_tag(request.tag) if request.tag else target.with_default_tag()
         async with self._depot.catalog.writing() as writer:
-            found = await self._find(writer, ImageRef(ref=request.ref))
+            found = await find_for(writer, request.ref, None)
             await writer.set_name(target, found.id)
+            source = as_reference(request.ref)
+            if source is not None:
+                await writer.copy_variants(source, target)
             writer.emit(image_event("tag", found.id, target.familiar, found.image().config.labels))
         return EMPTY
 
@@ -121,6 +136,7 @@ class ImageQueries:
         async with self._depot.catalog.reading() as reader:
             found = await reader.all()
             names = _grouped(await reader.all_names())
+            variants = {variant.image_id for variant in await reader.variants()}
             uses = await reader.uses_of_layers()
             layers = await reader.all_layers()
         counts = await self._containers()
@@ -129,8 +145,8 @@ class ImageQueries:
         images = []
         for item, last_tag_ns in found:
             own = names.get(item.id, [])
-            if not own and item.id in parents:
-                continue  # a step of a build, whose layers the image above it counts
+            if not own and (item.id in parents or item.id in variants):
+                continue  # a step of a build, or an image for another platform: told with another
             image = with_names(item.image(), own, last_tag_ns)
             image.shared_size_bytes = shared_bytes(image, uses, sizes)
             image.containers = counts.get(image.id, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from services.image.archives import MAX_DOCUMENT_BYTES, ArchivedImage, Contents, blob_digest, fitting_layers
@@ -26,7 +26,7 @@ from services.image.progress import Progress, reported
 from services.image.references import Reference
 from shared.bus import EMPTY, Bus, Empty
 from shared.contracts.images import LoadImages
-from shared.errors import DavitError, InvalidArgument
+from shared.errors import DavitError, InvalidArgument, NotFound
 from shared.layers import compression, tarheader
 from shared.layers.tarheader import TarError
 from shared.layers.tarstream import TarStream
@@ -178,7 +178,7 @@ class Loader:
         async with reported(stream, quiet=request.quiet) as progress, self._depot.lease() as lease:
             reader = await self._read(stream, progress)
             try:
-                for image in reader.contents.images(platform):
+                for image in _for_platform(reader.contents.images(platform), platform):
                     await self._store(lease, image, reader.layers, progress)
             finally:
                 await asyncio.shield(asyncio.to_thread(reader.layers.discard))
@@ -238,6 +238,19 @@ class Loader:
         self, lease: Lease, blob: str, media_type: str, blob_bytes: int, diff_id: str, parent: str
     ) -> LayerRecord:
         return await self._depot.layer_from_blob(lease, Descriptor(media_type, blob, blob_bytes), diff_id, parent)
+
+
+def _for_platform(found: Iterable[ArchivedImage], platform: Platform | None) -> list[ArchivedImage]:
+    """Those of an archive's images that are for a platform, if one is asked for. Raises NotFound for none."""
+    images = list(found)
+    if platform is None:
+        return images
+    stated = [(image, ImageConfig.parse(image.config).platform) for image in images]
+    chosen = [image for image, own in stated if own.matches(platform)]
+    if not chosen:
+        others = ", ".join(sorted({str(own) for _, own in stated}))
+        raise NotFound(f"the archive has no image for the platform {platform}, but for {others}")
+    return chosen
 
 
 def _manifest(image: ArchivedImage, layers: list[LayerRecord]) -> bytes:

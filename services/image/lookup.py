@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from services.image.domain import platform_of
 from services.image.manifests import Platform
 from services.image.references import Reference, id_prefix, is_whole_id, parse
+from services.image.sql import Found, Reader, name_of
 from shared.errors import InvalidArgument, NotFound
 
 
@@ -39,3 +41,25 @@ def check_platform(actual: Platform, text: str, wanted: Platform | None) -> None
             f"actual: {actual}",
             image=text,
         )
+
+
+async def find_for(reader: Reader, text: str, platform: Platform | None) -> Found:
+    """The image that a text names, for a platform; without one, the one that is meant.
+
+    Raises:
+        NotFound: In Docker's words.
+    """
+    reference = as_reference(text)
+    found = await reader.find(reference, text)
+    if found is None:
+        raise no_such_image(text, reference)
+    if platform is None:
+        return found
+    actual = platform_of(found.image())
+    if not actual.matches(platform) and reference is not None:
+        for variant in await reader.variants(name_of(reference)):
+            other = await reader.by_id(variant.image_id)
+            if other is not None and platform_of(other.image()).matches(platform):
+                return other
+    check_platform(actual, text, platform)
+    return found

@@ -247,6 +247,13 @@ class Platform:
     def __str__(self) -> str:
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """What `str` made of one."""
+        system, _, rest = text.partition("/")
+        architecture, _, variant = rest.partition("/")
+        return cls(system, architecture, variant)
+
     def matches(self, wanted: Platform) -> bool:
         """Whether an image for this platform runs where `wanted` is asked for. No variant asks for any."""
         if (self.os, self.architecture) != (wanted.os, wanted.architecture):
@@ -261,13 +268,15 @@ def own_platform() -> Platform:
 
 
 def parse_platform(text: str | None) -> Platform | None:
-    """``os[/architecture[/variant]]`` or an architecture alone; None for nothing.
+    """``os[/architecture[/variant]]``, an architecture alone, or JSON as API 1.48 has it; None for nothing.
 
     Raises:
         InvalidArgument: In Docker's words.
     """
     if not text:
         return None
+    if text.lstrip().startswith("{"):
+        return _platform_of_json(text)
     parts = text.lower().split("/")
     if len(parts) > 3 or not all(part.replace("_", "").replace("-", "").isalnum() for part in parts):
         raise InvalidArgument(f'"{text}": unknown operating system or architecture: invalid argument', field="platform")
@@ -281,6 +290,15 @@ def parse_platform(text: str | None) -> Platform | None:
         raise InvalidArgument(f'"{text}": unknown operating system or architecture: invalid argument', field="platform")
     variant = parts[2] if len(parts) == 3 else ""
     return Platform(parts[0], _ALIASES.get(parts[1], parts[1]), variant)
+
+
+def _platform_of_json(text: str) -> Platform:
+    value = load_object(text.encode(), "platform")
+    unknown = value.keys() - {"os", "architecture", "variant", "os.version", "os.features"}
+    system, architecture = value.get("os"), value.get("architecture")
+    if unknown or not isinstance(system, str) or not isinstance(architecture, str) or not system or not architecture:
+        raise InvalidArgument(f"invalid platform: {text}", field="platform")
+    return Platform(system, _ALIASES.get(architecture, architecture), str(value.get("variant") or ""))
 
 
 def descriptor_platform(descriptor: Descriptor) -> Platform | None:

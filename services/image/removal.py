@@ -22,13 +22,14 @@ from dataclasses import dataclass, field
 from services.image.depot import Depot, image_event
 from services.image.domain import Name, User, check_delete, check_untag, is_single_reference
 from services.image.filters import PRUNE_KEYS, ImageFilter
-from services.image.lookup import as_reference, no_such_image
+from services.image.lookup import as_reference, find_for, no_such_image
+from services.image.manifests import Platform, parse_platform
 from services.image.references import Reference, id_prefix, is_whole_id
 from services.image.sql import Found, Writer, name_of
 from shared.bus import Bus
 from shared.contracts.containers import USING_IMAGE, UsingImage
 from shared.contracts.images import LAYERS_REMOVED, PruneImages, Removal, Removals, RemoveImage
-from shared.errors import Conflict, Unavailable, Unsupported
+from shared.errors import Conflict, Unavailable
 from shared.events import DomainEvent
 from shared.failpoints import failpoint
 
@@ -60,12 +61,11 @@ class Remover:
         self._bus = bus
 
     async def remove(self, request: RemoveImage) -> Removals:
-        if request.platforms:
-            raise Unsupported("removing single platforms of an image is not supported", field="platforms")
+        platforms = [platform for text in request.platforms if (platform := parse_platform(text)) is not None]
         users = await self._users()
         async with self._depot.catalog.writing() as writer:
             work = _Removal(writer, users, force=request.force, prune=not request.no_prune)
-            await work.run(request.ref)
+            await work.run(request.ref, platforms)
         failpoint("image.remove.hidden")
         await self._delete_hidden(work.outcome.images)
         return Removals(removals=work.outcome.lines)
@@ -128,6 +128,7 @@ async def _prunable(writer: Writer, chosen: ImageFilter, users: Users, *, only_d
     found = [item for item, _ in await writer.all()]
     images = {item.id: item.image() for item in found}
     named = {name.image_id for name in await writer.all_names()}
+    named |= {variant.image_id for variant in await writer.variants()}
     selected = {
         image_id
         for image_id, image in images.items()
@@ -159,8 +160,8 @@ class _Removal:
         self._prune = prune
         self.outcome = Outcome()
 
-    async def run(self, text: str) -> None:
-        """Remove what a client named.
+    async def run(self, text: str, platforms: Sequence[Platform] = ()) -> None:
+        """Remove what a client named; with platforms, only the images for them.
 
         Raises:
             NotFound: There is no such image.
@@ -170,12 +171,34 @@ class _Removal:
         found = await self._writer.find(reference, text)
         if found is None:
             raise no_such_image(text, reference)
-        names = await self._writer.names(found.id)
         by_name = await self._is_name(found, reference, text)
+        for platform in platforms:
+            one = await find_for(self._writer, text, platform)
+            if by_name is None or not await self._leave(one, by_name):
+                await self._whole(one, by_name, text)
+        if not platforms:
+            await self._whole(found, by_name, text)
+
+    async def _whole(self, found: Found, by_name: Reference | None, text: str) -> None:
+        names = await self._writer.names(found.id)
         if by_name is None:
             await self._by_id(found, names)
         else:
             await self._by_name(found, names, by_name, text)
+
+    async def _leave(self, found: Found, name: Reference) -> bool:
+        """Take one of several images from a name, and delete it if it has no other; False when it is the only one."""
+        others = [one for one in await self._writer.variants(name_of(name)) if one.image_id != found.id]
+        if not others:
+            return False
+        check_untag(name.familiar, found.id, (), self._users.get(found.id, []), force=self._force)
+        in_repository = [one.name for one in await self._writer.names(found.id) if one.repository == name.name]
+        for one in in_repository:
+            if one == name_of(name) or "@" in one:
+                await self._writer.remove_variant(one, found.id)
+        if not await self._writer.names(found.id):
+            await self._delete_checked(found, ignore_names=True)
+        return True
 
     async def _is_name(self, found: Found, reference: Reference | None, text: str) -> Reference | None:
         if reference is None or is_whole_id(text):
@@ -187,6 +210,9 @@ class _Removal:
 
     async def _by_name(self, found: Found, names: Sequence[Name], reference: Reference, text: str) -> None:
         check_untag(text, found.id, names, self._users.get(found.id, []), force=self._force)
+        variants = [one for one in await self._writer.variants(name_of(reference)) if one.image_id != found.id]
+        for variant in variants:
+            check_untag(text, variant.image_id, (), self._users.get(variant.image_id, []), force=self._force)
         await self._untag(found, name_of(reference), reference.familiar)
         left = [name for name in names if name.name != name_of(reference)]
         if reference.digest is None and not any(
@@ -196,6 +222,10 @@ class _Removal:
             for name in [name for name in left if name.repository == reference.name]:
                 await self._untag(found, name.name, name.familiar)
             left = [name for name in left if name.repository != reference.name]
+        for variant in variants:
+            other = await self._writer.by_id(variant.image_id)
+            if other is not None and not await self._writer.names(other.id):
+                await self._delete_checked(other, ignore_names=True)
         if left:
             return
         try:
@@ -247,7 +277,10 @@ class _Removal:
     async def delete_all(self, found: Found) -> None:
         """Remove an image's names and hide it; `Remover` then deletes it, once no container uses it."""
         for name in await self._writer.names(found.id):
-            await self._untag(found, name.name, name.familiar)
+            if any(one.image_id != found.id for one in await self._writer.variants(name.name)):
+                await self._writer.remove_variant(name.name, found.id)
+            else:
+                await self._untag(found, name.name, name.familiar)
         self._writer.emit(image_event("delete", found.id, found.id, found.image().config.labels))
         await self._writer.hide(found.id)
         self.outcome.images.append(found.id)

@@ -8,8 +8,8 @@ from contextlib import aclosing
 
 from services.image.archives import SavedImage, blob_path, documents
 from services.image.depot import Depot, image_event
-from services.image.domain import Name, platform_of
-from services.image.lookup import as_reference, check_platform
+from services.image.domain import Name
+from services.image.lookup import as_reference, find_for
 from services.image.manifests import (
     MAX_CONFIG_BYTES,
     MAX_MANIFEST_BYTES,
@@ -100,15 +100,11 @@ class Saver:
             if reference is not None and ":" not in text.rpartition("/")[2] and "@" not in text:
                 names: list[Name] = [name for name in await reader.names_in(reference.name) if not name.is_digest]
                 if names:
-                    return [(name.image_id, name.reference) for name in names]
-            found = await reader.find(reference, text)
-        if found is None:
-            raise NotFound(f"No such image: {text}", image=text)
-        check_platform(platform_of(found.image()), text, platform)
-        is_name = reference is not None and not found.id.removeprefix("sha256:").startswith(
-            text.removeprefix("sha256:")
-        )
-        return [(found.id, reference if is_name and reference and reference.tag else None)]
+                    found = [(await find_for(reader, name.name, platform), name.reference) for name in names]
+                    return [(item.id, name) for item, name in found]
+            one = await find_for(reader, text, platform)
+        is_name = reference is not None and not one.id.removeprefix("sha256:").startswith(text.removeprefix("sha256:"))
+        return [(one.id, reference if is_name and reference and reference.tag else None)]
 
     async def _loaded(self, image_id: str, names: list[Reference]) -> SavedImage:
         async with self._depot.catalog.reading() as reader:

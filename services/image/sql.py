@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.image.domain import ImageRecord, LayerRecord, Name
+from services.image.manifests import Platform, own_platform
 from services.image.references import Reference, id_prefix
 from shared.connection import Connection
 from shared.contracts.images import Image, ResolvedImage
@@ -40,6 +41,16 @@ names = sa.Table(
     sa.Column("name", sa.String(512), primary_key=True),
     sa.Column("repository", sa.String(400), nullable=False, index=True),
     sa.Column("is_digest", sa.Boolean, nullable=False),
+    sa.Column("image_id", sa.String(80), nullable=False, index=True),
+)
+
+# Images of one index that a name stands for, by platform; `names` has the one that is meant when none is asked for.
+name_variants = sa.Table(
+    "name_variants",
+    metadata,
+    sa.Column("name", sa.String(512), primary_key=True),
+    sa.Column("platform", sa.String(128), primary_key=True),
+    sa.Column("index_digest", sa.String(80), nullable=False),
     sa.Column("image_id", sa.String(80), nullable=False, index=True),
 )
 
@@ -129,7 +140,12 @@ _from_id = sa.select(images.c.id, images.c.document, images.c.resolved, sa.liter
 _resolve_name = Prepared(_from_name)
 _resolve_id = Prepared(_from_id)
 _resolve_both = Prepared(sa.union_all(_from_name, _from_id).order_by("rank").limit(3))
-_names_of = Prepared(sa.select(names).where(names.c.image_id == sa.bindparam("image_id")).order_by(names.c.name))
+_standing_for = sa.select(name_variants.c.name).where(name_variants.c.image_id == sa.bindparam("image_id"))
+_names_of = Prepared(
+    sa.select(names)
+    .where(sa.or_(names.c.image_id == sa.bindparam("image_id"), names.c.name.in_(_standing_for)))
+    .order_by(names.c.name)
+)
 
 
 def _steps_below() -> sa.Select[Any]:
@@ -171,6 +187,15 @@ class Found:
 
     def resolved_image(self) -> ResolvedImage:
         return ResolvedImage.model_validate_json(self.resolved)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of several images that a name stands for."""
+
+    name: str
+    platform: Platform
+    image_id: str
 
 
 class SqlCatalog:
@@ -254,7 +279,16 @@ class Reader:
         value = await self._connection.scalar(sa.select(images.c.last_tag_ns).where(images.c.id == image_id))
         return int(value or 0)
 
+    async def variants(self, name: str | None = None) -> list[Variant]:
+        """The images of a name, or of all names, that stands for several or once did; empty for ordinary names."""
+        query = sa.select(name_variants).order_by(name_variants.c.name, name_variants.c.platform)
+        if name is not None:
+            query = query.where(name_variants.c.name == name)
+        rows = await self._connection.execute(query)
+        return [Variant(row.name, Platform.parse(row.platform), row.image_id) for row in rows]
+
     async def names(self, image_id: str) -> list[Name]:
+        """The names under which an image is found, for a platform at least."""
         rows = await self._connection.execute(_names_of, {"image_id": image_id})
         return [Name(row.name, row.repository, row.is_digest, row.image_id) for row in rows]
 
@@ -430,7 +464,7 @@ class Writer(Reader):
         name = name_of(reference)
         before: str | None = await self._transaction.scalar(sa.select(names.c.image_id).where(names.c.name == name))
         if before != image_id:
-            await self._execute(sa.delete(names).where(names.c.name == name))
+            await self.remove_name(name)
             await self._execute(
                 sa.insert(names).values(
                     name=name,
@@ -443,7 +477,54 @@ class Writer(Reader):
         return before if before != image_id else None
 
     async def remove_name(self, name: str) -> None:
-        await self._execute(sa.delete(names).where(names.c.name == name))
+        for table in (names, name_variants):
+            await self._execute(sa.delete(table).where(table.c.name == name))
+
+    async def set_variant(self, reference: Reference, index_digest: str, platform: Platform, image_id: str) -> None:
+        """Let a reference name the image of an index for a platform, beside those of the same index for others.
+
+        Without a platform it then means the image for this machine's, else this one.
+        """
+        name = name_of(reference)
+        same = name_variants.c.name == name
+        await self._execute(sa.delete(name_variants).where(same, name_variants.c.index_digest != index_digest))
+        await self._execute(sa.delete(name_variants).where(same, name_variants.c.platform == str(platform)))
+        others = await self.variants(name)
+        own = next((one.image_id for one in others if one.platform.matches(own_platform())), image_id)
+        await self.set_name(reference, image_id if platform.matches(own_platform()) else own)
+        kept = [*others, Variant(name, platform, image_id)]
+        await self._add_variants(name, index_digest, kept)
+
+    async def _add_variants(self, name: str, index_digest: str, variants: Iterable[Variant]) -> None:
+        await self._execute(sa.delete(name_variants).where(name_variants.c.name == name))
+        rows = [
+            {"name": name, "platform": str(one.platform), "index_digest": index_digest, "image_id": one.image_id}
+            for one in variants
+        ]
+        if rows:
+            await self._execute(sa.insert(name_variants), rows)
+
+    async def copy_variants(self, source: Reference, target: Reference) -> None:
+        """Let a name, which has just been set, stand for the images of another."""
+        own, other = name_of(target), name_of(source)
+        query = sa.select(name_variants.c.index_digest).where(name_variants.c.name == other)
+        index_digest = await self._transaction.scalar(query)
+        if own != other and index_digest is not None:
+            await self._add_variants(own, index_digest, await self.variants(other))
+
+    async def remove_variant(self, name: str, image_id: str) -> bool:
+        """Let a name not stand for an image any more; False when it stood for no other, and is gone."""
+        others = [one for one in await self.variants(name) if one.image_id != image_id]
+        if not others:
+            await self.remove_name(name)
+            return False
+        key = (name_variants.c.name == name, name_variants.c.image_id == image_id)
+        await self._execute(sa.delete(name_variants).where(*key))
+        meant = next((one for one in others if one.platform.matches(own_platform())), others[0])
+        await self._execute(
+            sa.update(names).where(names.c.name == name, names.c.image_id == image_id).values(image_id=meant.image_id)
+        )
+        return True
 
     async def set_manifest(self, image_id: str, digest: str, blobs: Collection[str]) -> None:
         """Let an image have another manifest, of other blobs of the same layers."""
@@ -459,13 +540,14 @@ class Writer(Reader):
             await self._execute(sa.insert(image_content), [{"image_id": image_id, "digest": item} for item in new])
 
     async def hide(self, image_id: str) -> None:
-        await self._execute(sa.delete(names).where(names.c.image_id == image_id))
+        for table in (names, name_variants):
+            await self._execute(sa.delete(table).where(table.c.image_id == image_id))
         await self._execute(sa.update(images).where(images.c.id == image_id).values(hidden=True))
 
     async def remove(self, image_id: str) -> list[LayerRecord]:
         """Remove an image and its names; returns the layers that nobody needs any more, topmost first."""
         own = await self.layers_of(image_id)
-        for table in (names, image_layers, image_content):
+        for table in (names, name_variants, image_layers, image_content):
             await self._execute(sa.delete(table).where(table.c.image_id == image_id))
         await self._execute(sa.delete(images).where(images.c.id == image_id))
         still_used = set(

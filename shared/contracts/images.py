@@ -31,6 +31,33 @@ class ResolvedImage(BaseModel):
     architecture: str = "amd64"
 
 
+class Platform(BaseModel):
+    architecture: str = ""
+    os: str = ""
+    os_version: str = ""
+    variant: str = ""
+
+
+class ManifestSummary(BaseModel):
+    """One of the images that a name stands for.
+
+    Attributes:
+        digest: Of its manifest.
+        available: Whether all of it is here.
+        content_bytes: Its manifest, configuration and layers as they are distributed.
+        containers: Ids of those that use it.
+    """
+
+    digest: str
+    media_type: str
+    manifest_bytes: int
+    available: bool
+    content_bytes: int
+    unpacked_bytes: int
+    platform: Platform
+    containers: list[str] = Field(default_factory=list)
+
+
 class Image(BaseModel):
     """One image with all that `docker image inspect` and `docker images` show.
 
@@ -39,6 +66,7 @@ class Image(BaseModel):
         size_bytes: Sum of its unpacked layers.
         diff_ids: Digests of the uncompressed layers, lowest first.
         containers: Number of containers that use it; -1 when not counted.
+        manifests: When asked for: what its names stand for, for each platform.
     """
 
     id: str
@@ -62,6 +90,13 @@ class Image(BaseModel):
     last_tag_time_ns: int = 0
     containers: int = -1
     manifest_digest: str = ""
+    manifests: list[ManifestSummary] | None = None
+
+
+class InspectImage(ImageRef):
+    """An image to show; `manifests` and `platform` exclude each other."""
+
+    manifests: bool = False
 
 
 class ListImages(BaseModel):
@@ -69,6 +104,7 @@ class ListImages(BaseModel):
     filters: Filters = Field(default_factory=dict)
     shared_size: bool = False
     digests: bool = False
+    manifests: bool = False
 
 
 class Images(BaseModel):
@@ -188,13 +224,6 @@ class LoginResult(BaseModel):
 class DistributionRequest(BaseModel):
     ref: str
     auth: RegistryAuth | None = Field(default=None, repr=False)
-
-
-class Platform(BaseModel):
-    architecture: str = ""
-    os: str = ""
-    os_version: str = ""
-    variant: str = ""
 
 
 class Distribution(BaseModel):
@@ -361,7 +390,7 @@ class BuildImage(BaseModel):
 
 
 RESOLVE = Contract("davit.image.image.resolve", ImageRef, ResolvedImage, idempotent=True)
-INSPECT = Contract("davit.image.image.inspect", ImageRef, Image, idempotent=True)
+INSPECT = Contract("davit.image.image.inspect", InspectImage, Image, idempotent=True)
 LIST = Contract("davit.image.image.list", ListImages, Images, deadline_s=30, idempotent=True)
 HISTORY = Contract("davit.image.image.history", ImageRef, History, idempotent=True)
 TAG = Contract("davit.image.image.tag", TagImage, Empty, idempotent=True)

@@ -21,6 +21,10 @@ from shared.streams import ByteStream
 TAR = "application/x-tar"
 DEFAULT_SEARCH_LIMIT = 25
 
+# The API versions that tell what a name stands for, when asked for it.
+LIST_WITH_MANIFESTS = (1, 47)
+INSPECT_WITH_MANIFESTS = (1, 48)
+
 
 def has_tag_or_digest(reference: str) -> bool:
     return "@" in reference or ":" in reference.rpartition("/")[2]
@@ -139,13 +143,16 @@ async def list_all(call: Call) -> Response:
             filters=filters,
             shared_size=params.flag("shared-size"),
             digests=params.flag("digests"),
+            manifests=params.flag("manifests") and call.version >= LIST_WITH_MANIFESTS,
         ),
     )
     return json_response([views.summary(item, call.version) for item in result.images])
 
 
 async def inspect(call: Call) -> Response:
-    image = await call.ask(contracts.INSPECT, ImageRef(ref=call.path("name"), platform=platform_of(call)))
+    manifests = call.params.flag("manifests") and call.version >= INSPECT_WITH_MANIFESTS
+    request = contracts.InspectImage(ref=call.path("name"), platform=platform_of(call), manifests=manifests)
+    image = await call.ask(contracts.INSPECT, request)
     return json_response(views.image(image, call.version, call.deps.facts.data_root))
 
 

@@ -11,7 +11,15 @@ from typing import Any
 from services.api.versions import Version
 from services.api.views import config as parts
 from shared.contracts.docker import ContainerConfig
-from shared.contracts.images import BuildCacheEntry, Distribution, HistoryEntry, Image, Removals, SearchHits
+from shared.contracts.images import (
+    BuildCacheEntry,
+    Distribution,
+    HistoryEntry,
+    Image,
+    ManifestSummary,
+    Removals,
+    SearchHits,
+)
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 # Docker dropped these as the API grew.
@@ -83,7 +91,33 @@ def image(value: Image, version: Version, data_root: str) -> dict[str, Any]:
     if version < WITHOUT_CONTAINER_CONFIG:
         result["Container"] = ""
         result["ContainerConfig"] = image_config(ContainerConfig(), version)
+    if value.manifests is not None:
+        result["Manifests"] = [manifest(item) for item in value.manifests]
     return result
+
+
+def manifest(value: ManifestSummary) -> dict[str, Any]:
+    """One of the images that a name stands for."""
+    platform = {"architecture": value.platform.architecture, "os": value.platform.os}
+    if value.platform.variant:
+        platform["variant"] = value.platform.variant
+    return {
+        "ID": value.digest,
+        "Descriptor": {
+            "mediaType": value.media_type,
+            "digest": value.digest,
+            "size": value.manifest_bytes,
+            "platform": platform,
+        },
+        "Available": value.available,
+        "Size": {"Content": value.content_bytes, "Total": value.content_bytes + value.unpacked_bytes},
+        "Kind": "image",
+        "ImageData": {
+            "Platform": platform,
+            "Containers": value.containers,
+            "Size": {"Unpacked": value.unpacked_bytes},
+        },
+    }
 
 
 def graph_driver(value: Image, data_root: str) -> dict[str, Any]:
@@ -113,6 +147,8 @@ def summary(value: Image, version: Version) -> dict[str, Any]:
     }
     if version < WITHOUT_VIRTUAL_SIZE:
         result["VirtualSize"] = value.size_bytes
+    if value.manifests is not None:
+        result["Manifests"] = [manifest(item) for item in value.manifests]
     return result
 
 

@@ -25,7 +25,6 @@ from shared.contracts.containers import (
     UsingImage,
 )
 from shared.contracts.docker import Filters
-from shared.contracts.images import ImageRef
 from shared.contracts.node import Sizes, SizesOrder
 from shared.errors import NotFound
 
@@ -67,7 +66,7 @@ class Queries:
 
         async def one(ref: str) -> images.Image | None:
             try:
-                return await bus.request(images.INSPECT, ImageRef(ref=ref))
+                return await bus.request(images.INSPECT, images.InspectImage(ref=ref))
             except NotFound:
                 return None
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 import httpx
 
 from services.image.depot import Depot, Lease, image_event
-from services.image.domain import ImageRecord, LayerRecord, make_record
+from services.image.domain import ImageRecord, LayerRecord, make_record, platform_of
 from services.image.intake import READ_BYTES, TakenLayer
 from services.image.manifests import (
     MAX_CONFIG_BYTES,
@@ -178,15 +178,26 @@ class _Fetch:
         )
         names = [reference] if reference.digest is None else []
         names.append(reference.with_digest(fetched.digest))
-        return await self._add(record, names, reference, [layer.digest for layer in manifest.layers])
+        index = fetched.digest if extra else ""
+        return await self._add(record, names, reference, [layer.digest for layer in manifest.layers], index)
 
-    async def _add(self, record: ImageRecord, names: list[Reference], reference: Reference, blobs: list[str]) -> bool:
+    async def _add(
+        self, record: ImageRecord, names: list[Reference], reference: Reference, blobs: list[str], index: str
+    ) -> bool:
+        """Make the image known; whether anything about it is new.
+
+        Args:
+            index: Digest of the index it was chosen from; empty for none.
+        """
         image_id = record.image.id
         async with self._depot.catalog.writing() as writer:
             before = {name.name for name in await writer.names(image_id)}
             was_new = await writer.add(record)
             for name in names:
-                await writer.set_name(name, image_id)
+                if index:
+                    await writer.set_variant(name, index, platform_of(record.image), image_id)
+                else:
+                    await writer.set_name(name, image_id)
             await writer.add_blob_source(self._repository.domain, self._repository.path, blobs)
             event = image_event("pull", reference.familiar, reference.familiar_name, record.image.config.labels)
             writer.emit(event)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from services.image.depot import Depot, Lease, image_event
 from services.image.domain import Name
+from services.image.lookup import find_for
 from services.image.manifests import (
     DOCKER_LAYER,
     MAX_CONFIG_BYTES,
@@ -19,9 +20,11 @@ from services.image.manifests import (
     OCI_LAYER,
     Descriptor,
     Manifest,
+    Platform,
     build_manifest,
     digest_of,
     parse,
+    parse_platform,
 )
 from services.image.progress import Progress, reported, unless_gone
 from services.image.references import Reference
@@ -76,12 +79,12 @@ class Pusher:
     async def _serve(self, request: PushImage, reference: Reference, stream: ByteStream) -> None:
         async with reported(stream) as progress:
             await progress.line({"status": f"The push refers to repository [{reference.name}]"})
-            names = await self._names(reference)
+            names = await self._names(reference, parse_platform(request.platform))
             work = asyncio.create_task(self._push(reference, names, request.auth, progress), name="push")
             await unless_gone(stream, work)
 
-    async def _names(self, reference: Reference) -> list[Name]:
-        """The tags to push: the one that was named, else all of the repository."""
+    async def _names(self, reference: Reference, platform: Platform | None) -> list[Name]:
+        """The tags to push, with their images for a platform: the one that was named, else all of the repository."""
         async with self._depot.catalog.reading() as reader:
             tags = [name for name in await reader.names_in(reference.name) if not name.is_digest]
         if not tags:
@@ -91,7 +94,8 @@ class Pusher:
             tags = [name for name in tags if name.name == str(reference)]
         if not tags:
             raise NotFound(f"tag does not exist: {reference.familiar}", image=reference.familiar)
-        return tags
+        async with self._depot.catalog.reading() as reader:
+            return [replace(tag, image_id=(await find_for(reader, tag.name, platform)).id) for tag in tags]
 
     async def _push(
         self, reference: Reference, names: list[Name], auth: RegistryAuth | None, progress: Progress

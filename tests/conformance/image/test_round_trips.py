@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import missing
-from tests.lab.engine import Engine
+from tests.lab.engine import Engine, busybox_tar
 from tests.lab.images import PASSWORD, USER, ImageLab, image_lab
 from tests.lab.reference import ReferenceEngine
 from tests.lab.registry import BINARY
@@ -149,6 +149,46 @@ def test_the_reference_pushes_to_davits_own_registry(lab: ImageLab) -> None:
     if shutil.which("skopeo"):
         credentials = f"--creds={USER}:{PASSWORD}"
         lab.davit.inside("skopeo", "inspect", "--tls-verify=false", credentials, f"docker://{name}")
+
+
+def test_an_index_with_two_platforms(lab: ImageLab) -> None:
+    domain, docker = lab.registry.domain, lab.davit.docker
+    parts = []
+    for architecture in ("amd64", "arm64"):
+        parts.append(f"{domain}/part:{architecture}")
+        tar = lab.davit.base / "busybox.tar"
+        busybox_tar(tar)
+        docker("import", "--platform", f"linux/{architecture}", str(tar), parts[-1])
+        docker("push", parts[-1])
+        docker("rmi", parts[-1])
+    name = f"{domain}/both:1"
+    for command in (("create", "--insecure", name, *parts), ("push", "--insecure", name)):
+        lab.davit.inside("docker", "manifest", *command, env=lab.davit.environment)
+    for engine in (lab.davit, lab.reference):
+        engine.docker("pull", "--platform", "linux/arm64", name)
+        assert inspected(engine, name)["Architecture"] == "arm64"
+        engine.docker("pull", name)
+        assert inspected(engine, name)["Architecture"] == "amd64"
+    ids = [
+        docker("image", "inspect", "--platform", f"linux/{one}", "-f", "{{.Id}}", name).stdout
+        for one in ("amd64", "arm64")
+    ]
+    assert ids[0] == docker("image", "inspect", "-f", "{{.Id}}", name).stdout != ids[1]
+    created = docker("create", "--pull", "never", "--platform", "linux/arm64", name, "true").stdout.strip()
+    assert docker("inspect", "-f", "{{.Image}}", created).stdout == ids[1]
+    docker("rm", created)
+    assert docker("images", "-q", name).stdout.count("\n") == 1
+    archive = lab.davit.base / "arm64.tar"
+    docker("save", "--platform", "linux/arm64", "-o", str(archive), name)
+    assert f"Deleted: {ids[0]}" in docker("rmi", "--platform", "linux/amd64", name).stdout
+    assert inspected(lab.davit, name)["Architecture"] == "arm64"
+    docker("rmi", name)
+    refused = docker("load", "--platform", "linux/amd64", "-i", str(archive), check=False)
+    assert refused.returncode == 1
+    docker("load", "--platform", "linux/arm64", "-i", str(archive))
+    assert docker("history", "--platform", "linux/arm64", "-q", name).stdout
+    docker("push", "--platform", "linux/arm64", name)
+    assert docker("push", "--platform", "linux/s390x", name, check=False).returncode == 1
 
 
 # Questions with one answer: exit code and text are the same.

@@ -76,9 +76,10 @@ class Images:
 
         return "".join(line["stream"] for line in await self.exchange(ask, data))
 
-    async def save(self, *names: str) -> bytes:
+    async def save(self, *names: str, platform: str | None = None) -> bytes:
         async with await offer(self.bus) as stream:
-            await self.bus.request(contracts.SAVE, contracts.SaveImages(stream=stream.ref, names=list(names)))
+            request = contracts.SaveImages(stream=stream.ref, names=list(names), platform=platform)
+            await self.bus.request(contracts.SAVE, request)
             return b"".join([chunk async for chunk in stream])
 
     async def build(self, dockerfile: str, files: dict[str, bytes] | None = None, /, **fields: Any) -> Lines:
@@ -120,8 +121,8 @@ class Images:
     async def list(self, **fields: Any) -> Sequence[contracts.Image]:
         return (await self.bus.request(contracts.LIST, contracts.ListImages(**fields))).images
 
-    async def inspect(self, ref: str) -> contracts.Image:
-        return await self.bus.request(contracts.INSPECT, contracts.ImageRef(ref=ref))
+    async def inspect(self, ref: str, **fields: Any) -> contracts.Image:
+        return await self.bus.request(contracts.INSPECT, contracts.InspectImage(ref=ref, **fields))
 
     async def tag(self, ref: str, target: str) -> None:
         repo, _, tag = target.rpartition(":")

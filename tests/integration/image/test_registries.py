@@ -18,8 +18,9 @@ import pytest
 from services.image.manifests import OCI_INDEX, digest_of
 from services.image.server.serving import listen, serve
 from shared.contracts import images as contracts
+from shared.contracts.containers import ImageUser
 from shared.contracts.images import RegistryAuth
-from shared.errors import DavitError, Unauthorized
+from shared.errors import Conflict, DavitError, InvalidArgument, NotFound, Unauthorized
 from shared.streams import offer
 from tests.conftest import missing
 from tests.integration.image.conftest import Images, rootfs, running
@@ -351,13 +352,15 @@ async def test_a_client_that_goes_away_stops_the_pull(images: Images, registry: 
     assert (await images.list(), images.layers()) == ([], set())
 
 
-async def test_an_index_gives_the_wanted_platform(images: Images, registry: DockerRegistry) -> None:
+async def multi_platform(images: Images, registry: DockerRegistry, name: str = "app:multi") -> tuple[str, str]:
+    """An index in the registry with an image for amd64 and one for arm64; its name and digest."""
     manifests: list[dict[str, Any]] = []
+    repository, _, tag = name.partition(":")
     async with httpx.AsyncClient(base_url=f"http://{registry.domain}") as client:
         for platform in ("linux/amd64", "linux/arm64/v8"):
-            name = f"{registry.domain}/app:{platform.replace('/', '-')}"
-            await images.import_tar(rootfs({"f": platform.encode()}), name, platform=platform)
-            pushed = (await images.push(name))[-1]["aux"]
+            single = f"{registry.domain}/{repository}:{platform.replace('/', '-')}"
+            await images.import_tar(rootfs({"f": (platform + name).encode()}), single, platform=platform)
+            pushed = (await images.push(single))[-1]["aux"]
             parts = (platform + "/").split("/")
             manifests.append(
                 {
@@ -367,18 +370,103 @@ async def test_an_index_gives_the_wanted_platform(images: Images, registry: Dock
                     "platform": {"os": parts[0], "architecture": parts[1], "variant": parts[2]},
                 }
             )
-            await images.remove(name)
+            await images.remove(single)
         index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}).encode()
-        answer = await client.put("/v2/app/manifests/multi", content=index, headers={"Content-Type": OCI_INDEX})
+        path = f"/v2/{repository}/manifests/{tag}"
+        answer = await client.put(path, content=index, headers={"Content-Type": OCI_INDEX})
         assert answer.status_code == 201
-    name = f"{registry.domain}/app:multi"
+    return f"{registry.domain}/{name}", digest_of(index)
+
+
+async def test_an_index_gives_the_wanted_platform(images: Images, registry: DockerRegistry) -> None:
+    name, digest = await multi_platform(images, registry)
     told = texts(await images.pull(name, platform="linux/arm64"))
-    assert told[-2] == f"Digest: {digest_of(index)}"
+    assert told[-2] == f"Digest: {digest}"
     assert (await images.inspect(name)).architecture == "arm64"
     await images.pull(name, platform="linux/amd64")
     assert (await images.inspect(name)).architecture == "amd64"
     with pytest.raises(DavitError, match="no matching manifest for linux/s390x in the manifest list entries"):
         await images.pull(name, platform="linux/s390x")
+
+
+async def both_pulled(images: Images, registry: DockerRegistry) -> tuple[str, str, str]:
+    """A name that stands for an image of each of two platforms; their ids."""
+    name, _ = await multi_platform(images, registry)
+    for platform in ("linux/amd64", "linux/arm64"):
+        await images.pull(name, platform=platform)
+    amd64, arm64 = [(await images.inspect(name, platform=one)).id for one in ("linux/amd64", "linux/arm64")]
+    assert amd64 != arm64
+    return name, amd64, arm64
+
+
+async def test_images_for_several_platforms_lie_side_by_side(images: Images, registry: DockerRegistry) -> None:
+    name, amd64, arm64 = await both_pulled(images, registry)
+    assert (await images.inspect(name)).id == amd64, "the one that this machine runs is meant"
+    as_json = '{"os":"linux","architecture":"arm64","variant":"v8"}'
+    assert (await images.inspect(name, platform=as_json)).repo_tags == [name]
+    with pytest.raises(NotFound, match="does not match the specified platform: wanted linux/s390x"):
+        await images.inspect(name, platform="linux/s390x")
+    resolved = await images.bus.request(contracts.RESOLVE, contracts.ImageRef(ref=name, platform="linux/arm64"))
+    assert resolved.id == arm64
+    [listed] = await images.list(manifests=True, all=True)
+    assert (listed.id, listed.repo_tags) == (amd64, [name])
+    assert listed.manifests is not None
+    assert [(one.platform.architecture, one.platform.variant) for one in listed.manifests] == [
+        ("amd64", ""),
+        ("arm64", "v8"),
+    ]
+    assert all(one.available and one.content_bytes > 0 for one in listed.manifests)
+    assert (await images.inspect(name, manifests=True)).manifests == listed.manifests
+    with pytest.raises(InvalidArgument, match="manifests and platform"):
+        await images.inspect(name, manifests=True, platform="linux/amd64")
+    await images.tag(name, "copy:1")
+    assert (await images.inspect("copy:1", platform="linux/arm64")).id == arm64
+    assert not (await images.bus.request(contracts.PRUNE, contracts.PruneImages())).removals
+    archive = await images.save(name, platform="linux/arm64")
+    for one in (name, "copy:1"):
+        await images.remove(one)
+    assert (images.blobs(), images.layers()) == (set(), set())
+    await images.load(archive)
+    assert (await images.inspect(name)).id == arm64
+    pushed = name.replace(":multi", ":one")
+    await images.tag(name, pushed)
+    await images.push(pushed, platform="linux/arm64")
+    with pytest.raises(DavitError, match="does not match the specified platform"):
+        await images.push(pushed, platform="linux/amd64")
+
+
+async def test_one_platform_of_several_is_removed(images: Images, registry: DockerRegistry) -> None:
+    name, amd64, arm64 = await both_pulled(images, registry)
+    images.users = [ImageUser(image_id=amd64, container_id="c" * 64, running=False)]
+    with pytest.raises(Conflict, match="must force"):
+        await images.remove(name, platforms=["linux/amd64"])
+    with pytest.raises(Conflict, match="must force"):
+        await images.remove(name)
+    images.users = []
+    with pytest.raises(NotFound, match="wanted linux/s390x"):
+        await images.remove(name, platforms=["linux/s390x"])
+    gone = await images.remove(name, platforms=['{"os":"linux","architecture":"amd64"}'])
+    assert gone[0] == f"Deleted: {amd64}"
+    assert (await images.inspect(name)).id == arm64, "the name stands for the one that is left"
+    assert [image.id for image in await images.list(all=True)] == [arm64]
+    gone = await images.remove(name, platforms=["linux/arm64"])
+    assert gone[0] == f"Untagged: {name}"
+    assert f"Deleted: {arm64}" in gone
+    assert (images.blobs(), images.layers()) == (set(), set())
+    # By id, the name stays for the other as well.
+    name, amd64, arm64 = await both_pulled(images, registry)
+    assert (await images.remove(amd64))[0] == f"Deleted: {amd64}"
+    assert (await images.inspect(name)).id == arm64
+
+
+async def test_another_index_takes_the_name_from_all(images: Images, registry: DockerRegistry) -> None:
+    name, amd64, arm64 = await both_pulled(images, registry)
+    await images.import_tar(rootfs({"f": b"new"}), name)
+    with pytest.raises(NotFound):
+        await images.inspect(name, platform="linux/arm64")
+    digests = {image.id: image.repo_tags for image in await images.list()}
+    assert digests[amd64] == []
+    assert arm64 not in digests, "its digest stands for both"
 
 
 async def test_a_single_manifest_is_taken_for_any_platform_with_a_warning(
