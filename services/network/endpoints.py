@@ -143,7 +143,8 @@ def port_wishes(
 def resolve_links(place: Occupancy, links: Iterable[str], find: Callable[[str], Attachment | None]) -> dict[str, str]:
     """``container:alias`` texts -> alias -> what it stands for.
 
-    On user-defined networks that is the container's name, resolved when asked for; on the default bridge its address.
+    On user-defined networks that is the container's name, resolved when asked for; on the default bridge its address,
+    which the container's short id and name stand for too: a line of /etc/hosts.
 
     Raises:
         NotFound: On the default bridge, the container is not on it.
@@ -158,7 +159,8 @@ def resolve_links(place: Occupancy, links: Iterable[str], find: Callable[[str], 
         other = find(target)
         if other is None:
             raise NotFound(f"Cannot link to a non running container: /{target}", field="Links")
-        found[alias] = other.address.partition("/")[0]
+        names = " ".join(dict.fromkeys((alias, other.container_id[:SHORT_ID], other.container_name)))
+        found[names] = other.address.partition("/")[0]
     return found
 
 

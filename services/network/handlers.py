@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 
-from services.network import domain, filters
+from services.network import domain, filters, ipam
 from services.network.domain import Defaults, NetworkRecord
 from services.network.sql import EndpointRecord, KnownNetwork, NetworkStore, Source
 from shared.bus import EMPTY, Bus, Empty
@@ -76,7 +76,7 @@ class NetworkHandlers:
                 request,
                 network_id=secrets.token_hex(32),
                 created_at=self._now(),
-                taken=[pool.subnet for one in known for pool in (one.four, one.six) if pool],
+                taken=[] if request.config_only else _subnets(known),
                 defaults=self._defaults,
                 bridges=[one.record.bridge for one in known],
             )
@@ -170,6 +170,11 @@ def find(known: Sequence[KnownNetwork], ref: str) -> KnownNetwork:
     if not by_prefix:
         raise NotFound(f"network {ref} not found")
     return by_prefix[0]
+
+
+def _subnets(known: Sequence[KnownNetwork]) -> list[ipam.Net]:
+    """What is taken. A configuration network has no addresses: its subnet is for those that are made from it."""
+    return [pool.subnet for one in known if not one.record.config_only for pool in (one.four, one.six) if pool]
 
 
 def _from_configuration(request: CreateNetwork, known: Sequence[KnownNetwork]) -> CreateNetwork:

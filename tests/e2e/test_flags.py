@@ -96,6 +96,11 @@ def test_namespaces_of_the_host_and_of_a_container(engine: Engine) -> None:
     assert run(engine, "--uts", "host", "busybox", "hostname") == here
 
 
+def test_the_file_for_the_id(engine: Engine, tmp_path: Path) -> None:
+    run(engine, "--name", "noted", "--cidfile", str(tmp_path / "id"), "busybox", "true")
+    assert len((tmp_path / "id").read_text()) == 64
+
+
 def test_ipc_of_a_container_that_shares_it(engine: Engine) -> None:
     """The namespace and /dev/shm are one; a container that does not share, or does not run, cannot be joined."""
     engine.docker("run", "-d", "--name", "donor", "--ipc", "shareable", "--shm-size", "3m", "busybox", "sleep", "1000")

@@ -82,7 +82,7 @@ def info(system: SystemInfo, images: int, facts: EngineFacts, version: Version) 
             "Volume": ["local"],
             "Network": ["bridge", "host", "macvlan", "null"],
             "Authorization": None,
-            "Log": ["json-file", "none"],
+            "Log": ["json-file", "local", "none"],
         },
         "MemoryLimit": features.get("memory_limit", True),
         "SwapLimit": features.get("swap_limit", True),

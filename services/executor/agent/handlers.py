@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from services.executor.agent import processes
+from services.executor.agent import netfiles, processes
 from services.executor.agent.archive import Archives
 from services.executor.agent.attach import AttachSpec
 from services.executor.agent.containers import Containers
@@ -25,6 +25,7 @@ from shared.contracts import networks as network_contract
 from shared.contracts import node as contract
 from shared.contracts import volumes as volume_contract
 from shared.contracts.containers import Changes, Logs, PathStat, StatsResult, TopResult
+from shared.contracts.networks import Attachment
 from shared.contracts.node import (
     AttachNetwork,
     AttachOrder,
@@ -278,15 +279,20 @@ class Handlers:
         record = self._record(order.id)
         self._containers.live(order.id)
         await self._network.attach(order.id, record.pid, order.attachment)
+        before = list(record.order.attachments)
         record.order.attachments.append(order.attachment)
-        self._containers.records.save(record)
-        return EMPTY
+        return await self._networks_changed(record, before)
 
     async def detach_network(self, order: DetachNetwork) -> Empty:
         record = self._record(order.id)
-        leaving = [one for one in record.order.attachments if one.endpoint_id == order.endpoint_id]
-        for attachment in leaving:
+        before = list(record.order.attachments)
+        for attachment in [one for one in before if one.endpoint_id == order.endpoint_id]:
             await self._network.detach(order.id, record.pid, attachment)
             record.order.attachments.remove(attachment)
+        return await self._networks_changed(record, before)
+
+    async def _networks_changed(self, record: NodeRecord, before: list[Attachment]) -> Empty:
         self._containers.records.save(record)
+        paths = self._containers.records.paths(record.id)
+        await asyncio.to_thread(netfiles.networks_changed, record.order, paths, before, record.started_at_ns)
         return EMPTY

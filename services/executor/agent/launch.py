@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.executor.agent import mounts as mount_plan
+from services.executor.agent import netfiles
 from services.executor.agent.attach import AttachSpec
 from services.executor.agent.facts import init_binary
 from services.executor.agent.failures import translated
 from services.executor.agent.layers import NodeLayers
 from services.executor.agent.neighbours import SHARED_MEMORY, Neighbours, joins_shared_memory
 from services.executor.agent.network import NodeNetwork, Sandbox
-from services.executor.agent.network.files import hosts_file, resolv_conf
 from services.executor.agent.records import ContainerPaths, NodeRecord, NodeRecords
 from services.executor.agent.rootfs import furnish
 from services.executor.agent.runtimes import ForeignRuntime, Runtimes
@@ -145,25 +145,7 @@ class Launcher:
         paths.work.mkdir(mode=0o700, exist_ok=True)
         furnish(paths.upper, self._layers.lower(order))
         paths.exit.unlink(missing_ok=True)
-        if order.network_mode.startswith("container:"):
-            return
-        host = order.host_config
-        if order.network_mode == "host":
-            paths.hosts.write_text(
-                hosts_file(order.hostname, order.domainname, [], host.extra_hosts, host_network=True)
-            )
-        else:
-            paths.hosts.write_text(hosts_file(order.hostname, order.domainname, order.attachments, host.extra_hosts))
-        paths.hostname.write_text(order.hostname + "\n")
-        paths.resolv_conf.write_text(
-            resolv_conf(
-                order.attachments,
-                host.dns,
-                host.dns_search,
-                host.dns_options,
-                host_network=order.network_mode == "host",
-            )
-        )
+        netfiles.write(order, paths)
 
     def _file_mounts(self, order: ContainerOrder, paths: ContainerPaths) -> list[dict[str, Any]]:
         owner = paths
@@ -181,7 +163,8 @@ class Launcher:
                 order=order,
                 netns_path=f"/proc/self/fd/{{fd:{NETNS_FD_INDEX}}}" if sandbox is not None else None,
                 joined_pid=self._neighbours.pid,
-                mounts=self._file_mounts(order, paths) + mounts,
+                # A file of /etc lies over what a user mounted there.
+                mounts=mount_plan.by_depth(self._file_mounts(order, paths) + mounts),
                 init_path=init,
                 cgroup_v2=self._cgroup_v2,
             )

@@ -36,9 +36,37 @@ def _bind(mount: OrderedMount) -> OciMount:
             os.makedirs(mount.source, mode=0o755, exist_ok=True)
         except OSError as error:
             raise InvalidArgument(f"error while creating mount source path '{mount.source}': {error}") from error
+    check_propagation(mount)
     options = ["rbind" if mount.recursive else "bind", mount.propagation or "rprivate"]
     options += _read_only(mount)
     return {"destination": mount.target, "type": "bind", "source": mount.source, "options": options}
+
+
+def check_propagation(mount: OrderedMount) -> None:
+    """Mounts can only propagate to and from a mount of the host that does so itself.
+
+    Raises:
+        InvalidArgument: The source's does not. Source: mount_namespaces(7), "Shared subtrees".
+    """
+    wanted = mount.propagation.removeprefix("r")
+    if wanted not in ("shared", "slave"):
+        return
+    place, tags = _mount_of(os.path.realpath(mount.source))
+    if not any(tag.startswith(("shared:", "master:") if wanted == "slave" else "shared:") for tag in tags):
+        kind = "shared or slave" if wanted == "slave" else "shared"
+        raise InvalidArgument(f"path {mount.source} is mounted on {place} but it is not a {kind} mount", field="Mounts")
+
+
+def _mount_of(path: str) -> tuple[str, list[str]]:
+    """The mount point that a path is on, and its optional fields in mountinfo. Source: proc_pid_mountinfo(5)."""
+    best: tuple[str, list[str]] = ("/", [])
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split(" ")
+        place = fields[4].encode().decode("unicode_escape")
+        inside = place in ("/", path) or path.startswith(place + "/")
+        if inside and len(place) >= len(best[0]):  # of several on one place, the last is on top
+            best = place, fields[6 : fields.index("-")]
+    return best
 
 
 def _read_only(mount: OrderedMount) -> list[str]:
@@ -67,10 +95,15 @@ def beneath(root: str, subpath: str, target: str) -> str:
     return path
 
 
+def by_depth(mounts: list[OciMount]) -> list[OciMount]:
+    """Shallowest destination first, so that a deeper one is not hidden."""
+    return sorted(mounts, key=lambda mount: str(mount["destination"]).rstrip("/").count("/"))
+
+
 def user_mounts(mounts: list[OrderedMount], layers_root: Path, volume_source: VolumeSource) -> list[OciMount]:
-    """The mounts a user asked for, shallowest target first so that a deeper one is not hidden."""
+    """The mounts a user asked for, in any order."""
     result: list[OciMount] = []
-    for mount in sorted(mounts, key=lambda one: one.target.rstrip("/").count("/")):
+    for mount in mounts:
         match mount.type:
             case "bind":
                 result.append(_bind(mount))

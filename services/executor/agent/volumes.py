@@ -93,6 +93,11 @@ class NodeVolumes:
             source = str(self.directory(mount.source))
             return {"destination": mount.target, "type": "bind", "source": source, "options": ["rbind", "rprivate"]}
         if "bind" in words or "rbind" in words:
+            if not os.path.lexists(device):
+                raise NotFound(
+                    f"error while mounting volume '{self.directory(mount.source)}': failed to mount local volume: "
+                    f"mount {device}:{self.directory(mount.source)}: no such file or directory"
+                )
             return {"destination": mount.target, "type": "bind", "source": device, "options": [*words, "rprivate"]}
         return {"destination": mount.target, "type": kind, "source": device or kind, "options": words}
 

@@ -36,7 +36,11 @@ class Connecting:
                 "container sharing network namespace with another container or host cannot be connected to any other "
                 "network"
             )
-        if mode == "none" or request.network in ("none", "host"):
+        if request.network == "host":
+            raise InvalidArgument(
+                "container cannot be disconnected from host network or connected to host network", field="Network"
+            )
+        if mode == "none" or request.network == "none":
             raise InvalidArgument(
                 "container cannot be connected to multiple networks with one of the networks in private (none) mode"
             )

@@ -242,7 +242,6 @@ def refused_fields(subject: Subject) -> None:
         ("IOMaximumIOps", host.io_maximum_iops, "it is for Windows"),
         ("IOMaximumBandwidth", host.io_maximum_bandwidth, "it is for Windows"),
         ("KernelMemory", host.kernel_memory, "the kernel has dropped it"),
-        ("ContainerIDFile", host.container_id_file, "it is the client's to write"),
         ("Cgroup", host.cgroup, "it was never used by Docker"),
         ("VolumeDriver", host.volume_driver not in ("", "local"), "only the local driver is there"),
     ):

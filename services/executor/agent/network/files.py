@@ -53,7 +53,9 @@ def hosts_file(
             lines += [f"{gateway}\t{name}" for gateway in found]
         else:
             lines.append(f"{address}\t{name}")
-    own = f"{hostname}.{domainname} {hostname}" if domainname else hostname
+    full = f"{hostname}.{domainname}" if domainname else hostname
+    short = hostname if domainname else hostname.partition(".")[0]
+    own = " ".join(filter(None, dict.fromkeys((full, short))))
     for attachment in attachments:
         if not attachment.network.dns:
             lines += [f"{address}\t{names}" for names, address in attachment.links.items()]
