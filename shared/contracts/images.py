@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from shared.bus import Contract, Empty
 from shared.contracts.docker import ContainerConfig, Filters
+from shared.handover import FileRef
 from shared.streams import StreamRef
 
 
@@ -351,12 +352,14 @@ class BuildImage(BaseModel):
     """A build: the context tar arrives on `stream` (nothing when `remote` is set), JSON lines leave on it.
 
     Attributes:
+        context: A file of this machine that has the context, in place of the stream.
         secrets: Base64 values by id, for ``RUN --mount=type=secret``. Never logged or recorded.
 
     Source: Docker Engine API 1.50, ImageBuild.
     """
 
     stream: StreamRef
+    context: FileRef | None = None
     dockerfile: str = "Dockerfile"
     tags: list[str] = Field(default_factory=list)
     extra_hosts: list[str] = Field(default_factory=list)

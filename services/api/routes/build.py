@@ -5,15 +5,18 @@ Source: Docker Engine API 1.50, ImageBuild, BuildPrune.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO
 
 from starlette.responses import Response
 
 from services.api import credentials
 from services.api.call import Call, Routes, json_response
+from services.api.received import received_file, send_file
 from services.api.streaming import progress_response
 from shared.contracts import images as contracts
-from shared.errors import InvalidArgument, Unsupported
+from shared.errors import InvalidArgument, Unavailable, Unsupported
+from shared.handover import FIELD, FileRef, refer
 from shared.streams import ByteStream
 
 BUILDKIT = "2"
@@ -43,10 +46,11 @@ def ulimits(call: Call) -> list[dict[str, int | str]]:
         raise InvalidArgument("invalid value for ulimits: not a list of {Name, Soft, Hard}", field="ulimits") from error
 
 
-def build_request(call: Call, stream: ByteStream) -> contracts.BuildImage:
+def build_request(call: Call, stream: ByteStream, context: FileRef | None = None) -> contracts.BuildImage:
     params = call.params
     return contracts.BuildImage(
         stream=stream.ref,
+        context=context,
         dockerfile=params.text("dockerfile") or "Dockerfile",
         tags=params.all("t"),
         extra_hosts=[host for text in params.all("extrahosts") for host in text.split(",") if host],
@@ -95,7 +99,23 @@ async def build(call: Call) -> Response:
     async def ask(stream: ByteStream) -> None:
         await call.ask(contracts.BUILD, build_request(call, stream))
 
-    return await progress_response(call, ask, upload=not params.text("remote"))
+    if params.text("remote"):
+        return await progress_response(call, ask)
+    async with received_file(call) as context:
+        if context is None:
+            return await progress_response(call, ask, upload=True)
+        return await progress_response(call, partial(_ask_with_file, call, context))
+
+
+async def _ask_with_file(call: Call, context: BinaryIO, stream: ByteStream) -> None:
+    """Hand the context over as a file, and by the stream to a builder on another machine."""
+    try:
+        await call.ask(contracts.BUILD, build_request(call, stream, refer(context)))
+    except Unavailable as error:
+        if error.detail.get("field") != FIELD:
+            raise
+        await call.ask(contracts.BUILD, build_request(call, stream))
+        await send_file(context, stream)
 
 
 async def prune(call: Call) -> Response:

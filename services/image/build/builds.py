@@ -15,6 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from services.image.build import intake
 from services.image.build.arguments import KEEP_GIT_DIR, is_true
@@ -35,6 +36,15 @@ ISOLATIONS = ("", "default")
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where a build's context comes from: what the request names, else the file, else the stream."""
+
+    request: BuildImage
+    stream: ByteStream
+    file: BinaryIO | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Builder:
     """Everything that builds need of this service."""
 
@@ -42,14 +52,14 @@ class Builder:
     executor: Executor
     directories: WorkDirectories
 
-    async def serve(self, request: BuildImage, stream: ByteStream) -> None:
-        """Carry out a request whose context comes on the stream and whose lines leave on it.
+    async def serve(self, request: BuildImage, stream: ByteStream, context: BinaryIO | None = None) -> None:
+        """Carry out a request whose context comes in a file, else on the stream, and whose lines leave on it.
 
         A client that goes away ends the build: containers are removed, scratch space too. Steps that were finished
         stay as cache.
         """
         async with stream:
-            work = asyncio.create_task(self._build(request, stream), name="build")
+            work = asyncio.create_task(self._build(request, stream, context), name="build")
             gone = asyncio.create_task(stream.gone(), name="build client")
             try:
                 await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -64,13 +74,14 @@ class Builder:
             if isinstance(outcome, Exception) and not isinstance(outcome, DavitError):
                 raise outcome
 
-    async def _build(self, request: BuildImage, stream: ByteStream) -> None:
+    async def _build(self, request: BuildImage, stream: ByteStream, context: BinaryIO | None) -> None:
         check_request(request)
         names = [self.images.familiar_name(name) for name in request.tags]
         secrets = decode_secrets(request.secrets)
         out = BuildOutput(stream.write, quiet=request.quiet)
         try:
-            image = await self._make(request, stream, out, names, secrets)
+            source = Source(request, stream, context)
+            image = await self._make(source, out, names, secrets)
             if image is not None:
                 await finish(out, request, image, names)
             await out.flush()
@@ -78,15 +89,15 @@ class Builder:
             await out.close()
 
     async def _make(
-        self, request: BuildImage, stream: ByteStream, out: BuildOutput, names: list[str], secrets: dict[str, bytes]
+        self, source: Source, out: BuildOutput, names: list[str], secrets: dict[str, bytes]
     ) -> BuiltImage | None:
         with ExitStack() as stack:
             scratch = stack.enter_context(self.directories.scratch())
             secrets_dir = stack.enter_context(self.directories.secrets())
-            context, dockerfile = await prepare(request, stream, scratch)
+            context, dockerfile = await prepare(source, scratch)
             async with self.images.session() as images:
                 shop = Workshop(
-                    request,
+                    source.request,
                     images,
                     self.executor,
                     context.tree,
@@ -152,13 +163,16 @@ def decode_secrets(encoded: Mapping[str, str]) -> dict[str, bytes]:
         raise InvalidArgument("a build secret is not base64", field="secrets") from None
 
 
-async def prepare(request: BuildImage, stream: ByteStream, scratch: Scratch) -> tuple[intake.Context, Dockerfile]:
+async def prepare(source: Source, scratch: Scratch) -> tuple[intake.Context, Dockerfile]:
     """The context and the Dockerfile down to the target. Raises DavitError."""
+    request = source.request
     if request.remote:
         keep_git_dir = is_true(request.build_args.get(KEEP_GIT_DIR))
         context = await intake.fetch(request.remote, request.dockerfile, scratch, keep_git_dir=keep_git_dir)
+    elif source.file is not None:
+        context = await intake.read(scratch.files.enter_context(source.file), request.dockerfile, scratch)
     else:
-        context = await intake.receive(_chunks(stream), request.dockerfile, scratch)
+        context = await intake.receive(_chunks(source.stream), request.dockerfile, scratch)
     dockerfile = parse_dockerfile(context.dockerfile, name=request.dockerfile)
     return context, dockerfile.until(request.target).with_labels(request.labels)
 

@@ -18,6 +18,7 @@ from shared.bus import EMPTY, Bus, Empty
 from shared.contracts import images as contracts
 from shared.contracts.images import BuildCacheEntries, BuildCachePrune, BuildImage, PrunedCache
 from shared.errors import DavitError
+from shared.handover import take
 from shared.service import ServiceContext
 from shared.streams import accept
 
@@ -49,9 +50,10 @@ class BuildHandlers:
                 log.warning("container %s of a build could not be removed: %s", container_id, error)
 
     async def build(self, request: BuildImage) -> Empty:
-        """Answered once the stream is accepted; the build goes on and tells the rest there."""
+        """Answered once stream and context are accepted; the build goes on and tells the rest on the stream."""
+        context = take(request.context) if request.context is not None else None
         stream = await accept(self.bus, request.stream)
-        self.jobs.start(self.builder.serve(request, stream), "build")
+        self.jobs.start(self.builder.serve(request, stream, context), "build")
         return EMPTY
 
     async def prune(self, request: BuildCachePrune) -> PrunedCache:

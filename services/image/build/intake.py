@@ -50,6 +50,11 @@ async def receive(chunks: AsyncIterator[bytes], dockerfile: str, scratch: Scratc
     spool = scratch.spool("context")
     async for chunk in chunks:
         spool.write(chunk)
+    return await read(spool, dockerfile, scratch)
+
+
+async def read(spool: BinaryIO, dockerfile: str, scratch: Scratch) -> Context:
+    """A context that a file has, as `receive` gets it; the file is closed with the scratch space."""
     return await asyncio.to_thread(_from_spool, spool, dockerfile, scratch)
 
 

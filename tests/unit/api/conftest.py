@@ -155,7 +155,10 @@ def dechunk(data: bytes) -> bytes:
 
 
 class EdgeUnderTest:
-    def __init__(self, bus: MemoryBus, events: Events, client: Client, app: Any) -> None:
+    """Attributes: data_root: the engine's, which is not there: make it for what needs it."""
+
+    def __init__(self, bus: MemoryBus, events: Events, client: Client, app: Any, data_root: Path) -> None:
+        self.data_root = data_root
         self.app = app
         self.bus = bus
         self.events = events
@@ -169,11 +172,12 @@ async def edge() -> AsyncIterator[EdgeUnderTest]:
     async def offer() -> streams.ByteStream:
         return await streams.offer(bus)
 
-    deps = Deps(bus=bus, offer=offer, follow=events.follow, facts=EngineFacts(node="n1", data_root="/data"))
-    app = build_app(deps)
-    server = EdgeServer(app)
     with tempfile.TemporaryDirectory(prefix="davit-api-") as directory:
+        facts = EngineFacts(node="n1", data_root=f"{directory}/data")
+        deps = Deps(bus=bus, offer=offer, follow=events.follow, facts=facts)
+        app = build_app(deps)
+        server = EdgeServer(app)
         path = str(Path(directory) / "a.sock")
         await server.listen(open_listener(f"unix://{path}", tls=None, allow_insecure=False))
-        yield EdgeUnderTest(bus, events, Client(path), app)
+        yield EdgeUnderTest(bus, events, Client(path), app, Path(facts.data_root))
         await server.close()
