@@ -9,10 +9,12 @@ from services.executor.runtime import kernel
 
 
 def copy(source: int, target: int) -> None:
-    """Copy everything in directory `source` into `target`: files, links, nodes, owners, modes, times, xattrs."""
+    """Copy everything in directory `source` into `target`: files, links, nodes, owners, modes, times, xattrs.
+
+    `target` itself stays as it was mounted, as with runc.
+    """
     with kernel.reporting("copy", "tmpcopyup"):
         _copy_entries(source, target)
-        _copy_metadata(source, target)
 
 
 def _copy_entries(source: int, target: int) -> None:

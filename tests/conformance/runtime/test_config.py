@@ -122,6 +122,14 @@ class TestMounts:
         bundle.spec["mounts"].append({"destination": "/mnt", "type": "nosuchfs", "source": "x"})
         oci.refuses(bundle)
 
+    def test_tmpcopyup_leaves_the_mounts_own_mode(self, oci: Runtime, bundle: Bundle) -> None:
+        (bundle.rootfs / "mnt").chmod(0o750)
+        (bundle.rootfs / "mnt" / "file").write_text("kept")
+        for destination in ("/mnt", "/new"):
+            mount = {"destination": destination, "type": "tmpfs", "source": "t", "options": ["tmpcopyup"]}
+            bundle.spec["mounts"].append(mount)
+        assert oci.output(bundle, "stat -c %a /mnt /new; cat /mnt/file").split() == ["750", "1777", "kept"]
+
     def test_tmpcopyup_copies_what_is_there(self, oci: Runtime, bundle: Bundle) -> None:
         (bundle.rootfs / "mnt" / "kept").write_text("kept")
         bundle.spec["mounts"].append(
