@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 DRAIN_BYTES = 256 * 1024
 DRAIN_S = 1.0
+# How long the reason may take to arrive after a body found no taker.
+REASON_S = 5.0
 
 
 class StreamedResponse(Response):
@@ -132,8 +134,11 @@ async def _first_chunk(stream: ByteStream, sending: asyncio.Task[None] | None) -
     try:
         if sending is not None:
             await asyncio.wait({reading, sending}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done() and not reading.done() and sending.exception() is not None:
-                sending.result()
+            if sending.done() and not reading.done() and (failure := sending.exception()) is not None:
+                if isinstance(failure, DavitError):
+                    await asyncio.wait({reading}, timeout=REASON_S)
+                if not reading.done():
+                    raise failure
         return await reading
     finally:
         if not reading.done():
@@ -179,8 +184,11 @@ async def upload_request(call: Call, request: Callable[[ByteStream], Awaitable[A
     finished = False
     try:
         await asyncio.wait({asking, sending}, return_when=asyncio.FIRST_COMPLETED)
-        if not asking.done() and sending.exception() is not None:
-            sending.result()
+        if not asking.done() and (failure := sending.exception()) is not None:
+            if isinstance(failure, DavitError):  # nobody takes the body any more: the answer says why
+                await asyncio.wait({asking}, timeout=REASON_S)
+            if not asking.done():
+                raise failure
         await asking
         finished = True
     except DavitError:

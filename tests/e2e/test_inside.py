@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from tests.lab.engine import Engine
+from tests.lab.engine import Engine, eventually
 
 pytestmark = pytest.mark.root
 
@@ -135,3 +135,16 @@ def test_a_volume_that_binds_a_missing_directory(engine: Engine) -> None:
         assert "failed to mount local volume: mount /no/such/directory:" in result.stderr
     finally:
         engine.docker("volume", "rm", "-f", "bound")
+
+
+def test_small_things_that_clients_show(engine: Engine) -> None:
+    engine.docker("run", "--name", "told", "--log-opt", "labels=l", "-l", "l=1", "busybox", "echo", "x")
+    engine.docker("run", "-d", "--name", "plain", "-p", "127.0.0.1:18071:80", "busybox", "sh", "-c", "echo x; sleep 99")
+    assert engine.docker("logs", "--details", "told").stdout == "l=1 x\n"
+    eventually(lambda: engine.docker("logs", "plain").stdout, what="the output")
+    assert engine.docker("logs", "--details", "plain").stdout == " x\n"
+    assert engine.docker("ps", "-q", "--filter", "publish=80").stdout == ""
+    assert engine.docker("ps", "--filter", "publish=18071", "--format", "{{.Names}}").stdout == "plain\n"
+    assert engine.docker("ps", "-as", "--filter", "name=told", "--format", "{{.Size}}").stdout.startswith("0B (virtual")
+    result = engine.docker("cp", "/etc/passwd", "plain:/new/place", check=False)
+    assert "Could not find the file /new in container plain" in result.stderr

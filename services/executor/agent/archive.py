@@ -21,6 +21,7 @@ from services.executor.agent.rootfs import (
     generated,
     go_mode,
     look,
+    own_bytes,
     tree_bytes,
 )
 from shared.bus import Bus
@@ -170,7 +171,7 @@ class Archives:
             if record is None:
                 sizes.rw[container_id] = sizes.root_fs[container_id] = 0
                 continue
-            own = tree_bytes(self._records.paths(container_id).upper)
+            own = own_bytes(self._records.paths(container_id).upper)
             sizes.rw[container_id] = own
             sizes.root_fs[container_id] = own + sum(tree_bytes(layer) for layer in self._filesystems.lower(record))
         return sizes

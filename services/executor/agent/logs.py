@@ -222,8 +222,8 @@ def encode(records: list[LogRecord], request: Logs, *, tty: bool) -> bytes:
     out = bytearray()
     for record in records:
         text = record.text
-        if request.details and record.attrs:
-            words = ",".join(f"{key}={value}" for key, value in sorted(record.attrs.items()))
+        if request.details:
+            words = ",".join(f"{key}={value}" for key, value in sorted((record.attrs or {}).items()))
             text = words.encode() + b" " + text
         if request.timestamps:
             text = _nine_digits(record.time).encode() + b" " + text

@@ -250,3 +250,8 @@ def tree_bytes(root: Path) -> int:
                 seen.add((status.st_dev, status.st_ino))
                 total += status.st_size
     return total
+
+
+def own_bytes(upper: Path) -> int:
+    """Bytes of what a container wrote itself."""
+    return tree_bytes(upper) - (len(MTAB_LINK) if MTAB in generated(upper) else 0)

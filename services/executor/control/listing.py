@@ -70,9 +70,10 @@ def _ports(values: Iterable[str]) -> set[str]:
 
 
 def _published(summary: ContainerSummary) -> set[str]:
+    """Ports of the host, with their protocol."""
     return {
         f"{binding.host_port}/{port.partition('/')[2]}" for port, bound in summary.ports.items() for binding in bound
-    } | {port for port, bound in summary.ports.items() if bound}
+    }
 
 
 def shown(summary: ContainerSummary, filters: Filters, ancestors: set[str]) -> bool:

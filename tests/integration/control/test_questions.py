@@ -84,7 +84,7 @@ async def test_filters(three: World) -> None:
     assert await filtered(three, network="id-bridge") == ["web"]
     assert await filtered(three, volume="data") == ["web"]
     assert await filtered(three, volume="/d") == ["web"]
-    assert await filtered(three, publish="80") == ["web"]
+    assert await filtered(three, publish="80") == []
     assert await filtered(three, publish="8080/tcp") == ["web"]
     assert await filtered(three, publish="81") == []
     assert await filtered(three, expose="80/tcp") == ["web"]
