@@ -169,7 +169,13 @@ def _steps_below() -> sa.Select[Any]:
     return sa.select(steps.union_all(above)).limit(sa.bindparam("most"))
 
 
-_steps_from = _steps_below()
+_steps_from = Prepared(_steps_below())
+_layers_of = Prepared(
+    sa.select(layers)
+    .join_from(image_layers, layers, image_layers.c.chain_id == layers.c.chain_id)
+    .where(image_layers.c.image_id == sa.bindparam("image_id"))
+    .order_by(image_layers.c.position)
+)
 
 LEASE_S = 3600
 
@@ -320,12 +326,7 @@ class Reader:
 
     async def layers_of(self, image_id: str) -> list[LayerRecord]:
         """An image's layers, lowest first."""
-        rows = await self._connection.execute(
-            sa.select(layers)
-            .join_from(image_layers, layers, image_layers.c.chain_id == layers.c.chain_id)
-            .where(image_layers.c.image_id == image_id)
-            .order_by(image_layers.c.position)
-        )
+        rows = await self._connection.execute(_layers_of, {"image_id": image_id})
         return [LayerRecord(**row._asdict()) for row in rows]
 
     async def layers_only_of(self, image_id: str, ignored: Collection[str]) -> list[LayerRecord]:

@@ -58,6 +58,14 @@ class Builder:
         A client that goes away ends the build: containers are removed, scratch space too. Steps that were finished
         stay as cache.
         """
+        try:
+            await self._converse(request, stream, context)
+        finally:
+            if context is not None:
+                # Letting go of a large file takes a while, and nobody waits for it any more.
+                await asyncio.shield(asyncio.to_thread(context.close))
+
+    async def _converse(self, request: BuildImage, stream: ByteStream, context: BinaryIO | None) -> None:
         async with stream:
             work = asyncio.create_task(self._build(request, stream, context), name="build")
             gone = asyncio.create_task(stream.gone(), name="build client")
@@ -170,7 +178,7 @@ async def prepare(source: Source, scratch: Scratch) -> tuple[intake.Context, Doc
         keep_git_dir = is_true(request.build_args.get(KEEP_GIT_DIR))
         context = await intake.fetch(request.remote, request.dockerfile, scratch, keep_git_dir=keep_git_dir)
     elif source.file is not None:
-        context = await intake.read(scratch.files.enter_context(source.file), request.dockerfile, scratch)
+        context = await intake.read(source.file, request.dockerfile, scratch)
     else:
         context = await intake.receive(_chunks(source.stream), request.dockerfile, scratch)
     dockerfile = parse_dockerfile(context.dockerfile, name=request.dockerfile)

@@ -116,6 +116,7 @@ class DepotSession:
     _leases: AsyncExitStack
     _lease: Lease | None = None
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     _names: dict[tuple[str, str], str] = field(default_factory=dict)
     _ahead: _Ahead = field(default_factory=_Ahead)
     _known: dict[str, _Known] = field(default_factory=dict)
@@ -128,6 +129,10 @@ class DepotSession:
     # -- reading ------------------------------------------------------------------------------------------------
 
     async def get(self, name: str, *, platform: str = "") -> BuiltImage:
+        async with self._reading:  # stages that start from the same image read it once
+            return await self._get(name, platform)
+
+    async def _get(self, name: str, platform: str) -> BuiltImage:
         if name in self._built:
             return self._built[name]
         if (name, platform) in self._names:

@@ -54,7 +54,7 @@ async def receive(chunks: AsyncIterator[bytes], dockerfile: str, scratch: Scratc
 
 
 async def read(spool: BinaryIO, dockerfile: str, scratch: Scratch) -> Context:
-    """A context that a file has, as `receive` gets it; the file is closed with the scratch space."""
+    """A context that a file has, as `receive` gets it; the file stays the caller's to close."""
     return await asyncio.to_thread(_from_spool, spool, dockerfile, scratch)
 
 
