@@ -344,9 +344,12 @@ class ResizeExec(ExecRef):
 
 
 class Exec(BaseModel):
+    """One exec. started: its process has been ordered, and the outcome is known."""
+
     id: str
     container_id: str
     running: bool = False
+    started: bool = False
     exit_code: int | None = None
     pid: int = 0
     cmd: list[str]

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import docker
 import pytest
 
 from shared.contracts.node import REPORT
@@ -28,6 +29,8 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 SETTLED_WITHIN_S = 40.0
 REPORT_DEADLINE_S = REPORT.deadline_s or 0.0
 PROCESSES = ("supervisor", "nats", "image", "network", "volume", "control", "api", "agent", "zygote")
+# Seconds that an exec runs, and its exit code.
+EXECS = ((2, 4), (8, 5))
 # What a client of the API loses its connection with.
 CLIENTS_OF = ("supervisor", "api")
 
@@ -71,10 +74,14 @@ class Round:
         eventually(lambda: wanted in self.state(kind, template), SETTLED_WITHIN_S, what)
 
     def actions(self, kind: str) -> list[str]:
-        window = ("--since", "1", "--until", f"{time.time():.3f}")
-        text = self.engine.docker("events", *window, "--filter", "type=container", "--format", "{{json .}}").stdout
-        events = [json.loads(line) for line in text.splitlines()]
-        return [one["Action"] for one in events if one["Actor"]["Attributes"].get("name") == self.name(kind)]
+        return _actions(self.engine, self.name(kind))
+
+
+def _actions(engine: Engine, name: str) -> list[str]:
+    window = ("--since", "1", "--until", f"{time.time():.3f}")
+    text = engine.docker("events", *window, "--filter", "type=container", "--format", "{{json .}}").stdout
+    events = [json.loads(line) for line in text.splitlines()]
+    return [one["Action"] for one in events if one["Actor"]["Attributes"].get("name") == name]
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -134,3 +141,28 @@ def test_an_exit_that_a_restart_followed_is_told_by_the_next_agent(engine: Engin
     eventually(lambda: sorted(now.actions("again")) == ["create", "die", "start", "start"], 15, "all of its life")
     eventually(lambda: not json.loads(file.read_bytes()).get("owed"), 15, "a report that is acknowledged")
     engine.docker("rm", "-f", now.name("again"))
+
+
+def test_execs_outlive_the_agent_and_their_ends_are_told(engine: Engine) -> None:
+    """One ends while there is no agent, one after the next agent has found it."""
+    engine.docker("run", "-d", "--name", "host", "busybox", "sleep", "600")
+    http = docker.APIClient(base_url=engine.url)
+    ids = [http.exec_create("host", ["sh", "-c", f"sleep {seconds}; exit {code}"])["Id"] for seconds, code in EXECS]
+    for one in ids:
+        http.exec_start(one, detach=True)
+    pids = engine.pids()
+    os.kill(pids["supervisor"], signal.SIGSTOP)  # who would start the agent again
+    try:
+        os.kill(pids["agent"], signal.SIGKILL)
+        time.sleep(EXECS[0][0] + 1)
+    finally:
+        os.kill(pids["supervisor"], signal.SIGCONT)
+    codes = [code for _, code in EXECS]
+    told = eventually(lambda: [http.exec_inspect(one)["ExitCode"] for one in ids] == codes, 20, "both ends")
+    assert told
+    happened = [event for event in _actions(engine, "host") if event.startswith("exec_")]
+    assert [event.split(":")[0] for event in happened] == ["exec_create"] * 2 + ["exec_start"] * 2 + ["exec_die"] * 2
+    directory = engine.data / "containers" / engine.docker("inspect", "-f", "{{.Id}}", "host").stdout.strip()
+    eventually(lambda: not [*directory.glob("exec-*"), *(engine.run_dir / "s").glob(f"e{'?' * 16}.sock")], 10)
+    http.close()
+    engine.docker("rm", "-f", "host")

@@ -67,6 +67,7 @@ async def start(ctx: ServiceContext) -> None:
     ctx.on_close(network.close)
     await runtimes.sweep({record.id for record in records.all() if record.status in ("starting", "running", "paused")})
     await containers.recover()
+    await execs.recover()
     handlers = Handlers(ctx.bus, containers, execs, network, volumes, archives, layers, cgroups, ctx.spawn)
     await handlers.serve(ctx.node)
     facts = with_runtimes(node_facts(ctx.node, cgroups.kind), runtimes, config.default_runtime)

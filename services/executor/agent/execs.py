@@ -19,6 +19,7 @@ from services.executor.agent.shims import ShimClient, ShimGone
 from services.executor.agent.spec import exec_process
 from services.executor.agent.zygote import LaunchResult, Zygote
 from services.executor.runtime.errors import RuntimeFailure
+from services.executor.runtime.exitrecord import ExitRecord
 from shared.bus import Bus
 from shared.contracts.containers import CreateExec
 from shared.contracts.node import ExecOrder, ExecReport, Started
@@ -27,6 +28,7 @@ from shared.streams import accept
 
 READ_BYTES = 64 * 1024
 KILLED = 137
+TELL_AGAIN_S = 5.0
 
 
 class Execs:
@@ -71,7 +73,7 @@ class Execs:
         return request
 
     def _exit_file(self, record: NodeRecord, exec_id: str) -> Path:
-        return self._containers.records.paths(record.id).directory / f"exec-{exec_id[:16]}.json"
+        return self._containers.records.paths(record.id).directory / f"exec-{exec_id}.json"
 
     async def start(self, order: ExecOrder) -> Started:
         """Start an exec. Its output goes to the order's stream; its exit is reported before the stream ends."""
@@ -85,7 +87,7 @@ class Execs:
         result, connection = await self._launch(request, spec if attached else None)
         shim = result.client
         self._shims[order.id] = shim
-        settled = self._spawn(self._settle(order, shim), name=f"exec exit {order.id[:12]}")
+        settled = self._spawn(self._settle(order.id, order.container_id, shim), name=f"exec exit {order.id[:12]}")
         if connection is not None and order.stream is not None:
             stream = await accept(self._bus, order.stream)
             reader, writer = await asyncio.open_unix_connection(sock=connection)
@@ -117,30 +119,65 @@ class Execs:
         result.client.path = request["socket"]
         return result, ours
 
-    async def _settle(self, order: ExecOrder, shim: ShimClient) -> None:
+    async def _settle(self, exec_id: str, container_id: str, shim: ShimClient) -> None:
         """Wait for the end and report it."""
         try:
-            exit_code = (await shim.wait()).exit_code
+            ended: ExitRecord | None = await shim.wait()
         except ShimGone:
-            exit_code = KILLED
-        await self._reporter.send_exec(
-            ExecReport(
-                node=self._node,
-                id=order.id,
-                container_id=order.container_id,
-                exit_code=exit_code,
-                at_ns=time.time_ns(),
-            )
-        )
+            ended = self._ended(exec_id, container_id)
         await shim.close()
-        self._forget(order)
+        await self._tell(exec_id, container_id, ended)
 
-    def _forget(self, order: ExecOrder) -> None:
-        self._shims.pop(order.id, None)
-        self._containers.records.exec_socket(order.id).unlink(missing_ok=True)
-        record = self._containers.records.find(order.container_id)
+    def _ended(self, exec_id: str, container_id: str) -> ExitRecord | None:
+        record = self._containers.records.find(container_id)
+        return None if record is None else ShimClient.read_exit_file(self._exit_file(record, exec_id))
+
+    async def _tell(self, exec_id: str, container_id: str, ended: ExitRecord | None) -> None:
+        """Report an end; later, if control is away. Its files stay until then, for the next agent to find."""
+        report = ExecReport(
+            node=self._node,
+            id=exec_id,
+            container_id=container_id,
+            exit_code=KILLED if ended is None else ended.exit_code,
+            at_ns=time.time_ns(),
+        )
+        if await self._reporter.send_exec(report):
+            self._forget(exec_id, container_id)
+        else:
+            self._spawn(self._tell_later(report), name=f"exec exit {exec_id[:12]}")
+
+    async def _tell_later(self, report: ExecReport) -> None:
+        told = False
+        while not told:
+            await asyncio.sleep(TELL_AGAIN_S)
+            told = await self._reporter.send_exec(report)
+        self._forget(report.id, report.container_id)
+
+    def _forget(self, exec_id: str, container_id: str) -> None:
+        self._shims.pop(exec_id, None)
+        self._containers.records.exec_socket(exec_id).unlink(missing_ok=True)
+        record = self._containers.records.find(container_id)
         if record is not None:
-            self._exit_file(record, order.id).unlink(missing_ok=True)
+            self._exit_file(record, exec_id).unlink(missing_ok=True)
+
+    async def recover(self) -> None:
+        """After a start of the agent: go on with the execs that run, and tell the ends of those that do not."""
+        for path in self._containers.records.exec_sockets():
+            try:
+                shim = await ShimClient.connect(path)
+                state = await shim.state()
+            except ShimGone:
+                path.unlink(missing_ok=True)
+                continue
+            exec_id = state.exec_id or ""
+            self._shims[exec_id] = shim
+            self._spawn(self._settle(exec_id, state.id, shim), name=f"exec exit {exec_id[:12]}")
+        for record in self._containers.records.all():
+            for file in self._containers.records.paths(record.id).directory.glob("exec-*.json"):
+                exec_id = file.stem.removeprefix("exec-")
+                if exec_id not in self._shims:
+                    work = self._tell(exec_id, record.id, ShimClient.read_exit_file(file))
+                    self._spawn(work, name=f"exec exit {exec_id[:12]}")
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         shim = self._shims.get(exec_id)

@@ -144,6 +144,10 @@ class NodeRecords:
     def exec_socket(self, exec_id: str) -> Path:
         return self._sockets / f"e{exec_id[:16]}.sock"
 
+    def exec_sockets(self) -> list[Path]:
+        """Sockets of execs that an earlier agent has started; some may be of shims that are gone."""
+        return list(self._sockets.glob(f"e{'?' * 16}.sock"))
+
     def get(self, container_id: str) -> NodeRecord:
         record = self._records.get(container_id)
         if record is None:

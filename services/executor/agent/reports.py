@@ -50,7 +50,7 @@ class Reporter:
         self._queues[report.id] = deque([report])
         self._spawn(self._deliver_all(report.id), name=f"report {report.id[:12]}")
 
-    async def send_exec(self, report: ExecReport) -> None:
+    async def send_exec(self, report: ExecReport) -> bool:
         """Deliver an exec's exit before its stream is closed; gives up after the contract's deadline twice."""
         for _ in range(2):
             try:
@@ -60,7 +60,8 @@ class Reporter:
                 continue
             except DavitError as error:
                 log.error("control refused the exit of exec %s: %s", report.id, error)
-            return
+            return True
+        return False
 
     async def _deliver_all(self, container_id: str) -> None:
         queue = self._queues[container_id]

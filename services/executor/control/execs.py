@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.executor.control import sql
+from services.executor.control.domain import Record
 from services.executor.control.names import new_id
 from services.executor.control.peers import Peers
 from services.executor.control.records import Records
@@ -10,7 +11,8 @@ from shared.bus import EMPTY, Empty
 from shared.contracts import node
 from shared.contracts.containers import CreateExec, Exec, ExecId, ExecRef, ResizeExec, StartExec
 from shared.contracts.node import ExecOrder, ResizeOrder
-from shared.errors import Conflict, DavitError, InvalidArgument
+from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, Unavailable
+from shared.events import DomainEvent
 
 START_FAILED = "OCI runtime exec failed: exec failed: unable to start container process: "
 KILLED = 137
@@ -62,26 +64,28 @@ class Execs:
             stream=request.stream,
             console_size=request.console_size,
         )
-        async with self._records.database.transaction() as tx:
-            tx.emit(record.event(f"exec_start: {' '.join(item.cmd)}", execID=item.id))
         try:
             started = await self._bus.request(node.EXEC_START, order, node=record.node)
+        except (Unavailable, DeadlineExceeded):
+            raise  # whether it runs is unknown: its exit tells
         except DavitError as error:
-            await self._failed(item.id, int(error.detail.get("exit_code", 126)))
+            await self._failed(record, item.id, int(error.detail.get("exit_code", 126)))
             if "exit_code" in error.detail:
                 raise InvalidArgument(f"{START_FAILED}{_reason(error.message)}: unknown", **error.detail) from error
             raise
         async with self._records.database.transaction() as tx:
             current = await sql.find_exec(tx, item.id)
             if current.exit_code is None:  # else it has ended already, and that is known
-                current.running, current.pid = True, started.pid
+                current.running, current.started, current.pid = True, True, started.pid
+                tx.emit(start_event(record, current))
                 await sql.save_exec(tx, current)
         return EMPTY
 
-    async def _failed(self, exec_id: str, code: int) -> None:
+    async def _failed(self, record: Record, exec_id: str, code: int) -> None:
         async with self._records.database.transaction() as tx:
             current = await sql.find_exec(tx, exec_id)
-            current.running, current.exit_code = False, code
+            current.running, current.started, current.exit_code = False, True, code
+            tx.emit(start_event(record, current))  # it was tried: Docker says so too
             await sql.save_exec(tx, current)
 
     async def inspect(self, request: ExecRef) -> Exec:
@@ -101,6 +105,11 @@ class Execs:
         order = ResizeOrder(id=record.id, exec_id=item.id, height=request.height, width=request.width)
         await self._bus.request(node.RESIZE, order, node=record.node)
         return EMPTY
+
+
+def start_event(record: Record, item: Exec) -> DomainEvent:
+    """Recorded with the outcome of the order, or with the exit when that is known first."""
+    return record.event(f"exec_start: {' '.join(item.cmd)}", execID=item.id)
 
 
 def _reason(text: str) -> str:

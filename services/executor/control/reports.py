@@ -5,6 +5,7 @@ from __future__ import annotations
 from services.executor.control import sql
 from services.executor.control.domain import Record
 from services.executor.control.ending import Ending
+from services.executor.control.execs import start_event
 from services.executor.control.records import Records
 from shared.bus import EMPTY, Empty
 from shared.contracts.node import ContainerReport, ExecReport
@@ -85,9 +86,12 @@ class Reports:
                 return EMPTY
             if item.exit_code is not None:
                 return EMPTY
-            item.running, item.exit_code, item.pid = False, report.exit_code, 0
+            untold = not (item.started or item.running)
+            item.running, item.started, item.exit_code, item.pid = False, True, report.exit_code, 0
             await sql.save_exec(tx, item)
             record = await sql.by_id(tx, item.container_id)
             if record is not None:
+                if untold:  # it ended before its start was committed
+                    tx.emit(start_event(record, item))
                 tx.emit(record.event("exec_die", execID=item.id, exitCode=str(report.exit_code)))
         return EMPTY

@@ -32,7 +32,7 @@ from shared.contracts.containers import (
 )
 from shared.contracts.docker import HealthConfig, HostConfig, Mount, RestartPolicy
 from shared.contracts.node import InventoryItem
-from shared.errors import Conflict, DavitError, InvalidArgument, NotFound, Unavailable
+from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from tests.integration.control.world import IMAGE_ID, NODE, Control, World
 
 MINUTES = 300.0
@@ -194,6 +194,28 @@ async def test_an_exec_from_create_to_exit(world: World) -> None:
     assert (await world.actions(container_id))[2:] == ["exec_create: ls -l", "exec_start: ls -l", "exec_die"]
 
 
+async def test_an_exec_that_is_over_before_its_start_is_committed(world: World) -> None:
+    container_id = await world.run("web")
+    exec_id = (await world.ask(contract.EXEC_CREATE, CreateExec(ref="web", cmd=["true"]))).id
+    world.node.exec_ends_at_once = 3
+    await world.ask(contract.EXEC_START, StartExec(id=exec_id, detach=True))
+    ended = await world.ask(contract.EXEC_INSPECT, ExecRef(id=exec_id))
+    assert (ended.running, ended.exit_code) == (False, 3)
+    assert (await world.actions(container_id))[2:] == ["exec_create: true", "exec_start: true", "exec_die"]
+
+
+async def test_an_exec_of_unknown_outcome_is_not_called_failed(world: World) -> None:
+    container_id = await world.run("web")
+    exec_id = (await world.ask(contract.EXEC_CREATE, CreateExec(ref="web", cmd=["job"]))).id
+    world.node.fail["exec_start"] = DeadlineExceeded("slow")
+    with pytest.raises(DeadlineExceeded):
+        await world.ask(contract.EXEC_START, StartExec(id=exec_id, detach=True))
+    assert (await world.ask(contract.EXEC_INSPECT, ExecRef(id=exec_id))).exit_code is None
+    await world.node.exec_exit(exec_id, container_id, 5)  # it had been started all the same
+    assert (await world.ask(contract.EXEC_INSPECT, ExecRef(id=exec_id))).exit_code == 5
+    assert (await world.actions(container_id))[2:] == ["exec_create: job", "exec_start: job", "exec_die"]
+
+
 async def test_execs_need_a_running_container_and_end_with_it(world: World) -> None:
     container_id = await world.run("web")
     exec_id = (await world.ask(contract.EXEC_CREATE, CreateExec(ref="web", cmd=["sleep"]))).id
@@ -222,6 +244,8 @@ async def test_an_exec_whose_command_is_missing(world: World) -> None:
         f"OCI runtime exec failed: exec failed: unable to start container process: {reason}: unknown"
     )
     assert (await world.ask(contract.EXEC_INSPECT, ExecRef(id=exec_id))).exit_code == 127
+    events = await world.events()
+    assert [event.action for event in events][-2:] == ["exec_create: nope", "exec_start: nope"]
 
 
 # Crashes and silence

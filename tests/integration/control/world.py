@@ -62,6 +62,7 @@ class FakeNode:
         self.calls: list[tuple[str, str]] = []
         self.fail: dict[str, DavitError] = {}
         self.before: dict[str, Callable[[], Any]] = {}
+        self.exec_ends_at_once: int | None = None
         self.delay: dict[str, asyncio.Event] = {}
         self.ignores_signals = False
         self.exits_at_once: int | None = None
@@ -191,6 +192,8 @@ class FakeNode:
 
     async def exec_start(self, order: ExecOrder) -> Started:
         self._called("exec_start", order.container_id)
+        if self.exec_ends_at_once is not None:
+            await self.exec_exit(order.id, order.container_id, self.exec_ends_at_once)
         return Started(pid=77, started_at_ns=time.time_ns())
 
     async def exec_exit(self, exec_id: str, container_id: str, code: int) -> None:
