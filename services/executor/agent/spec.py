@@ -25,6 +25,8 @@ from shared.contracts.node import ContainerOrder
 from shared.errors import InvalidArgument
 
 OCI_VERSION = "1.2.0"
+# Has all that is asked of other runtimes, some of which refuse what is newer.
+COMMON_OCI_VERSION = "1.0.2"
 CPU_PERIOD_US = 100_000
 # Looked up like any user: the image's group file may give root more groups.
 ROOT = "0"
@@ -505,14 +507,14 @@ def oci_spec(source: SpecInput) -> SpecPlan:
 
 
 def foreign_spec(order: ContainerOrder, spec: dict[str, Any]) -> dict[str, Any]:
-    """The same configuration for another runtime: the filter as rules, the domain name in a way that old ones know."""
+    """The same configuration for another runtime: in words that old ones know too."""
     host = order.host_config
     caps = capabilities.docker_capabilities(host.cap_add, host.cap_drop, host.privileged)
     linux = dict(spec["linux"])
     rules = seccomp_rules(security_options(host.security_opt), host.privileged, caps)
     if rules is not None:
         linux["seccomp"] = rules
-    adapted = {**spec, "linux": linux}
+    adapted = {**spec, "ociVersion": COMMON_OCI_VERSION, "linux": linux}
     if domainname := adapted.pop("domainname", ""):
         linux["sysctl"] = {**linux["sysctl"], "kernel.domainname": domainname}
     return adapted

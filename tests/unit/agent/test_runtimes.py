@@ -115,6 +115,7 @@ SPEC: dict[str, Any] = {"domainname": "example", "linux": {"sysctl": {"net.a": "
 def test_the_filter_is_in_the_spec_and_the_domain_name_a_sysctl() -> None:
     made = foreign_spec(order(HostConfig()), SPEC)
     assert "domainname" not in made
+    assert made["ociVersion"] == "1.0.2"
     assert made["linux"]["sysctl"] == {"net.a": "1", "kernel.domainname": "example"}
     seccomp = made["linux"]["seccomp"]
     assert seccomp["defaultAction"] == "SCMP_ACT_ERRNO"
