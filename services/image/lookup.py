@@ -40,6 +40,7 @@ def check_platform(actual: Platform, text: str, wanted: Platform | None) -> None
             f"image with reference {text} was found but does not match the specified platform: wanted {wanted}, "
             f"actual: {actual}",
             image=text,
+            platform=str(wanted),
         )
 
 

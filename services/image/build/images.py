@@ -137,15 +137,8 @@ class DepotSession:
             return self._built[name]
         if (name, platform) in self._names:
             return self._built[self._names[name, platform]]
-        found = await self.images.depot.find(name)
+        found = await self.images.depot.find(name, parse_platform(platform))
         image = await self._load(found.id)
-        wanted = parse_platform(platform)
-        own = Platform(image.os, image.architecture, image.variant)
-        if wanted is not None and not own.matches(wanted):
-            raise NotFound(
-                f"image with reference {name} was found but does not provide the specified platform ({wanted})",
-                platform=str(wanted),
-            )
         self._names[name, platform] = image.id
         return image
 

@@ -435,6 +435,34 @@ async def test_images_for_several_platforms_lie_side_by_side(images: Images, reg
         await images.push(pushed, platform="linux/amd64")
 
 
+async def test_a_build_starts_from_the_platform_that_it_wants(images: Images, registry: DockerRegistry) -> None:
+    name, amd64, arm64 = await both_pulled(images, registry)
+    for platform, parent in (("linux/amd64", amd64), ("linux/arm64", arm64), ("", amd64)):
+        await images.build(f"FROM {name}\nENV a=1\n", platform=platform, tags=["built:1"])
+        assert (await images.inspect("built:1")).parent == parent
+
+
+async def test_a_pulled_image_is_a_cache(images: Images, registry: DockerRegistry) -> None:
+    name = f"{registry.domain}/team/app:1"
+    files = {"f": b"content", "g": b"more"}
+    dockerfile = "FROM scratch AS one\nCOPY f /\nFROM scratch\nENV a=1\nCOPY --from=one /f /x\nCOPY g /\nCMD run\n"
+    arguments = {"build_args": {"BUILDKIT_INLINE_CACHE": "1"}, "labels": {"l": "1"}}
+    await images.build(dockerfile, files, tags=[name], **arguments)
+    before = await images.inspect(name)
+    await images.push(name)
+    await images.remove(name, force=True)
+    await images.bus.request(contracts.BUILD_PRUNE, contracts.BuildCachePrune(all=True))
+    assert images.layers() == set()
+    lines = await images.build(dockerfile, files, cache_from=[name], tags=["again:1"], **arguments)
+    told = "".join(line.get("stream", "") for line in lines)
+    assert told.count("Using cache") == 5, told  # all but the first stage, whose steps no image has
+    assert "not consumed" not in told
+    after = await images.inspect("again:1")
+    assert (after.id, after.diff_ids) == (before.id, before.diff_ids)
+    changed = await images.build(dockerfile, {**files, "g": b"other"}, cache_from=[name], **arguments)
+    assert "".join(line.get("stream", "") for line in changed).count("Using cache") >= 3
+
+
 async def test_one_platform_of_several_is_removed(images: Images, registry: DockerRegistry) -> None:
     name, amd64, arm64 = await both_pulled(images, registry)
     images.users = [ImageUser(image_id=amd64, container_id="c" * 64, running=False)]
