@@ -18,11 +18,12 @@ from pathlib import Path
 from services.image.domain import ImageRecord, LayerRecord
 from services.image.intake import TakenLayer, unpack_stored
 from services.image.jobs import Jobs
-from services.image.lookup import find_for
+from services.image.lookup import as_reference, find_for, no_such_image
 from services.image.manifests import Descriptor, Platform, chain_on
 from services.image.references import Reference
 from services.image.sql import LEASE_S, Found, SqlCatalog, Writer
 from services.image.store.content import ContentStore
+from services.image.store.holds import Holds
 from shared.errors import NotFound
 from shared.events import DomainEvent
 from shared.layers.store import LayerStore
@@ -101,6 +102,7 @@ class Depot:
         self.content = content
         self.layers = layers
         self.jobs = jobs
+        self.holds = Holds(content.root)
         self._unsettled = asyncio.Event()
 
     def wake(self) -> None:
@@ -203,6 +205,19 @@ class Depot:
         """
         async with self.catalog.reading() as reader:
             return await find_for(reader, text, platform)
+
+    async def find_and_hold(self, text: str, platform: Platform | None) -> Found:
+        """As `find`; the image's layers then stay for a moment, even if it is removed.
+
+        It is looked at again after it was held: a removal hides an image before it looks who holds it, so one of the
+        two sees the other.
+        """
+        found = await self.find(text, platform)
+        self.holds.hold(found.id)
+        async with self.catalog.reading() as reader:
+            if not await reader.is_shown(found.id):
+                raise no_such_image(text, as_reference(text))
+        return found
 
     # -- removal ------------------------------------------------------------------------------------------------
 

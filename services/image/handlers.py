@@ -39,8 +39,8 @@ class ImageQueries:
         self._bus = bus
 
     async def resolve(self, request: ImageRef) -> ResolvedImage:
-        """What a container needs: one query, since it is on the way of every create."""
-        found = await self._depot.find(request.ref, parse_platform(request.platform))
+        """What a container needs; on the way of every create."""
+        found = await self._depot.find_and_hold(request.ref, parse_platform(request.platform))
         return found.resolved_image()
 
     async def inspect(self, request: InspectImage) -> Image:

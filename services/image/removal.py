@@ -3,11 +3,12 @@
 ::
 
     removal                               creation of a container (control)
-      users? ──► hide images, commit        image? ──► container, commit
-      users? ──► delete what has none       image still shown? ──► else undo
+      users? ──► hide images, commit        image? ──► held, and still shown? ──► container, commit
+      held? then later: users? ──► delete what has none
 
-Both look again after their commit, so one of them sees the other: a container never loses its layers. What a crash
-leaves hidden is deleted later (`collect_hidden`).
+Both look again after they have said what they do, so one of them sees the other: a container never loses its layers.
+A creation that takes longer than an image is held asks for it once more. What a crash leaves hidden is deleted later
+(`collect_hidden`).
 
 Source: Docker Engine API 1.50, ImageDelete, ImagePrune; moby daemon/images/image_delete.go for what is untagged and
 what is in the way.
@@ -15,6 +16,7 @@ what is in the way.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,10 +90,21 @@ class Remover:
         """Delete images that were removed by force, once their containers are gone."""
         async with self._depot.catalog.reading() as reader:
             hidden = await reader.hidden()
-        await self._delete(hidden)
+        await self._delete([image_id for image_id in hidden if not self._depot.holds.left_s(image_id)])
 
     async def _delete_hidden(self, images: Sequence[str]) -> None:
-        """Delete what this removal has hidden, now if possible."""
+        """Delete what this removal has hidden: now, or when nobody holds it any more."""
+        left_s = {image_id: self._depot.holds.left_s(image_id) for image_id in images}
+        held = [image_id for image_id, seconds in left_s.items() if seconds > 0]
+        if held:
+            self._depot.jobs.start(self._delete_later(held, max(left_s.values())), "deletion of images")
+        await self._delete_quietly([image_id for image_id in images if image_id not in held])
+
+    async def _delete_later(self, images: Sequence[str], pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        await self._delete_quietly(images)
+
+    async def _delete_quietly(self, images: Sequence[str]) -> None:
         try:
             await self._delete(images)
         except Unavailable as error:  # control, or the disk: the images are out of sight, and are collected later
@@ -111,6 +124,7 @@ class Remover:
                     layers = await writer.layers_of(image_id)
                     chains += [layer.chain_id for layer in await writer.remove(image_id)]
                     blobs += [*content, *(layer.blob for layer in layers)]
+                    self._depot.holds.forget(image_id)
             gone = await self._depot.take_away(writer, blobs, chains)
         await self._depot.remove_files(gone.paths)
         if gone.paths:

@@ -140,6 +140,7 @@ _from_id = sa.select(images.c.id, images.c.document, images.c.resolved, sa.liter
 _resolve_name = Prepared(_from_name)
 _resolve_id = Prepared(_from_id)
 _resolve_both = Prepared(sa.union_all(_from_name, _from_id).order_by("rank").limit(3))
+_shown = Prepared(sa.select(images.c.id).where(images.c.id == sa.bindparam("image_id"), images.c.hidden == sa.false()))
 _standing_for = sa.select(name_variants.c.name).where(name_variants.c.image_id == sa.bindparam("image_id"))
 _names_of = Prepared(
     sa.select(names)
@@ -251,6 +252,9 @@ class Reader:
         if not rows or (rows[0][3] == 1 and len(rows) > 1):
             return None
         return Found(rows[0][0], rows[0][1], rows[0][2])
+
+    async def is_shown(self, image_id: str) -> bool:
+        return bool((await self._connection.execute(_shown, {"image_id": image_id})).all())
 
     async def by_id(self, image_id: str) -> Found | None:
         row = (

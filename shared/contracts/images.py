@@ -17,8 +17,12 @@ class ImageRef(BaseModel):
     platform: str | None = None
 
 
+# How long a resolved image keeps its layers, removed or not. Whoever records a container later asks again.
+RESOLVED_FOR_S = 2.0
+
+
 class ResolvedImage(BaseModel):
-    """What a container needs of an image.
+    """What a container needs of an image; its layers stay for `RESOLVED_FOR_S` at least.
 
     Attributes:
         id: ``sha256:<hex>``, the digest of the configuration.

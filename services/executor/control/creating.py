@@ -18,6 +18,7 @@ from services.executor.control.validate import check, warnings
 from shared.config import OWN_RUNTIMES, EngineConfig
 from shared.contracts.containers import CreateContainer, CreatedContainer
 from shared.contracts.docker import HostConfig
+from shared.contracts.images import RESOLVED_FOR_S
 from shared.contracts.volumes import Volume
 from shared.errors import Conflict, DavitError, InvalidArgument, NotFound, Unavailable
 from shared.failpoints import failpoint
@@ -48,6 +49,7 @@ class Creating:
         discarded = discard(host, node)
         subject = Subject(request.config, host, node, OWN_RUNTIMES | frozenset(node.runtimes))
         check(subject)
+        resolved_at = self._records.clock.monotonic()
         image = await self._peers.image(request.config.image, request.platform)
         merged = creation.merge_config(request.config, image.config)
         creation.command(merged)
@@ -61,6 +63,7 @@ class Creating:
             node,
             container_id=request.id or new_id(),
             now_ns=self._records.clock.time_ns(),
+            resolved_at=resolved_at,
         )
         record = await self._store(draft, name, planned)
         return CreatedContainer(id=record.id, warnings=[*discarded, *warnings(subject)])
@@ -116,7 +119,8 @@ class Creating:
             if strict or draft.node.fetches_layers:
                 await self._prepare(record)
             record = await self._insert(record, chosen=bool(name))
-            await self._check_image(record)
+            if self._records.clock.monotonic() - draft.resolved_at > RESOLVED_FOR_S:
+                await self._check_image(record)
             return record
         except BaseException:
             if volumes:
@@ -132,7 +136,7 @@ class Creating:
             log.info("container %s: %s", record.id[:12], error)  # the start waits for the rest
 
     async def _check_image(self, record: Record) -> None:
-        """Undo a creation whose image was removed since it was resolved.
+        """Undo a creation that took so long that its image may have been removed since it was resolved.
 
         A removal looks for containers after it has hidden the image, and this looks for the image after the container
         is on record: one of the two sees the other, and no container is left without its layers.

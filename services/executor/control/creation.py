@@ -181,6 +181,7 @@ class Draft:
     Attributes:
         merged: The client's configuration completed from the image's.
         host: With defaults filled in and references resolved.
+        resolved_at: When the image was asked for, in seconds of the monotonic clock.
     """
 
     request: CreateContainer
@@ -190,6 +191,7 @@ class Draft:
     node: NodeFacts
     container_id: str
     now_ns: int
+    resolved_at: float = 0.0
 
     def hostname(self) -> str:
         if self.merged.hostname:

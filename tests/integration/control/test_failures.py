@@ -8,7 +8,7 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from services.executor.control import sql
+from services.executor.control import creating, sql
 from services.executor.control.ending import Ending
 from services.executor.control.endpoints import Endpoints
 from services.executor.control.nodes import Nodes
@@ -413,7 +413,10 @@ async def test_reads_do_not_ask_the_node(world: World) -> None:
     assert [one.id for one in page.containers] == [container_id]
 
 
-async def test_an_image_removed_while_a_container_is_created_takes_the_container_along(world: World) -> None:
+async def test_an_image_removed_during_a_slow_creation_takes_the_container_along(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creating, "RESOLVED_FOR_S", -1.0)
     world.services.resolvable.remove(IMAGE_ID)  # the name was found, and then the image went
     with pytest.raises(NotFound, match="No such image: busybox"):
         await world.create("web")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
@@ -234,6 +235,29 @@ async def test_a_container_created_during_a_removal_keeps_its_layers(images: Ima
     images.users = []
     await images.remove("b:1")
     assert images.files(chain).exists(), "the hidden image has it as well"
+
+
+async def test_an_image_that_was_just_resolved_keeps_its_layers_for_a_moment(images: Images) -> None:
+    ids = [await images.import_tar(rootfs({"f": name.encode()}), name) for name in ("slow:1", "quick:1")]
+    chains = [(await images.inspect(image_id)).chain_ids[0] for image_id in ids]
+    for image_id in ids:
+        await images.bus.request(contracts.RESOLVE, contracts.ImageRef(ref=image_id))
+        await images.remove(image_id)
+        with pytest.raises(NotFound):
+            await images.bus.request(contracts.RESOLVE, contracts.ImageRef(ref=image_id))
+    assert [images.files(chain).exists() for chain in chains] == [True, True]
+    # One container is recorded in the meantime.
+    images.users = [ImageUser(image_id=ids[0], container_id="c" * 64, running=False)]
+    async with asyncio.timeout(contracts.RESOLVED_FOR_S + 5):
+        while images.files(chains[1]).exists():  # noqa: ASYNC110  # it is in the file system, not in an event
+            await asyncio.sleep(0.05)
+    assert images.files(chains[0]).exists()
+    await Remover(depot_of(images), images.bus).collect_hidden()
+    assert images.files(chains[0]).exists()
+    images.users = []
+    await Remover(depot_of(images), images.bus).collect_hidden()
+    assert (images.layers(), images.blobs()) == (set(), set())
+    assert os.listdir(images.data_root / "images/held") == []
 
 
 async def test_a_removal_that_was_cut_off_is_finished_later(images: Images) -> None:
