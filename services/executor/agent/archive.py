@@ -16,6 +16,7 @@ from typing import Any
 from services.executor.agent.records import NodeRecord, NodeRecords
 from services.executor.agent.rootfs import (
     Found,
+    Place,
     RootFilesystems,
     changes_of_the_container,
     generated,
@@ -46,11 +47,7 @@ class Archives:
 
     def _stat(self, record: NodeRecord, path: str) -> PathStat:
         with self._filesystems.place(record, path) as place:
-            try:
-                return _path_stat(look(place), path)
-            except NotFound as error:
-                plain = "/" + path.lstrip("/")
-                raise NotFound(f"Could not find the file {plain} in container {record.order.name}") from error
+            return _path_stat(_look(record, place, path), path)
 
     async def stat(self, container_id: str, path: str) -> PathStat:
         return await asyncio.to_thread(self._stat, self._records.get(container_id), path)
@@ -100,7 +97,7 @@ class Archives:
         record = self._records.get(container_id)
         async with stream:
             with self._filesystems.place(record, path) as place:
-                found = await asyncio.to_thread(lambda: look(place, follow=True))
+                found = await asyncio.to_thread(lambda: _look(record, place, path, follow=True))
                 if not stat.S_ISDIR(found.status.st_mode):
                     raise InvalidArgument("extraction point is not a directory", field="path")
                 if place.read_only:
@@ -175,6 +172,15 @@ class Archives:
             sizes.rw[container_id] = own
             sizes.root_fs[container_id] = own + sum(tree_bytes(layer) for layer in self._filesystems.lower(record))
         return sizes
+
+
+def _look(record: NodeRecord, place: Place, asked: str, *, follow: bool = False) -> Found:
+    """As `look`. Raises NotFound in Docker's words, with the path as it was asked for."""
+    try:
+        return look(place, follow=follow)
+    except NotFound as error:
+        plain = "/" + asked.lstrip("/")
+        raise NotFound(f"Could not find the file {plain} in container {record.order.name}") from error
 
 
 def _path_stat(found: Found, asked: str) -> PathStat:
