@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import pytest
@@ -69,7 +70,7 @@ class TestAttach:
             assert client.stdin is not None
             client.stdin.write(f"{word}\n".encode())
             client.stdin.close()
-            eventually(lambda word=word: word in output(engine, "logs", "lines"), what=f"the echo of {word}")
+            eventually(lambda: word in output(engine, "logs", "lines"), what=f"the echo of {word}")  # noqa: B023
             if word == "one":
                 client.kill()  # it would pass on anything gentler
             client.wait(10)
@@ -132,7 +133,7 @@ class TestExec:
 
 
 class TestFiles:
-    def test_copy_in_and_out(self, engine: Engine, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    def test_copy_in_and_out(self, engine: Engine, tmp_path: Path) -> None:
         source = tmp_path / "tree"
         source.mkdir()
         (source / "file").write_text("content\n")

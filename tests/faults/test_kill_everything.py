@@ -10,8 +10,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from io import BufferedRWPair
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ class Writer(threading.Thread):
         with _connect_inside(self._netns, self._port) as connection, connection.makefile("rwb") as file:
             self._write(file)
 
-    def _write(self, file: BinaryIO) -> None:
+    def _write(self, file: BufferedRWPair) -> None:
         while not self.stop.is_set():
             number = self.acknowledged
             file.write(f"SET key:{number} {number}\r\n".encode())
@@ -125,9 +126,8 @@ def test_every_process_can_be_killed(busy: tuple[Engine, Writer]) -> None:
             continue
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: ps_answers(engine), ANSWERS_WITHIN_S, f"docker ps after the death of {name}")
-        eventually(
-            lambda name=name, pid=pid: engine.pids().get(name) not in (None, 0, pid), 15, f"the return of {name}"
-        )
+        gone = (None, 0, pid)
+        eventually(lambda: engine.pids().get(name) not in gone, 15, f"the return of {name}")  # noqa: B023
         assert container_pids(engine) == before, f"a container ended with {name}"
         assert all(Path(f"/proc/{one}").exists() for one in before.values())
         assert not writer.failures, f"writes failed after the death of {name}"
@@ -158,7 +158,7 @@ def test_every_process_can_be_killed(busy: tuple[Engine, Writer]) -> None:
     assert_complete(engine)
 
 
-def replay(engine: Engine, since: float) -> list[dict[str, object]]:
+def replay(engine: Engine, since: float) -> list[dict[str, Any]]:
     text = engine.docker(
         "events", "--since", f"{since:.3f}", "--until", f"{time.time():.3f}", "--format", "{{json .}}"
     ).stdout
@@ -170,7 +170,7 @@ def assert_complete(engine: Engine) -> None:
     lives: dict[str, list[str]] = {}
     for event in replay(engine, time.time() - 600):
         if event["Type"] == "container":
-            lives.setdefault(str(event["Actor"]["ID"]), []).append(str(event["Action"]).split(":")[0])  # type: ignore[index]
+            lives.setdefault(str(event["Actor"]["ID"]), []).append(str(event["Action"]).split(":")[0])
     for container, actions in lives.items():
         assert actions.count("create") == 1, (container, actions)
         assert abs(actions.count("start") - actions.count("die")) <= 1, (container, actions)

@@ -128,7 +128,7 @@ async def test_copies_of_a_service_share_the_work(caller: Bus, server: Bus, own_
     second = await Bus.connect(own_nats.url, name="second")
     served: list[str] = []
 
-    def by(name: str):  # type: ignore[no-untyped-def]
+    def by(name: str):
         async def handle(request: Number) -> Number:
             served.append(name)
             return request
@@ -148,7 +148,7 @@ async def test_a_lease_has_one_holder_and_passes_on(caller: Bus, server: Bus) ->
     running: set[str] = set()
     overlaps = []
 
-    def work(name: str):  # type: ignore[no-untyped-def]
+    def work(name: str):
         async def loop() -> None:
             running.add(name)
             overlaps.append(len(running))

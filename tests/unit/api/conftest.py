@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class Events:
         self.history: list[DomainEvent] = []
         self.live: asyncio.Queue[DomainEvent] = asyncio.Queue()
 
-    async def follow(self, *, since_ns: int, replay_only: bool) -> AsyncIterator[DomainEvent]:
+    async def follow(self, *, since_ns: int, replay_only: bool) -> AsyncGenerator[DomainEvent, None]:
         for event in self.history:
             if event.time_ns >= since_ns:
                 yield event

@@ -122,6 +122,7 @@ def encoded(text):
 
 def test_credentials():
     auth = credentials.from_header(encoded(b'{"Username":"u","identitytoken":"t","extra":1}'))
+    assert auth is not None
     assert (auth.username, auth.identity_token) == ("u", "t")
     assert credentials.from_header(None) is None
     assert credentials.from_header(encoded(b"{}")) is None

@@ -113,9 +113,9 @@ def test_variables_have_names_and_values(entry: str) -> None:
 def test_exec_affinity() -> None:
     plan = ProcessPlan({"args": ["x"], "cwd": "/"})
     plan.take_exec_affinity({"execCPUAffinity": {"initial": "0,2-3"}})
-    assert plan.affinity == ([0, 2, 3], None)
+    assert list(plan.affinity) == [[0, 2, 3], None]
     plan.take_exec_affinity({"execCPUAffinity": {"initial": "", "final": "1"}})
-    assert plan.affinity == (None, [1])
+    assert list(plan.affinity) == [None, [1]]
 
 
 @pytest.mark.parametrize("text", ["x", "1-", "-1", "3-2", "0,,1", "0-99999999999"])
