@@ -130,8 +130,10 @@ class Repository:
             try:
                 response = await self._send_to(endpoint, method, path, headers, content, retried, params)
             except Unavailable as error:
-                # The registry is asked when its mirror is away, and plain HTTP when TLS does not work.
-                last = last if last.detail.get("tls") else error
+                # The registry is asked when its mirror is away, and plain HTTP when TLS does not work. An answer says
+                # more than a connection that failed, and a failure of TLS more than one of plain HTTP after it.
+                if "status" in error.detail or not last.detail.get("tls"):
+                    last = error
                 continue
             if response.status_code != 404 or not endpoint.is_mirror or self._writes:
                 self._usable = self._usable or endpoint
