@@ -251,6 +251,23 @@ class TestExec:
             assert (result.code, text in result.err) == (255, True), result
         assert oci.call("exec", "--cgroup", "/", container, "true").code == 0
 
+    def test_it_follows_the_first_process_to_a_group_below(self, oci: Runtime, bundle: Bundle) -> None:
+        """Version 2: where controllers are switched on for groups below, the container's own takes no processes."""
+        if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+            pytest.skip("this machine has version 1")
+        bundle.spec["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"})
+        bundle.add_namespace("cgroup")
+        container = oci.running(bundle)
+        script = "mkdir /sys/fs/cgroup/below && echo 1 > /sys/fs/cgroup/below/cgroup.procs"
+        assert oci.call("exec", container, "sh", "-c", script).code == 0
+        assert oci.call("exec", container, "cat", "/proc/self/cgroup").out == "0::/\n"
+        script = "echo $$ > /sys/fs/cgroup/below/cgroup.procs; echo +memory > /sys/fs/cgroup/cgroup.subtree_control"
+        assert oci.call("exec", container, "sh", "-c", script).code == 0
+        assert oci.call("exec", container, "cat", "/proc/self/cgroup").out == "0::/below\n"
+        result = oci.call("exec", "--cgroup", "/", container, "true")
+        assert (result.code, "resource busy" in result.err) == (255, True), result
+        assert oci.call("exec", "--cgroup", "below", container, "cat", "/proc/self/cgroup").out == "0::/below\n"
+
     def test_affinity_of_its_own(self, oci: Runtime, bundle: Bundle) -> None:
         if not oci.is_ours:
             pytest.skip("runc has it from 1.3 on")
