@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 VERSION = "0.1.0"
 _EXEC_FAILED = 255
 _NO_SUCH_COMMAND = 3
-#: commands whose children run in containers
-_MAKING = frozenset({"create", "run", "exec"})
 #: commands whose arguments are another program's command line: options come before them only
 _PASSING = frozenset({"exec", "ps"})
 
@@ -74,11 +72,13 @@ class Config:
         root: directory of the containers' records.
         log: file for messages, "" for standard error; log_format "text" or "json".
         debugging: whether `debug` writes.
+        arguments: of this command as they were given.
     """
 
-    __slots__ = ("debugging", "log", "log_format", "root", "rootless", "systemd_cgroup")
+    __slots__ = ("arguments", "debugging", "log", "log_format", "root", "rootless", "systemd_cgroup")
 
     def __init__(self, values: dict[str, Any]) -> None:
+        self.arguments: list[str] = []
         self.log: str = values["log"]
         self.log_format: str = values["log_format"]
         if self.log_format not in {"text", "json"}:
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(f"Incorrect Usage. {error}\n\n{_overview()}")
         Config.standard().report(str(error))
         return 1
-    if rest and rest[0] in _MAKING:
+    if rest and rest[0] in selfexe.MAKING:
         selfexe.protect(arguments)
     if values["version"]:
         sys.stdout.write(_version())
@@ -179,14 +179,15 @@ def main(argv: list[str] | None = None) -> int:
     if not rest or (values["help"] and rest[0] in COMMANDS):
         sys.stdout.write(_overview())
         return 0
-    return _checked(values, rest[0], rest[1:])
+    return _checked(arguments, values, rest[0], rest[1:])
 
 
-def _checked(values: dict[str, Any], name: str, arguments: list[str]) -> int:
+def _checked(given: list[str], values: dict[str, Any], name: str, arguments: list[str]) -> int:
     """Everything that needs the global options to make sense."""
     config = Config.standard()
     try:
         config = Config(values)
+        config.arguments = given
         if config.log:
             os.close(config.open_log())
     except RuntimeFailure as failure:

@@ -46,14 +46,18 @@ class Init:
         plan: what to do.
         channel: to the parent.
         namespace_fds: of the namespaces to join that the stage did not.
+        stub: descriptor of the stub, for a process that is executed by way of it.
         root: descriptor of the rootfs, from `root` to `enter`.
         master: the terminal's end for the parent, or None.
     """
 
-    def __init__(self, plan: ContainerPlan, channel: Channel, namespace_fds: dict[str, int]) -> None:
+    def __init__(
+        self, plan: ContainerPlan, channel: Channel, namespace_fds: dict[str, int], stub: int | None = None
+    ) -> None:
         self.plan = plan
         self.channel = channel
         self.namespace_fds = namespace_fds
+        self.stub = stub
         self.root = -1
         self.master: int | None = None
         self.slave: int | None = None
@@ -166,6 +170,7 @@ class Init:
             ready_fds=ready_fds,
             plan=self.plan,
             preserve_fds=self.plan.preserve_fds,
+            stub=self.stub,
         )
 
 
@@ -254,6 +259,7 @@ def finish(
     plan: ContainerPlan | None = None,
     before_exec: Callable[[], None] | None = None,
     preserve_fds: int = 0,
+    stub: int | None = None,
 ) -> None:
     """From root in the container's namespaces to the container's program; shared by containers and execs.
 
@@ -261,6 +267,7 @@ def finish(
         ready_fds: to send to the parent with "ready".
         plan: of the container, when this is its first process.
         before_exec: run when privileges are gone, just before waiting and execve.
+        stub: descriptor of the stub to execute the program by way of.
     """
     environment = process.environment()
     identity = identity_of(process, environment)
@@ -288,7 +295,7 @@ def finish(
         before_exec()
     if process.die_with_parent:
         kernel.set_parent_death_signal(9)  # every change of user clears it
-    channel.send("ready", ready_fds, wait=process.wait)
+    channel.send("ready", ready_fds, wait=process.wait, path=path)
     for fd in ready_fds:
         os.close(fd)
     if process.wait:
@@ -300,6 +307,10 @@ def finish(
         credentials.install_filter(process, channel)
     if plan is not None and plan.hooks.get("startContainer"):
         hooks.run("startContainer", plan.hooks, plan.state("created", os.getpid()))
+    if stub is not None:
+        from services.executor.runtime import execstub
+
+        execstub.execute(stub, channel.fileno(), path, process.args, environment)
     command.execute(path, process.args, environment)
 
 

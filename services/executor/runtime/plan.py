@@ -26,6 +26,7 @@ class ProcessPlan:
         group_add: further groups by name or number, looked up as well.
         capabilities: the five sets; one that is absent is empty, so no capabilities at all when the spec has none.
         umask: None leaves the runtime's default of 0o022.
+        stubbed: the program is executed by way of `execstub`.
         wait: it stops before execve until it is told to go on; else it runs at once.
         affinity: processors before and after it joins the control group; None each: all that are there.
         personality: of LINUX, LINUX32; memory_policy: where its memory is from. Both None when the spec has none.
@@ -54,6 +55,7 @@ class ProcessPlan:
         "scheduler",
         "seccomp",
         "selinux",
+        "stubbed",
         "terminal",
         "uid",
         "umask",
@@ -101,6 +103,7 @@ class ProcessPlan:
         self.personality: str | None = None
         self.memory_policy: memorypolicy.MemoryPolicy | None = None
         self.seccomp: Any = None
+        self.stubbed = False
         self.wait = False
         self.die_with_parent = False
 

@@ -23,7 +23,7 @@ from services.executor.runtime import (
     scheduling,
     tty,
 )
-from services.executor.runtime.errors import KernelFailure, RuntimeFailure, from_wire
+from services.executor.runtime.errors import CommandFailure, KernelFailure, RuntimeFailure, from_wire
 from services.executor.runtime.sync import Channel
 
 TYPE_CHECKING = False
@@ -70,17 +70,19 @@ class Launch:
         pid: its id in our pid namespace (until `until_ready` has returned: of the process in between, if there is one).
         master: the terminal's end, or None.
         waiting: it waits for `start`.
+        path: what it is about to execute.
         channel: to it; closed when it runs.
         on_listener: called with a descriptor of the seccomp listener, which it is to close.
     """
 
-    __slots__ = ("channel", "master", "on_listener", "pid", "waiting")
+    __slots__ = ("channel", "master", "on_listener", "path", "pid", "waiting")
 
     def __init__(self, pid: int, channel: Channel) -> None:
         self.pid = pid
         self.channel = channel
         self.master: int | None = None
         self.waiting = False
+        self.path = ""
         self.on_listener: Callable[[int], None] | None = None
 
     def until_ready(self) -> None:
@@ -137,6 +139,7 @@ class Launch:
         if kind == "error":
             raise from_wire(message["error"])
         if kind == "ready":
+            self.path = str(message.get("path") or "")
             self.master = fds[0] if fds else None
             self.waiting = bool(message.get("wait"))
             return True
@@ -146,6 +149,11 @@ class Launch:
             raise RuntimeFailure(f'unexpected message "{kind}"', step="init") from None
         reaction(self, message)
         return False
+
+    def refuse(self, message: dict[str, Any]) -> None:
+        """The program is there, but the kernel would not execute it."""
+        number = int(message["errno"])
+        raise CommandFailure(f"exec {self.path}: {os.strerror(number).lower()}", step="exec", errno=number)
 
     def map_ids(self, message: dict[str, Any]) -> None:
         """Write the id maps of the new user namespace, clocks, and limits: what it may not do by itself."""
@@ -182,6 +190,7 @@ class Launch:
 
 
 _REACTIONS = {
+    "refused": Launch.refuse,
     "map": Launch.map_ids,
     "stage": Launch.change_child,
     "hooks": Launch.run_hooks,
@@ -205,21 +214,35 @@ def launch_container(build: Callable[[], ContainerPlan], birth: Birth, streams: 
         ours.close()
         kernel.set_dumpable(False)
         plan = build()
+        stub = _stub(plan.process, theirs)
         _preload(plan)
         init.seal_interpreter()
         namespace_fds = namespaces.open_all(plan.namespaces.paths)
         doors = _cgroup_doors(plan.cgroup_paths)
         trees = mounts.open_sources(plan.mounts, plan.namespaces)
-        _settle(plan.process, theirs, streams, keep=_kept(plan, namespace_fds, doors) | trees)
+        _settle(
+            plan.process,
+            theirs,
+            streams,
+            keep=_kept(plan, namespace_fds, doors) | trees | ({stub} if stub is not None else set()),
+        )
         _enter_cgroup(doors)
         scheduling.set_affinity(None)
         if birth.staged:
-            _stage(plan, theirs, namespace_fds)
-        init.run(init.Init(plan, theirs, namespace_fds))
+            _stage(plan, theirs, namespace_fds, stub)
+        init.run(init.Init(plan, theirs, namespace_fds, stub))
 
     pid = _clone(0 if birth.staged else birth.flags, birth.cgroup_fd, child, theirs)
     theirs.close()
     return Launch(pid, ours)
+
+
+def _stub(process: ProcessPlan, channel: Channel) -> int | None:
+    if not process.stubbed:
+        return None
+    from services.executor.runtime import execstub
+
+    return execstub.make(channel.fileno())
 
 
 def _preload(plan: ContainerPlan) -> None:
@@ -283,7 +306,7 @@ def _enter_cgroup(doors: list[int]) -> None:
             os.close(door)
 
 
-def _stage(plan: ContainerPlan, channel: Channel, namespace_fds: dict[str, int]) -> NoReturn:
+def _stage(plan: ContainerPlan, channel: Channel, namespace_fds: dict[str, int], stub: int | None) -> NoReturn:
     """A process in between, for what has to be there before the first process of the container is born.
 
     It joins and makes namespaces, bears the real child as its own sibling, says its id, and ends.
@@ -310,7 +333,7 @@ def _stage(plan: ContainerPlan, channel: Channel, namespace_fds: dict[str, int])
         channel.send("stage", pid=pid)
         os._exit(0)
     channel.expect("go")
-    init.run(init.Init(plan, channel, {}))
+    init.run(init.Init(plan, channel, {}, stub))
 
 
 def launch_exec(

@@ -14,6 +14,7 @@
       |   <-------------------------- ready   |   with the terminal's master end, when there is one
       | start ------------------------------> |   unless it was told beforehand not to wait
       |   <-------------------------- (end)   |   execve closed the channel: it worked
+      |   <-------------------------- refused |   the program could not be executed; one byte, see `execstub.py`
       |   <-------------------------- error   |   at any time: the failure as data, then the end
 
 Each message is one packet of JSON, so that it arrives whole or not at all.
@@ -79,6 +80,8 @@ class Channel:
         )
         if not data:
             return None
+        if len(data) == 1:
+            return {"kind": "refused", "errno": data[0]}, []
         return jsonlite.loads(data), received_fds(ancillary)
 
     def expect(self, kind: str) -> tuple[dict[str, Any], list[int]]:

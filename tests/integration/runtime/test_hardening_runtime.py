@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.runtime.conftest import Bundle, Runtime, eventually
+from tests.conformance.runtime.conftest import ROOT, Bundle, Runtime, eventually
 from tests.integration.runtime.hardening import as_docker, build, ours
 
 pytestmark = pytest.mark.root
@@ -118,15 +119,163 @@ def test_a_process_on_its_way_in_can_be_neither_traced_nor_written_to(oci: Runti
     assert "WRITABLE" not in said
 
 
-def test_a_program_that_is_the_runtimes_own_file_cannot_write_it(oci: Runtime, bundle: Bundle) -> None:
-    """CVE-2019-5736, the other way round: the container's program is a script whose interpreter is /proc/self/exe."""
-    script = bundle.rootfs / "bin" / "attack"
-    script.write_text("#!/proc/self/exe\nimport os\nprint(os.open('/proc/self/exe', os.O_WRONLY))\n")
-    script.chmod(0o755)
+# A library of the container's, which the interpreter loads when the container has it executed: it keeps a descriptor of
+# the interpreter's file, and has that opened for writing by a program, when nobody executes it any more.
+LIBRARY = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+__attribute__((constructor)) static void loaded(void) {
+    char path[64], *words[] = {"writer", path, 0}, *environment[] = {0};
+    snprintf(path, sizeof path, "/proc/self/fd/%d", open("/proc/self/exe", O_RDONLY));
+    execve("/bin/writer", words, environment);
+}
+"""
+WRITER = r"""
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+int main(int count, char **words) {
+    for (int attempt = 0; attempt < 5000; attempt++) {
+        if (open(words[1], O_WRONLY) >= 0) { errno = 0; break; }
+        if (errno != ETXTBSY) break;
+        usleep(1000);
+    }
+    FILE *result = fopen("/result.new", "w");
+    fputs(errno ? strerror(errno) : "written to", result);
+    fclose(result);
+    rename("/result.new", "/result");
+    return 0;
+}
+"""
+INTERPRETED = "int main(void) { return 0; }"
+
+
+@pytest.fixture(scope="module")
+def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that nobody else executes: a file that is being executed cannot be written to."""
+    directory = tmp_path_factory.mktemp("interpreter")
+    subprocess.run([sys.executable, "-m", "venv", "--copies", "--without-pip", str(directory)], check=True)
+    return directory / "bin" / "python3"
+
+
+def arm(bundle: Bundle, way: str, interpreter: Path) -> None:
+    """Make the container's program one that executes /proc/self/exe."""
+    build(WRITER, bundle.rootfs / "bin" / "writer")
+    compile_c(LIBRARY, bundle.rootfs / "library.so", "-shared", "-fPIC")
+    listed = subprocess.run(["ldd", str(interpreter)], capture_output=True, text=True, check=True).stdout
+    for path in (Path(word) for word in listed.split() if word.startswith("/")):
+        target = bundle.rootfs / str(path.parent).lstrip("/")
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    bundle.process["env"] = ["PATH=/bin", "LD_PRELOAD=/library.so"]
+    attack = bundle.rootfs / "bin" / "attack"
+    if way == "script":
+        attack.write_text("#!/proc/self/exe\n")
+        attack.chmod(0o755)
+    elif way == "link":
+        attack.symlink_to("/proc/self/exe")
+    else:
+        compile_c(INTERPRETED, attack, "-Wl,--dynamic-linker=/proc/self/exe")
     bundle.process["args"] = ["/bin/attack"]
-    result = oci.run(bundle)
-    assert result.code != 0
-    assert result.out == ""
+
+
+def compile_c(source: str, target: Path, *options: str) -> None:
+    subprocess.run(["gcc", "-x", "c", "-o", str(target), *options, "-"], input=source, text=True, check=True)
+
+
+def davit_runc(interpreter: Path, oci: Runtime, unguarded: bool = False) -> Runtime:
+    """The same runtime by another interpreter, with or without what guards that."""
+    lines = ["import sys", f"sys.path.insert(0, {str(ROOT)!r})", "from services.executor.runtime import selfexe"]
+    lines += ["selfexe.needed = lambda: False"] if unguarded else []
+    oci.command[:-2] = [str(interpreter), "-ISE", "-c", "\n".join([*lines, "selfexe.start(sys.argv[1:])"])]
+    return oci
+
+
+def attempted(bundle: Bundle) -> str:
+    """How it went."""
+    result = bundle.rootfs / "result"
+    eventually(result.exists)
+    return result.read_text()
+
+
+class TestOwnBinary:
+    """CVE-2019-5736, the other way round: the container has the runtime execute /proc/self/exe."""
+
+    def test_the_attack_works_without_the_guard(self, oci: Runtime, bundle: Bundle, interpreter: Path) -> None:
+        arm(bundle, "script", interpreter)
+        davit_runc(interpreter, oci, unguarded=True).run(bundle, "--detach")
+        assert attempted(bundle) == "written to"
+
+    @pytest.mark.parametrize("way", ["script", "link", "loader"])
+    def test_run_executes_something_else(self, oci: Runtime, bundle: Bundle, interpreter: Path, way: str) -> None:
+        arm(bundle, way, interpreter)
+        assert davit_runc(interpreter, oci).run(bundle).code != 0
+        assert not (bundle.rootfs / "result").exists()
+
+    def test_with_a_filter_it_cannot_be_written(self, oci: Runtime, bundle: Bundle, interpreter: Path) -> None:
+        arm(bundle, "script", interpreter)
+        bundle.linux["seccomp"] = {"defaultAction": "SCMP_ACT_ALLOW"}
+        davit_runc(interpreter, oci).run(bundle, "--detach")
+        assert attempted(bundle) == "Read-only file system"
+
+    def test_in_two_steps_and_in_exec_neither(self, oci: Runtime, bundle: Bundle, interpreter: Path) -> None:
+        davit_runc(interpreter, oci)
+        arm(bundle, "script", interpreter)
+        container = oci.create(bundle)
+        oci.call("start", container)
+        assert attempted(bundle) == "Read-only file system"
+        (bundle.rootfs / "result").unlink()
+        container = oci.running(bundle)
+        oci.call("exec", "--detach", container, "/bin/attack")
+        assert attempted(bundle) == "Read-only file system"
+
+
+class TestStub:
+    """What executes the program of `run` in the interpreter's place."""
+
+    def test_arguments_and_variables_arrive(self, oci: Runtime, bundle: Bundle) -> None:
+        bundle.process["args"] = ["sh", "-c", 'printf "%s|" "$0" "$@"; env | sort', "", "a b", "ü", "x" * 100_000]
+        bundle.process["env"] = ["PATH=/bin", "EMPTY=", "A=1", "A=2=3", "U=ü"]
+        said = oci.run(bundle).out
+        assert said.startswith("|a b|ü|" + "x" * 100_000 + "|")
+        assert said.partition("xx|")[2].split("\n")[:4] == ["A=2=3", "EMPTY=", "HOME=/root", "PATH=/bin"]
+
+    def test_it_leaves_no_descriptor_and_no_privilege(self, oci: Runtime, bundle: Bundle) -> None:
+        bundle.process["user"] = {"uid": 1000, "gid": 1000}
+        sets = ("inheritable", "permitted", "effective", "ambient")
+        bundle.process["capabilities"].update({name: ["CAP_KILL"] for name in sets})
+        bundle.shell("ls /proc/self/fd; grep -E 'Cap(Prm|Eff|Amb)' /proc/$$/status; readlink /proc/$$/exe")
+        words = oci.output(bundle).split()
+        kill = f"{1 << 5:016x}"
+        expected = ["0", "1", "2", "3", "CapPrm:", kill, "CapEff:", kill, "CapAmb:", kill, "/bin/busybox"]
+        assert words == expected
+
+    @pytest.mark.parametrize(
+        ("content", "text"),
+        [
+            (b"#!/nowhere\n", "no such file or directory"),
+            (b"no program", "exec format error"),
+            (b"", "exec format error"),
+        ],
+    )
+    def test_a_program_that_cannot_be_executed(self, oci: Runtime, bundle: Bundle, content: bytes, text: str) -> None:
+        program = bundle.rootfs / "bin" / "program"
+        program.write_bytes(content)
+        program.chmod(0o755)
+        bundle.process["args"] = ["program"]
+        result = oci.run(bundle)
+        assert (result.code, f"exec /bin/program: {text}" in result.err) == (1, True), result
+        assert oci.call("state", oci.ids[-1]).code == 1
+
+    def test_a_program_may_be_open_to_its_user_alone(self, oci: Runtime, bundle: Bundle) -> None:
+        bundle.process["user"] = {"uid": 1000, "gid": 1000}
+        (bundle.rootfs / "bin" / "busybox").chmod(0o711)
+        assert oci.output(bundle, "id -u") == "1000"
 
 
 @pytest.mark.parametrize("number", range(3, 12))

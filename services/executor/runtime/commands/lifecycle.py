@@ -87,6 +87,18 @@ class Creation:
 
         return systemd.SystemdBackend(cgroups.detect()), systemd.unit_path(asked, container_id)
 
+    def guard_interpreter(self) -> None:
+        """See to it that the container's program cannot get at the interpreter; may start this command once more."""
+        from services.executor.runtime import selfexe
+
+        if not selfexe.needed():
+            return
+        from services.executor.runtime import execstub
+
+        if self.plan.linux.get("seccomp") or not execstub.suits(self.plan):
+            selfexe.protect(self.config.arguments)
+        self.plan.process.stubbed = True
+
     def make(self, streams: tuple[int, int, int], *, stays: bool) -> process.Launch:
         """Up to the point where the process waits: for us, or (`stays`) for whoever connects when we have gone."""
         from services.executor.runtime import validate
@@ -314,6 +326,7 @@ def run(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
 def _run(creation: Creation, options: dict[str, Any]) -> int:
     from services.executor.runtime.commands import foreground
 
+    creation.guard_interpreter()
     detach, terminal = options["detach"], creation.plan.process.terminal
     check_terminal(terminal, detach, options["console_socket"])
     signals = -1 if detach else foreground.catch_signals()
