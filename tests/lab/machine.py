@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ RUN = """\
 #!/bin/sh
 cp /payload/busybox /bin/busybox
 cd /payload
+{exports}
 export PYTHONPATH=/payload/tree:/payload/packages PYTHONDONTWRITEBYTECODE=1
 exec python3 -m pytest -q --color=no -p no:cacheprovider -c /dev/null --rootdir /payload/tree \
     --import-mode=importlib -W ignore "$@" {selection} 2>&1
@@ -42,15 +44,16 @@ def tool() -> str:
     pytest.skip("cgroup2-vm is not installed; see $DAVIT_CGROUP2_VM")
 
 
-def run_tests(directory: Path, tests: str, selection: str = "") -> str:
+def run_tests(directory: Path, tests: str, selection: str = "", *, programs: Mapping[str, str] | None = None) -> str:
     """Run the tests in folder `tests` in the machine; they must pass. Answers what pytest printed.
 
     Args:
         directory: an empty one, for what is copied into the machine.
         selection: further words for pytest.
+        programs: variable -> executable, which is copied, and there has its path in that variable.
     """
     program = tool()
-    _payload(directory, tests, f"{selection} /payload/tree/{tests}")
+    _payload(directory, tests, f"{selection} /payload/tree/{tests}", programs or {})
     command = [program, "--timeout", str(TIMEOUT_S), str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 125:
@@ -59,10 +62,10 @@ def run_tests(directory: Path, tests: str, selection: str = "") -> str:
     return done.stdout
 
 
-def _payload(directory: Path, tests: str, selection: str) -> None:
+def _payload(directory: Path, tests: str, selection: str, programs: Mapping[str, str]) -> None:
     """The runtime, the tests, pytest, a busybox, and the script that starts it."""
     tree = directory / "tree"
-    ignore = shutil.ignore_patterns("__pycache__", "test_v2_machine.py", "test_*docker*.py")
+    ignore = shutil.ignore_patterns("__pycache__", "test_v2_machine.py", "test_under_*.py", "test_docker_*.py")
     for part in ("services/executor/runtime", tests):
         shutil.copytree(ROOT / part, tree / part, ignore=ignore)
     for package in ("services", "services/executor"):
@@ -80,5 +83,9 @@ def _payload(directory: Path, tests: str, selection: str) -> None:
             shutil.copy(source, packages)
     shutil.copy(os.path.realpath("/bin/busybox"), directory / "busybox")
     run = directory / "run"
-    run.write_text(RUN.format(selection=selection))
+    exports = []
+    for variable, path in programs.items():
+        shutil.copy(path, directory)
+        exports.append(f"export {variable}=/payload/{Path(path).name}")
+    run.write_text(RUN.format(selection=selection, exports="\n".join(exports)))
     run.chmod(0o755)
