@@ -43,7 +43,8 @@ class Record(BaseModel):
         requested_networks: What the client asked of each network, by the network's reference.
         exits: Number of exits seen; a waiter's ticket for "the next one".
         last_exit_ns: finished_at of the latest exit applied: a repeated report changes nothing.
-        remove_volumes: For a removal that has begun (status ``removing``): whether it takes anonymous volumes along.
+        remove_volumes: For a removal that has begun, or will with the exit: whether it takes anonymous volumes along.
+        doomed_until_ns: An exit until then begins the removal: it was killed to be removed.
         holding: The network service may keep endpoints for it; not part of the document.
         start_key: The wish that led to the latest start, or attempt at one.
         start_failure: Why that attempt failed, as an error's wire form; None when it did not.
@@ -65,6 +66,7 @@ class Record(BaseModel):
     last_exit_ns: int = 0
     started_ns: int = 0
     remove_volumes: bool = False
+    doomed_until_ns: int = 0
     start_key: str = ""
     start_failure: dict[str, Any] | None = None
     kept_until_ns: int = 0
@@ -160,6 +162,13 @@ class Record(BaseModel):
     def _died(self, exit_: ExitRecord) -> DomainEvent:
         seconds = max(0, exit_.finished_at_ns - exit_.started_at_ns) // 1_000_000_000
         return self.event("die", exitCode=str(exit_.exit_code), execDuration=str(seconds))
+
+    def removes_itself(self, exit_: ExitRecord) -> bool:
+        """Whether this exit, applied before, is also the beginning of the removal."""
+        if self.alive:
+            return False
+        kept = exit_.finished_at_ns <= self.kept_until_ns
+        return (self.auto_remove and not kept) or exit_.finished_at_ns <= self.doomed_until_ns
 
     def rest(self) -> None:
         """A container that waited for its next restart will not get one."""

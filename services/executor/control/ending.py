@@ -25,6 +25,8 @@ KILL_PATIENCE_S = 10.0
 # How much longer than its stop a restart may take before an exit counts as the end of a ``--rm`` container.
 KEEP_MARGIN_S = 60
 FOR_EVER_S = 365 * 86400
+# How long after the order to kill an exit counts as the one that was ordered.
+DOOMED_NS = 60 * 1_000_000_000
 
 
 class Ending:
@@ -66,9 +68,8 @@ class Ending:
                 raise NotModified("this exit is known")
             if restart_count is not None:
                 current.container.restart_count = restart_count
-            kept = exit_.finished_at_ns <= current.kept_until_ns
-            if current.auto_remove and not restarting and not current.alive and not kept:
-                current.remove(volumes=True)
+            if current.removes_itself(exit_):
+                current.remove(volumes=current.auto_remove or current.remove_volumes)
             return events
 
         try:
@@ -176,12 +177,25 @@ class Ending:
                     f'cannot remove container "/{record.name}": container is {record.status}: '
                     f"{advice} the container before removing or force remove"
                 )
-            await self.exited(await self._stopped(record, signals.SIGKILL, 0))
+            await self._kill_to_remove(record, volumes=request.volumes)
             gone = await self._records.get(record.id)
             if gone is None:
                 return
             record = gone
         await self._removing.remove(record, volumes=request.volumes)
+
+    async def _kill_to_remove(self, record: Record, *, volumes: bool) -> None:
+        """Kill; whoever learns of the exit first begins the removal with it, also when this request is cut off."""
+        until_ns = self._records.clock.time_ns() + DOOMED_NS
+
+        def doom(current: Record) -> list[DomainEvent]:
+            if not current.alive:
+                return []
+            current.doomed_until_ns, current.remove_volumes = until_ns, volumes
+            return [current.event("kill", signal=str(int(signals.SIGKILL)))]
+
+        record = await self._records.change(record, doom)
+        await self.exited(await self._peers.stop(record, int(signals.SIGKILL), 0))
 
     # Pause
 

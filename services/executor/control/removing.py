@@ -29,7 +29,7 @@ class Removing:
         self._peers = peers
         self._endpoints = endpoints
         self._spawn = spawn
-        self._finishing: set[str] = set()
+        self._finishing: dict[str, asyncio.Event] = {}
 
     async def remove(self, record: Record, *, volumes: bool) -> None:
         """Remove a container; returns when it is gone.
@@ -61,8 +61,13 @@ class Removing:
             log.warning("container %s not removed yet: %s", record.id[:12], error)
 
     async def finish(self, record: Record) -> None:
-        """Finish a removal that has been marked. Each step is idempotent."""
-        self._finishing.add(record.id)
+        """Finish a removal that has been marked, or wait for who is at it. Each step is idempotent."""
+        under_way = self._finishing.get(record.id)
+        if under_way is not None:
+            await under_way.wait()
+            if await self._records.get(record.id) is None:
+                return
+        done = self._finishing[record.id] = asyncio.Event()
         try:
             outcomes = await asyncio.gather(
                 self._remove_from_node(record), self._endpoints.release(record), return_exceptions=True
@@ -75,7 +80,9 @@ class Removing:
             failpoint("control.remove.before_forget")
             await self._forget(record)
         finally:
-            self._finishing.discard(record.id)
+            if self._finishing.get(record.id) is done:
+                del self._finishing[record.id]
+            done.set()
 
     async def _remove_from_node(self, record: Record) -> None:
         try:

@@ -228,3 +228,40 @@ async def test_a_port_that_was_asked_for_fails_in_the_nodes_words(world: World) 
     with pytest.raises(Conflict, match="address already in use"):
         await world.start("web")
     await world.eventually(lambda: not world.services.endpoints)
+
+
+async def test_a_forced_removal_that_is_cut_off_is_finished_with_the_exit(world: World) -> None:
+    container_id = await world.run("web", host=HostConfig(binds=["data:/data"]))
+    loop = asyncio.get_running_loop()
+    killed = loop.create_future()
+    world.node.before["stop"] = lambda: killed.set_result(loop.create_task(world.kill_control()))
+    removing = asyncio.create_task(world.ask(contract.REMOVE, RemoveContainer(ref="web", force=True)))
+    await (await killed)
+    world.node.before.clear()
+    await world.add_control()
+    await world.eventually(lambda: _gone(world, container_id))
+    with pytest.raises(Interrupted):
+        await removing
+    assert await world.actions(container_id) == ["create", "start", "kill", "die", "destroy"]
+    assert world.services.held == {}
+
+
+async def test_a_forced_removal_asks_the_node_once(world: World) -> None:
+    container_id = await world.run("web")
+    before = len(world.node.calls)
+    await world.ask(contract.REMOVE, RemoveContainer(ref="web", force=True))
+    assert not await world.exists("web")
+    assert world.node.calls[before:] == [("stop", container_id), ("remove", container_id)]
+    assert await world.actions(container_id) == ["create", "start", "kill", "die", "destroy"]
+
+
+async def test_a_container_whose_kill_failed_is_not_removed_much_later(world: World) -> None:
+    container_id = await world.run("web")
+    world.node.fail["stop"] = Unavailable("the node is away")
+    with pytest.raises(Unavailable):
+        await world.ask(contract.REMOVE, RemoveContainer(ref="web", force=True))
+    item = world.node.items[container_id]
+    ended = world.node.end(container_id, 0)
+    item.exit = ended.model_copy(update={"finished_at_ns": ended.finished_at_ns + 120 * 10**9})
+    await world.node.report(container_id, "exited", exit=item.exit)
+    assert await world.status("web") == "exited"
