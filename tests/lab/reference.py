@@ -69,7 +69,7 @@ class ReferenceEngine:
         shutil.rmtree(self.base, ignore_errors=True)
 
     def _unmount(self) -> None:
-        """Take away what dockerd leaves mounted: the namespace of ``--network host``, its data directory when hurried."""
+        """Take away what dockerd leaves mounted: the namespace of ``--network host``, and its data."""
         places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
         for place in sorted((place for place in places if place.startswith(f"{self.base}/")), reverse=True):
             run("umount", "--lazy", place, check=False)
