@@ -120,6 +120,9 @@ async def _ask_with_file(call: Call, context: BinaryIO, stream: ByteStream) -> N
 
 async def prune(call: Call) -> Response:
     params = call.params
+    for name in ("max-used-space", "min-free-space"):
+        if params.integer(name):
+            raise Unsupported(f"{name} is not supported by this engine: use reserved-space", field=name)
     result = await call.ask(
         contracts.BUILD_PRUNE,
         contracts.BuildCachePrune(

@@ -70,6 +70,8 @@ async def start(call: Call) -> Response:
         raise InvalidArgument(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
         )
+    if call.params.text("checkpoint"):
+        raise InvalidArgument("starting from a checkpoint is not supported by this engine", field="checkpoint")
     request = contracts.StartContainer(
         ref=call.path("ref"), detach_keys=call.params.text("detachKeys"), key=secrets.token_hex(8)
     )

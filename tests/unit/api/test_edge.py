@@ -75,6 +75,21 @@ async def test_options_are_answered_for_any_path(edge):
     assert (await edge.client.request("OPTIONS", "/v1.41/containers/json")).status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "status", "field"),
+    [
+        ("/containers/x/start?checkpoint=c", 400, "checkpoint"),
+        ("/build/prune?max-used-space=5", 501, "max-used-space"),
+        ("/build/prune?min-free-space=5", 501, "min-free-space"),
+    ],
+)
+async def test_parameters_that_are_not_honoured_are_refused_by_name(edge, path, status, field):
+    reply = await edge.client.request("POST", path)
+    assert reply.status == status
+    assert field in orjson.loads(reply.body)["message"]
+    assert edge.bus.requests == []
+
+
 async def test_a_query_that_is_not_well_escaped_is_refused(edge):
     reply = await edge.client.request("GET", "/containers/json?all=%zz")
     assert (reply.status, orjson.loads(reply.body)) == (400, {"message": 'invalid URL escape "%zz"'})
