@@ -53,10 +53,15 @@ class ForeignRuntime(BaseModel):
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
             )
-            _, said = await asyncio.wait_for(process.communicate(), DELETE_S)
-        except (OSError, TimeoutError) as error:
+        except OSError as error:
             log.warning("runtime %s could not delete container %s: %s", self.name, container_id[:12], error)
             return
+        try:
+            _, said = await asyncio.wait_for(process.communicate(), DELETE_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            said = b"it did not end in time"
         if process.returncode:
             text = said.decode(errors="replace").strip()
             log.warning("runtime %s could not delete container %s: %s", self.name, container_id[:12], text)

@@ -85,6 +85,24 @@ def test_a_sweep_deletes_what_does_not_run(tmp_path: Path) -> None:
     assert said.read_text() == f"--before --root {root} delete --force left\n"
 
 
+def test_a_runtime_that_cannot_delete_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripts = {"hangs": "exec sleep 60", "fails": "echo no way >&2; exit 1"}
+    paths = {name: script(tmp_path / name, text) for name, text in scripts.items()}
+    found = runtimes(tmp_path, **{name: {"path": str(path)} for name, path in paths.items()})
+    monkeypatch.setattr("services.executor.agent.runtimes.DELETE_S", 0.2)
+    for name in scripts:
+        runtime = found.find(name)
+        assert runtime is not None
+        (Path(runtime.root) / "c1").mkdir(parents=True)
+        if name == "fails":
+            asyncio.run(runtime.delete("c1"))
+            paths[name].unlink()
+        asyncio.run(runtime.delete("c1"))
+    assert [text for text in ("did not end in time", "no way", "No such file") if text not in caplog.text] == []
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from services.executor.runtime.errors import ForeignFailure
 from services.executor.runtime.foreign import Runtime
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def runtime(tmp_path: Path, script: str, **more: Any) -> Runtime:
@@ -90,3 +93,11 @@ def test_delete_asks_only_for_what_is_known(tmp_path: Path) -> None:
     (tmp_path / "root" / "c1").mkdir(parents=True)
     one.delete()
     assert (tmp_path / "said").read_text() == "delete --force\n"
+
+
+def test_it_costs_nothing_until_an_order_asks_for_it() -> None:
+    """What the zygote imports every shim carries."""
+    script = "import sys; from services.executor.runtime import launch, rehearsal, shim, zygote; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert "services.executor.runtime.shim" in loaded.split()
+    assert "services.executor.runtime.foreign" not in loaded.split()
