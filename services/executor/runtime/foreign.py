@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from services.executor.runtime.launch import Launched, Streams
 
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-_LARGEST_LOG_BYTES = 1 << 20
+_MOST_LOG_BYTES = 1 << 16
 
 
 class Runtime:
@@ -102,6 +102,7 @@ def _execute(argv: list[str], streams: tuple[int, int, int], parent: int, failed
             os._exit(1)
         for target, fd in enumerate(streams):
             os.dup2(fd, target)
+        kernel.close_from(3, on_exec=True)
         kernel.restore_signals()  # what a shim ignores a container must not
         os.execve(argv[0], argv, _ENVIRONMENT)
     except OSError as error:
@@ -121,7 +122,9 @@ def _last_error(log: str) -> str:
     """The message of the last error in a runtime's JSON log, or "" when it wrote none."""
     try:
         with open(log, "rb") as file:
-            lines = file.read(_LARGEST_LOG_BYTES).splitlines()
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _MOST_LOG_BYTES))
+            lines = file.read(_MOST_LOG_BYTES).splitlines()
     except FileNotFoundError:
         return ""
     for line in reversed(lines):

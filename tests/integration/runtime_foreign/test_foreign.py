@@ -255,6 +255,21 @@ def test_what_cannot_be_made_leaves_nothing(place: Place) -> None:
     assert place.nothing_left()
 
 
+def test_a_runtime_inherits_nothing_but_the_streams(place: Place) -> None:
+    """A descriptor of the host's that reaches a container is a way out of it."""
+    said = place.base / "said"
+    program = place.base / "runtime"
+    program.write_text(f'#!/bin/sh\nls -l /proc/self/fd >> {said}\nexec {RUNC} "$@"\n')
+    program.chmod(0o755)
+    container = Started(place.order("sleep", "300", runtime={**place.runtime, "path": str(program)}))
+    execed = Started(place.exec_order(container.first["pid"], "true", runtime={**place.runtime, "path": str(program)}))
+    assert execed.end()[0]["exit_code"] == 0
+    container.ask("signal", number=9)
+    container.end()
+    numbers = {line.split()[-3] for line in said.read_text().splitlines() if "->" in line}
+    assert numbers == {"0", "1", "2", "3"}, said.read_text()  # 3 is the directory being listed
+
+
 def test_it_can_wait_before_it_starts(place: Place) -> None:
     started = Started(place.order("echo", "now", start=False))
     assert started.first["status"] == "created"

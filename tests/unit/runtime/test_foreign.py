@@ -48,6 +48,12 @@ def test_the_last_error_of_its_log_is_the_reason(tmp_path: Path) -> None:
         runtime(tmp_path, LOG).call("create", "c1")
 
 
+def test_the_last_error_is_found_at_the_end_of_a_long_log(tmp_path: Path) -> None:
+    (tmp_path / "long").write_text('{"level":"debug","msg":"step"}\n' * 10_000 + '{"level":"error","msg":"last"}\n')
+    with pytest.raises(ForeignFailure, match=r"^last$"):
+        runtime(tmp_path, f'cat {tmp_path}/long > "$5"; exit 1').call("create", "c1")
+
+
 @pytest.mark.parametrize(("script", "how"), [("exit 3", "exit status 3"), ("kill -9 $$", "signal 9")])
 def test_without_a_log_its_end_is_told(tmp_path: Path, script: str, how: str) -> None:
     with pytest.raises(ForeignFailure, match=f"runtime create: {how}"):
