@@ -39,8 +39,8 @@ GLOBAL_OPTIONS = (
 
 #: name -> (module, function, options' name in it, arguments, help)
 COMMANDS: dict[str, tuple[str, str, str | None, str, str]] = {
-    "create": ("lifecycle", "create", "CREATE_OPTIONS", "<container-id>", "create a container"),
-    "run": ("lifecycle", "run", "RUN_OPTIONS", "<container-id>", "create and run a container"),
+    "create": ("creation", "create", "CREATE_OPTIONS", "<container-id>", "create a container"),
+    "run": ("creation", "run", "RUN_OPTIONS", "<container-id>", "create and run a container"),
     "start": ("lifecycle", "start", None, "<container-id>", "executes the user defined process in a created container"),
     "state": ("lifecycle", "show_state", None, "<container-id>", "output the state of a container"),
     "kill": ("lifecycle", "kill", "KILL_OPTIONS", "<container-id> [signal]", "send a signal to the container's init"),

@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 
-from services.executor.runtime import capabilities, kernel, seccomp
+from services.executor.runtime import capabilities, kernel
 from services.executor.runtime.errors import InvalidSpec, KernelFailure, RuntimeFailure
 
 TYPE_CHECKING = False
@@ -90,14 +90,17 @@ def drop(process: ProcessPlan) -> None:
 
 
 def _may_set_groups() -> bool:
-    try:
-        fd = os.open("/proc/self/setgroups", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return True
-    try:
-        return os.read(fd, 16).strip() != b"deny"
-    finally:
-        os.close(fd)
+    # an exec is not in the container's pid namespace yet, and has no "self" there; the first process shares its users
+    for name in ("self", "1"):
+        try:
+            fd = os.open(f"/proc/{name}/setgroups", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            return os.read(fd, 16).strip() != b"deny"
+        finally:
+            os.close(fd)
+    return True
 
 
 def install_filter_privileged(process: ProcessPlan, channel: Channel) -> None:
@@ -112,6 +115,8 @@ def install_filter(process: ProcessPlan, channel: Channel) -> None:
 
     The parent fetches the descriptor itself: the filter may already trap the calls that would send it.
     """
+    from services.executor.runtime import seccomp  # is there: the filter was made with it
+
     listener = seccomp.install(process.seccomp)
     if listener is not None and listener >= 0:
         channel.send("seccomp", fd=listener)

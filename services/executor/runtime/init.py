@@ -93,6 +93,8 @@ class Init:
             self.root,
             cgroup_paths=plan.cgroup_paths,
             cgroup_namespace=plan.namespaces.has("cgroup"),
+            label=plan.linux.get("mountLabel") or "",
+            fallback=plan.mount_fallback,
         )
         mounter.apply(plan.mounts)
         if self._owns_dev():

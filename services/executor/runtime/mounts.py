@@ -36,6 +36,17 @@ _MOUNTABLE_IN_PROC = frozenset(
 )
 
 
+#: filesystems whose labels are the policy's, or are set on their files
+_UNLABELLED = frozenset({"proc", "sysfs", "mqueue"})
+
+
+def labelled(data: str, label: str) -> str:
+    """Mount options with an SELinux context for all files; commas are part of contexts, so it is quoted."""
+    if not label:
+        return data
+    return ",".join(filter(None, (data, f'context="{label}"')))
+
+
 class Mount:
     """One entry of `mounts`.
 
@@ -101,7 +112,12 @@ def open_sources(mounts: list[Mount], names: Namespaces) -> set[int]:
         mapped = mount.mappings is not None or mount.options.idmap is not None
         if not mapped and not names.has("user"):
             continue
-        tree = mountcalls.clone_tree_at(mount.source, recursive=bool(mount.options.flags & mountcalls.MS_REC))
+        try:
+            tree = mountcalls.clone_tree_at(mount.source, recursive=bool(mount.options.flags & mountcalls.MS_REC))
+        except KernelFailure as failure:
+            if failure.errno != errno.EPERM or mapped:
+                raise
+            continue  # an unprivileged user's, who reaches as much from inside
         if mapped:
             _map_ids(tree, mount, names)
         mount.tree = tree
@@ -131,10 +147,16 @@ class Mounter:
     Attributes:
         root: O_PATH descriptor of the rootfs, which is a mount of its own.
         path: where it is now, without symbolic links.
+        fallback: flags of a bind mount that are locked are kept; false makes them an error.
+        label: SELinux context of the files of new filesystems (`linux.mountLabel`); "" for none.
     """
 
-    def __init__(self, root: int, *, cgroup_paths: dict[str, str], cgroup_namespace: bool) -> None:
+    def __init__(
+        self, root: int, *, cgroup_paths: dict[str, str], cgroup_namespace: bool, label: str = "", fallback: bool = True
+    ) -> None:
         self.root = root
+        self.fallback = fallback
+        self.label = label
         self.path = beneath.location(root)
         self.cgroup_paths = cgroup_paths
         self.cgroup_namespace = cgroup_namespace
@@ -222,10 +244,21 @@ class Mounter:
         if inherits_mode:
             # as for runc, the directory that is covered decides; where there is none, the kernel's default of 1777
             data = ",".join(filter(None, (data, f"mode={stat.S_IMODE(os.stat(f'/proc/self/fd/{target}').st_mode):o}")))
+        if mount.kind not in _UNLABELLED:
+            data = labelled(data, self.label)
         mountcalls.mount(mount.source or mount.kind, f"/proc/self/fd/{target}", mount.kind, flags, data or None)
+        if mount.kind == "mqueue" and self.label:
+            self._label_files(mount.destination)
         if options.copy_up:
             self._copy_up(target, mount.destination)
         os.close(target)
+
+    def _label_files(self, destination: str) -> None:
+        """For a filesystem that takes no label as an option."""
+        with kernel.reporting("setxattr security.selinux", destination):
+            fd = beneath.open_beneath(self.root, destination, os.O_RDONLY | os.O_DIRECTORY)
+            os.setxattr(fd, "security.selinux", self.label.encode() + b"\0")
+            os.close(fd)
 
     def _exists(self, destination: str) -> bool:
         fd = beneath.try_open_beneath(self.root, destination)
@@ -272,15 +305,25 @@ class Mounter:
             else:
                 target = beneath.make_file(self.root, mount.destination)
             self._refuse_in_proc(target, mount)
-            added, removed = options.attributes()
-            if added or removed:
-                mountcalls.set_attributes(source, mount.destination, add=added, clear=removed)
+            self._set_flags(source, mount)
             mountcalls.attach(source, target, mount.destination)
             os.close(target)
             # after attaching: a mount that is attached to a shared parent would become shared again
             self._adjust(source, mount)
         finally:
             os.close(source)
+
+    def _set_flags(self, tree: int, mount: Mount) -> None:
+        """The flags asked for. Those that a user namespace may not take off stay, unless that is to be an error."""
+        added, removed = mount.options.attributes()
+        if not added and not removed:
+            return
+        try:
+            mountcalls.set_attributes(tree, mount.destination, add=added, clear=removed)
+        except KernelFailure as failure:
+            if failure.errno != errno.EPERM or not self.fallback:
+                raise
+            mountcalls.set_attributes(tree, mount.destination, add=added)
 
     def _remount(self, mount: Mount) -> None:
         target = beneath.open_beneath(self.root, mount.destination)

@@ -136,6 +136,7 @@ class ContainerPlan:
         cgroup_paths: controller -> directory of its own in that hierarchy; "" (or "unified") for v2. Filled when made.
         cgroup_fd: descriptor of the v2 directory to be born in, or None.
         pivot, new_keyring: false for `--no-pivot` and `--no-new-keyring`.
+        mount_fallback: false for `--no-mount-fallback`.
         start_listener: a listening socket; who connects tells it, when the parent will be gone (`davit-runc create`).
         preserve_fds: how many descriptors from 3 on the container inherits.
     """
@@ -149,6 +150,7 @@ class ContainerPlan:
         "devices",
         "hooks",
         "linux",
+        "mount_fallback",
         "mounts",
         "namespaces",
         "new_keyring",
@@ -191,6 +193,7 @@ class ContainerPlan:
         self.cgroup_fd: int | None = None
         self.pivot = True
         self.new_keyring = True
+        self.mount_fallback = True
         self.start_listener: Any = None
         self.preserve_fds = 0
 

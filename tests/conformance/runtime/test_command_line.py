@@ -296,6 +296,16 @@ class TestHooks:
         assert "exit status 1" in result.err
         assert oci.call("state", oci.ids[-1]).code != 0
 
+    @pytest.mark.parametrize("kind", ["prestart", "createContainer", "startContainer", "poststart"])
+    def test_those_of_the_end_are_run_whoever_fails(self, oci: Runtime, bundle: Bundle, kind: str) -> None:
+        end = {"path": "/bin/sh", "args": ["sh", "-c", "cat > end"]}
+        bundle.spec["hooks"] = {kind: [{"path": "/bin/false"}], "poststop": [{"path": "/bin/false"}, end]}
+        if not oci.is_ours:  # runc 1.1 stops at the first that fails
+            bundle.spec["hooks"]["poststop"].pop(0)
+        assert oci.run(bundle).code == 1
+        state = json.loads((bundle.directory / "end").read_text())
+        assert (state["id"], state["status"], state.get("pid", 0)) == (oci.ids[-1], "stopped", 0)
+
     def test_a_start_whose_poststart_hook_fails_ends_the_container(self, oci: Runtime, bundle: Bundle) -> None:
         if not oci.is_ours:
             pytest.skip("runc 1.1 runs poststart hooks when it creates")
@@ -336,3 +346,20 @@ class TestSeccomp:
         with_filter = oci.output(bundle, "grep Speculation /proc/self/status")
         del bundle.linux["seccomp"]
         assert oci.output(bundle) == with_filter
+
+
+class TestEvents:
+    def test_running_out_of_memory_is_told_at_once(self, oci: Runtime, bundle: Bundle) -> None:
+        bundle.linux["resources"]["memory"] = {"limit": 32 << 20, "swap": 32 << 20}
+        container = oci.running(bundle)
+        log = oci.directory / "events"
+        with open(log, "wb") as out:
+            listener = subprocess.Popen([*oci.command, "events", container], stdout=out, stderr=out)
+        try:
+            eventually(lambda: b'"stats"' in log.read_bytes())
+            assert oci.call("exec", container, "sh", "-c", "x=$(yes | head -c 99999999)").code != 0
+            line = json.dumps({"type": "oom", "id": container}, separators=(",", ":"))
+            eventually(lambda: line in log.read_text().splitlines(), 20)
+        finally:
+            oci.call("delete", "--force", container)
+            assert listener.wait(20) == 0

@@ -162,3 +162,10 @@ def test_state_for_hooks() -> None:
     state = plan.state("creating", 5)
     assert (state["id"], state["status"], state["pid"], state["bundle"]) == ("a", "creating", 5, "/b")
     assert state["annotations"] == {"k": "v"}
+
+
+def test_labels_of_new_filesystems() -> None:
+    label = "system_u:object_r:container_file_t:s0:c344,c805"
+    assert mounts.labelled("mode=755", label) == f'mode=755,context="{label}"'
+    assert mounts.labelled("", label) == f'context="{label}"'
+    assert mounts.labelled("mode=755", "") == "mode=755"

@@ -164,9 +164,9 @@ def prune(directory: str) -> None:
 
 
 def remove_if_empty(directory: str) -> None:
-    """Remove it unless it has processes or subdirectories."""
+    """Remove it unless it has processes or subdirectories, or is somebody else's to remove."""
     try:
         os.rmdir(directory)
     except OSError as error:
-        if error.errno not in {errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT}:
+        if error.errno not in {errno.EBUSY, errno.ENOTEMPTY, errno.ENOENT, errno.EACCES, errno.EPERM}:
             raise KernelFailure("rmdir", directory, error.errno or 0, step="cgroups") from error

@@ -6,7 +6,7 @@ import errno
 import os
 
 from services.executor.runtime import jsonlite, kernel, process
-from services.executor.runtime.commands import foreground, lifecycle, store
+from services.executor.runtime.commands import creation, foreground, store
 from services.executor.runtime.commands.options import Option, UsageError
 from services.executor.runtime.errors import InvalidSpec, KernelFailure, RuntimeFailure, WrongState
 
@@ -57,9 +57,9 @@ def _execute(config: Any, container: store.Container, options: dict[str, Any], c
     if status == "paused" and not options["ignore_paused"]:
         raise WrongState("cannot exec in a paused container (use --ignore-paused to override)")
     plan = _plan(container, options, command)
-    lifecycle.warn_of_capabilities(config, plan)
-    lifecycle.check_terminal(plan.terminal, options["detach"], options["console_socket"])
-    lifecycle.check_preserved(options["preserve_fds"])
+    creation.warn_of_capabilities(config, plan)
+    creation.check_terminal(plan.terminal, options["detach"], options["console_socket"])
+    creation.check_preserved(options["preserve_fds"])
     signals = -1 if options["detach"] else foreground.catch_signals()
     streams = foreground.Streams(terminal=plan.terminal, detach=options["detach"])
     _debug(config, plan)
@@ -70,9 +70,9 @@ def _execute(config: Any, container: store.Container, options: dict[str, Any], c
     config.debug("child process in init()")
     try:
         if options["pid_file"]:
-            lifecycle.write_pid_file(options["pid_file"], launch.pid)
+            creation.write_pid_file(options["pid_file"], launch.pid)
         if options["detach"]:
-            lifecycle.hand_over(launch, options)
+            creation.hand_over(launch, options)
         elif launch.master is not None:
             streams.take_terminal(launch.master)
         launch.start()

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from services.executor.runtime import jsonlite, kernel
+from services.executor.runtime import jsonlite
 from services.executor.runtime.commands import lifecycle, store
 from services.executor.runtime.commands.options import Option, UsageError
 from services.executor.runtime.errors import InvalidSpec, RuntimeFailure, WrongState
@@ -14,6 +14,10 @@ from services.executor.runtime.errors import InvalidSpec, RuntimeFailure, WrongS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from services.executor.runtime.cgroups.interface import Cgroup
+
+_LOOK_AGAIN_S, _KILLED_WITHIN_S = 0.02, 1.0
 
 #: option -> (group, key) in linux.resources
 _FIELDS = {
@@ -67,6 +71,8 @@ def _from_file(path: str) -> dict[str, Any]:
     if path == "-":
         text = sys.stdin.buffer.read()
     else:
+        from services.executor.runtime import kernel
+
         with kernel.reporting("open", path), open(path, "rb") as file:
             text = file.read()
     try:
@@ -120,30 +126,45 @@ def events(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
     if options["stats"]:
         _emit(container, "stats", cgroup.stats())
         return 0
+    _watch(container, cgroup, interval_s)
+    return 0
+
+
+def _watch(container: store.Container, cgroup: Cgroup, interval_s: float) -> None:
     import select
 
     oom_fd = cgroup.oom_notify_fd()
     killed = cgroup.oom_kill_count()
     poller = select.poll()
     poller.register(oom_fd, select.POLLIN)
-    due = time.monotonic()
+    due, looking_until = time.monotonic(), 0.0
     while container.alive():
-        if poller.poll(max(0.0, due - time.monotonic()) * 1000):
+        now = time.monotonic()
+        wait_s = min(due - now, _LOOK_AGAIN_S) if now < looking_until else due - now
+        if poller.poll(max(0.0, wait_s) * 1000):
             os.read(oom_fd, 4096)
-            if container.alive() and cgroup.oom_kill_count() != killed:
-                killed = cgroup.oom_kill_count()
-                _emit(container, "oom", None)
-        elif container.alive():
-            try:
-                data = cgroup.stats()
-            except RuntimeFailure:
-                if container.alive():
-                    raise
-                break  # it went between the question and the answer
-            _emit(container, "stats", data)
+            # version 1 tells that memory has run out; who is killed for it is counted a moment later
+            looking_until = time.monotonic() + _KILLED_WITHIN_S
+        if time.monotonic() < looking_until and cgroup.oom_kill_count() != killed:
+            killed = cgroup.oom_kill_count()
+            _emit(container, "oom", None)
+        if time.monotonic() >= due and not _emit_stats(container, cgroup):
+            break
+        while due <= time.monotonic():
             due += interval_s
     os.close(oom_fd)
-    return 0
+
+
+def _emit_stats(container: store.Container, cgroup: Cgroup) -> bool:
+    """False when the container went between the question and the answer."""
+    try:
+        data = cgroup.stats()
+    except RuntimeFailure:
+        if container.alive():
+            raise
+        return False
+    _emit(container, "stats", data)
+    return True
 
 
 def _emit(container: store.Container, kind: str, data: dict[str, Any] | None) -> None:

@@ -11,7 +11,7 @@ import errno
 import os
 import time
 
-from services.executor.runtime import cgroups, kernel, state
+from services.executor.runtime import cgroups, state
 from services.executor.runtime.errors import NotFound, RuntimeFailure, WrongState
 
 TYPE_CHECKING = False
@@ -45,7 +45,7 @@ class Container:
 
     Attributes:
         directory: of its state.
-        data: what state.json says: id, bundle, rootfs, pid, start_time, created, owner, cgroup, spec.
+        data: what state.json says: id, bundle, rootfs, pid, start_time, created, owner (a uid), cgroup, spec.
     """
 
     def __init__(self, directory: str, data: dict[str, Any]) -> None:
@@ -65,6 +65,10 @@ class Container:
 
     def cgroup(self) -> Cgroup:
         """Its control group."""
+        if not self.data["cgroup"]:
+            from services.executor.runtime.cgroups.absent import AbsentCgroup
+
+            return AbsentCgroup()
         return cgroups.detect().open(self.data["cgroup"])
 
     def alive(self) -> bool:
@@ -95,17 +99,22 @@ class Container:
         }
         if self.spec.get("annotations"):
             described["annotations"] = self.spec["annotations"]
-        described["owner"] = data["owner"]
+        described["owner"] = _user_name(int(data["owner"]))
         return described
 
     def hook_state(self) -> dict[str, Any]:
         """What hooks get on stdin."""
-        described = self.describe()
-        return {
-            key: described[key]
-            for key in ("ociVersion", "id", "status", "pid", "bundle", "annotations")
-            if key in described
+        status = self.status()
+        state = {
+            "ociVersion": self.spec.get("ociVersion", SPEC_VERSION),
+            "id": self.data["id"],
+            "status": status,
+            "pid": 0 if status == "stopped" else self.pid,
+            "bundle": self.data["bundle"],
         }
+        if self.spec.get("annotations"):
+            state["annotations"] = self.spec["annotations"]
+        return state
 
     def save(self) -> None:
         """Write state.json."""
@@ -148,6 +157,15 @@ class Container:
         os.rmdir(self.directory)
 
 
+def _user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def load(root: str, container_id: str) -> Container:
     """A container by id.
 
@@ -168,6 +186,8 @@ def reserve(root: str, container_id: str) -> str:
         WrongState: the id is taken.
     """
     directory = os.path.join(root, check_id(container_id))
+    from services.executor.runtime import kernel
+
     with kernel.reporting("mkdir", directory):
         os.makedirs(root, 0o711, exist_ok=True)
         try:
