@@ -24,7 +24,7 @@ class OrderedMount(BaseModel):
 
     Attributes:
         type: bind, volume, tmpfs or image.
-        source: Host path for bind; volume name for volume; image chain id (top layer) for image; empty for tmpfs.
+        source: Host path for bind; volume name for volume; image id for image; empty for tmpfs.
         options: mount(8) words for tmpfs (``size=64m``); for volumes, the driver's options (type, o, device).
         propagation: rprivate (default), private, rshared, shared, rslave, slave.
         create_source: Make a missing host directory (``-v`` does, ``--mount`` is an error).

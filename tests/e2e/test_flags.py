@@ -73,7 +73,7 @@ REFUSED = [
     (["--security-opt", "apparmor=mine"], "AppArmor profiles are not applied"),
     (["--security-opt", "label=type:mine"], "SELinux labels are not applied"),
     (["--log-driver", "syslog"], "syslog"),
-    (["--mount", "type=image,source=busybox,target=/i"], "image mounts are not supported"),
+    (["--mount", "type=image,source=nosuch,target=/i"], "No such image: nosuch:latest"),
     (["--link-local-ip", "169.254.1.2"], "link-local"),
 ]
 
@@ -94,6 +94,24 @@ def test_namespaces_of_the_host_and_of_a_container(engine: Engine) -> None:
     assert "sleep 4321" in run(engine, "--pid", "host", "busybox", "ps")
     here = engine.inside("hostname").stdout.strip()
     assert run(engine, "--uts", "host", "busybox", "hostname") == here
+
+
+def test_an_image_as_a_mount(engine: Engine) -> None:
+    """Read-only, whole or in part; while a container has it mounted, its image stays."""
+    engine.docker("build", "-q", "-t", "carried", "-", stdin="FROM busybox\nRUN mkdir /data && echo x > /data/one\n")
+    whole = ["--mount", "type=image,source=carried,target=/i"]
+    assert run(engine, *whole, "busybox", "cat", "/i/data/one") == "x"
+    refused = engine.docker("run", "--rm", *whole, "busybox", "touch", "/i/data/two", check=False)
+    assert "Read-only file system" in refused.stderr
+    part = ["--mount", "type=image,source=busybox,target=/i,image-subpath=etc"]
+    assert run(engine, *part, "busybox", "sh", "-c", "ls /i | grep -c passwd") == "1"
+    engine.docker("create", "--name", "holding", *whole, "busybox", "cat", "/i/data/one")
+    refused = engine.docker("rmi", "carried", check=False)
+    assert refused.returncode == 1
+    assert "conflict" in refused.stderr
+    assert engine.docker("start", "-a", "holding").stdout == "x\n"
+    engine.docker("rm", "holding")
+    engine.docker("rmi", "carried")
 
 
 def test_the_file_for_the_id(engine: Engine, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ class Creating:
         creation.command(merged)
         await self._resolve_containers(host)
         planned = plan_mounts(merged, host, await self._inherited(host.volumes_from))
+        await self._resolve_image_mounts(planned)
         draft = creation.Draft(
             request,
             image,
@@ -92,6 +93,14 @@ class Creating:
                 raise InvalidArgument(
                     f"could not get container for {ref}: {error}", field="HostConfig.Links"
                 ) from error
+
+    async def _resolve_image_mounts(self, planned: list[PlannedMount]) -> None:
+        for mount in (one.mount for one in planned if one.mount.type == "image"):
+            try:
+                image = await self._peers.image(mount.source, "")
+            except NotFound as error:  # to clients that is the container's own image, to be pulled
+                raise InvalidArgument(error.message, field="HostConfig.Mounts") from error
+            mount.source, mount.layers = image.id, image.layers
 
     async def _named(self, ref: str) -> Record:
         try:
@@ -142,7 +151,9 @@ class Creating:
         is on record: one of the two sees the other, and no container is left without its layers.
         """
         try:
-            await self._peers.image(record.container.image_id, "")
+            mounted = (mount.source for mount in record.mounts if mount.type == "image")
+            for image_id in (record.container.image_id, *mounted):
+                await self._peers.image(image_id, "")
         except DavitError as error:
             async with self._records.database.transaction() as tx:
                 if await sql.delete(tx, record, self._records.clock.time_ns()):

@@ -120,6 +120,7 @@ def parse_mount(mount: Mount) -> PlannedMount:
         ("bind", mount.bind_options),
         ("volume", mount.volume_options),
         ("tmpfs", mount.tmpfs_options),
+        ("image", mount.image_options),
     ):
         if options is not None and mount.type != kind:
             raise _refuse(mount, f"field {kind.title()}Options must not be specified")
@@ -131,7 +132,7 @@ def parse_mount(mount: Mount) -> PlannedMount:
         case "tmpfs":
             return _tmpfs_mount(mount, target)
         case _:
-            raise _refuse(mount, "image mounts are not supported by this engine")
+            return _image_mount(mount, target)
 
 
 def _bind_mount(mount: Mount, target: str) -> PlannedMount:
@@ -183,6 +184,14 @@ def _volume_mount(mount: Mount, target: str) -> PlannedMount:
         ),
         mode="z",
     )  # fmt: skip
+
+
+def _image_mount(mount: Mount, target: str) -> PlannedMount:
+    """Its source is the reference until the image is found; then its id, with the layers."""
+    if not mount.source:
+        raise _refuse(mount, "field Source must not be empty")
+    subpath = mount.image_options.subpath if mount.image_options else ""
+    return PlannedMount(OrderedMount(type="image", source=mount.source, target=target, read_only=True, subpath=subpath))
 
 
 def _tmpfs_mount(mount: Mount, target: str) -> PlannedMount:

@@ -336,11 +336,19 @@ async def buried(reader: Reader, ids: set[str]) -> set[str]:
 
 
 async def using_image(reader: Reader, image_ids: list[str]) -> list[tuple[str, str, str]]:
-    """(image id, container id, status) of the containers made from these images, or from any."""
+    """(image id, container id, status) of the containers made from these images, or from any, or that mount one."""
     statement = sa.select(containers.c.image_id, containers.c.id, containers.c.status)
     if image_ids:
         statement = statement.where(containers.c.image_id.in_(image_ids))
-    return [(row.image_id, row.id, row.status) for row in (await reader.execute(statement)).all()]
+    found = [(row.image_id, row.id, row.status) for row in (await reader.execute(statement)).all()]
+    mounting = sa.select(containers.c.id, containers.c.status, containers.c.summary).where(
+        containers.c.summary.like('%"type":"image"%')
+    )
+    for row in (await reader.execute(mounting)).all():
+        mounts = ContainerSummary.model_validate_json(row.summary).mounts
+        mounted = {mount.source for mount in mounts if mount.type == "image"}
+        found += [(one, row.id, row.status) for one in mounted if not image_ids or one in image_ids]
+    return found
 
 
 async def count_by_status(reader: Reader) -> dict[str, int]:
