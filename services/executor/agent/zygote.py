@@ -18,7 +18,7 @@ from typing import Any
 from services.executor.agent.shims import ShimClient, ShimGone
 from services.executor.runtime.errors import Interrupted, RuntimeFailure, from_wire
 from services.executor.runtime.selfexe import protected_interpreter
-from services.executor.runtime.zygote import LARGEST_ORDER, pack_order, pack_packet
+from services.executor.runtime.zygote import LARGEST_ORDER, LONG, pack_order, pack_packet
 
 READY_S = 15.0
 _SOURCE_ROOT = Path(__file__).resolve().parents[3]
@@ -173,7 +173,7 @@ class Zygote:
         if len(packet) > LARGEST_ORDER:
             spare = os.memfd_create("order", os.MFD_CLOEXEC)
             os.write(spare, packet)
-            packet, fds = bytes(4), [*fds, spare]
+            packet, fds = LONG, [*fds, spare]
         try:
             await self._deliver(packet, fds)
         finally:

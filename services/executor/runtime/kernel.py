@@ -156,6 +156,13 @@ def set_process_name(name: str) -> None:
     libc.prctl(ctypes.c_int(PR_SET_NAME), ctypes.c_char_p(name.encode()[:15]), 0, 0, 0)
 
 
+def rename_process(name: str) -> None:
+    """As `set_process_name`, through /proc: it takes longer, and touches less memory."""
+    fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(fd, name.encode())
+    os.close(fd)
+
+
 def set_no_new_privileges() -> None:
     """prctl(PR_SET_NO_NEW_PRIVS): execve grants nothing from now on; cannot be undone."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)

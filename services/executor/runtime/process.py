@@ -117,21 +117,27 @@ class Launch:
         self.channel.close()
 
     def abort(self) -> None:
-        """Kill and reap the process."""
+        """Kill the process, and reap it unless that is for our parent to do."""
         self.channel.close()
         try:
             os.kill(self.pid, 9)
             os.waitpid(self.pid, 0)
-        except (ProcessLookupError, ChildProcessError):
+        except ProcessLookupError:
             return
+        except ChildProcessError:
+            _await_end(self.pid)
 
     def _next(self) -> tuple[dict[str, Any], list[int]]:
         got = self.channel.receive()
         if got is None:
-            _, status = os.waitpid(self.pid, 0)
-            how = os.waitstatus_to_exitcode(status)
-            raise RuntimeFailure(f"the container's init ended early ({how})", step="init")
+            raise RuntimeFailure(f"the container's init ended early ({self._how_it_ended()})", step="init")
         return got
+
+    def _how_it_ended(self) -> str:
+        try:
+            return str(os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]))
+        except ChildProcessError:  # our parent will know
+            return "killed"
 
     def _handle(self, message: dict[str, Any], fds: list[int]) -> bool:
         """React to one message; true when it was "ready"."""
@@ -187,6 +193,20 @@ class Launch:
             raise RuntimeFailure("nobody to give the seccomp listener to", step="seccomp")
         self.on_listener(listener)
         self.channel.send("fetched")
+
+
+def _await_end(pid: int) -> None:
+    """Return when somebody else's child, who has not reaped it yet, has ended."""
+    import select
+
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    poller.poll()
+    os.close(pidfd)
 
 
 _REACTIONS = {

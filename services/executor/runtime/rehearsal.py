@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import _socket
 import os
+import time
 
-from services.executor.runtime import frames, jsonlite, launch, validate, zygote
+from services.executor.runtime import frames, handover, jsonlite, launch, validate, zygote
 from services.executor.runtime.commands.info import example
 from services.executor.runtime.exitrecord import ExitRecord
+from services.executor.runtime.shim import Shim
 from services.executor.runtime.shimio import Client
 from services.executor.runtime.sync import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from services.executor.runtime.cgroups.interface import CgroupBackend
 
 #: the interpreter starts to adapt a function at its eighth call
@@ -34,6 +38,34 @@ def once(groups: CgroupBackend) -> None:
     _streams(own)
     _talk()
     ExitRecord.of_status(0).to_dict()
+    _hand_over(own)
+
+
+def _hand_over(order: dict[str, Any]) -> None:
+    """What a launcher says to its shim, and what the shim does until the process ends."""
+    ours, theirs = handover.pair()
+    agents, asked = _socket.socketpair()
+    streams = launch.Streams(order)
+    giving = Shim(order, b"", [])
+    giving.adopt(asked.detach(), None)
+    giving.listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    giving.oom_fd = os.eventfd(0, os.EFD_CLOEXEC)
+    giving.started_at_ns = time.time_ns()
+    giving.launched = handover.Adopted(
+        {"pid": os.getpid(), "private_pids": True, "cgroup": "/"}, streams.outputs, streams.input, None
+    )
+    handover.give(theirs, giving)
+    giving.close_all()
+    taken = handover.taken(ours)
+    agents.send(frames.pack({"id": 1, "op": "wait"}))
+    taken.turn(0)
+    agents.close()
+    taken.turn(0)
+    taken.close_all()
+    streams.close_theirs()
+    if streams.log is not None:
+        streams.log.close()
+    theirs.close()
 
 
 def _streams(order: dict[str, object]) -> None:

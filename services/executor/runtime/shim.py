@@ -24,6 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from services.executor.runtime.handover import Adopted
     from services.executor.runtime.launch import Launched
 
 _DRAIN_S = 2.0
@@ -47,7 +48,7 @@ class Shim:
         self.outputs: dict[int, Output] = {}
         self.input: Input | None = None
         self.listener: _socket.socket | None = None
-        self.launched: Launched
+        self.launched: Launched | Adopted
         self.started_at_ns = 0
         self.record: ExitRecord | None = None
         self.written = True
@@ -64,6 +65,13 @@ class Shim:
     # -- beginning -------------------------------------------------------------------------------------------------
 
     def begin(self) -> bool:
+        """Carry out the order, tell the client that gave it, and watch; false when that failed."""
+        if not self.launch(shim_pid=os.getpid()):
+            return False
+        self._watch()
+        return True
+
+    def launch(self, *, shim_pid: int) -> bool:
         """Carry out the order and tell the client that gave it; false when that failed."""
         control = self._adopt(self.fds[self.order["control_fd"]])
         for wish in self.order.get("attach") or []:
@@ -75,10 +83,27 @@ class Shim:
             return False
         if not self.launched.waiting:
             self.started_at_ns = time.time_ns()
-        self._watch()
-        control.send({"event": "launched", **self._state()})
+        control.send({"event": "launched", **self._state(), "shim_pid": shim_pid})
         self._remember()
         return True
+
+    def adopt(self, fd: int, wants: list[str] | None) -> None:
+        """Take over a connection of the launcher's, attached to streams or not."""
+        client = self._adopt(fd)
+        if wants is not None:
+            client.wants = frozenset(wants)
+
+    def take_over(self, launched: Adopted, listener: int, oom_fd: int, started_at_ns: int) -> None:
+        """Watch over a process that a launcher has started for us; descriptors that there are not are -1."""
+        self.launched = launched
+        self.started_at_ns = started_at_ns
+        if listener >= 0:
+            self.listener = _socket.socket(fileno=listener)
+            self._ask(listener, select.EPOLLIN)
+        if oom_fd >= 0:
+            self.oom_fd = oom_fd
+            self._ask(oom_fd, select.EPOLLIN)
+        self._watch()
 
     def _adopt(self, fd: int) -> Client:
         client = Client(_socket.socket(fileno=fd))
@@ -137,17 +162,35 @@ class Shim:
 
     def serve(self) -> None:
         """Run until the process has ended and everybody has been told."""
-        while True:
-            for fd, events in self.poller.poll(self._timeout()):
-                self._handle(fd, events)
-            self._balance()
-            if self.status is not None and self.record is None and self._drained():
-                self._finish()
-                self._balance()  # those who have it all are let go at once
-            if self.record is not None and not self.written:
-                self._write(self.record)
-            if self.record is not None and self.written and not self.clients:
-                return
+        while self.turn(self._timeout()):
+            pass
+
+    def turn(self, timeout_s: float) -> bool:
+        """Wait for something to happen and deal with it; false when there is nothing left to do."""
+        for fd, events in self.poller.poll(timeout_s):
+            self._handle(fd, events)
+        self._balance()
+        if self.status is not None and self.record is None and self._drained():
+            self._finish()
+            self._balance()  # those who have it all are let go at once
+        if self.record is not None and not self.written:
+            self._write(self.record)
+        return self.record is None or not self.written or bool(self.clients)
+
+    def close_all(self) -> None:
+        """Let go of every descriptor, and nothing more: for rehearsals."""
+        for client in self.clients.values():
+            client.socket.close()
+        for output in self.launched.outputs:
+            os.close(output.fd)
+        if self.launched.input is not None:
+            self.launched.input.close()
+        if self.listener is not None:
+            self.listener.close()
+        for fd in (self.oom_fd, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self.poller.close()
 
     def _timeout(self) -> float:
         if self.record is not None:
@@ -327,6 +370,7 @@ class Shim:
         if self.started_at_ns or self.status is not None:
             raise WrongState("the process has been started already")
         process = self.launched.process
+        assert process is not None
         process.start()
         process.until_running()
         self.started_at_ns = time.time_ns()
@@ -508,13 +552,7 @@ _OPERATIONS = {
 
 
 def run(order: dict[str, Any], details: bytes, fds: list[int]) -> None:
-    """Be the shim of one order; called in a fresh fork, returns when there is nothing left to do."""
-    os.setsid()
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)
-    kernel.set_process_name("davit-shim")
+    """Carry out an order and be its shim; called in a fresh fork, returns when there is nothing left to do."""
     shim = Shim(order, details, fds)
     if shim.begin():
         kernel.malloc_trim()

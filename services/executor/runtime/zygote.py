@@ -1,6 +1,7 @@
 """The zygote: a small process that forks a shim for every order, so that no interpreter starts on a container's way.
 
-    agent -- order (JSON, descriptors) --> zygote -- fork --> shim -- answers on the order's own descriptor --> agent
+    zygote -- fork --> shim -- fork --> launcher      ahead of the order
+    agent -- order (JSON, descriptors) --> launcher -- answers on the order's own descriptor --> agent
 
 It has only the runtime imported, no threads and no state; it ends when the agent's end of its socket closes, and its
 shims live on. An order too long for one packet comes in a memfd, the last of its descriptors.
@@ -12,6 +13,7 @@ import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enu
 import _socket
 import gc
 import os
+import select
 import sys
 
 from services.executor.runtime import jsonlite, kernel
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 LARGEST_ORDER = 1 << 17
+# Stands for an order that comes in a file.
+LONG = bytes(4)
+PAUSE_MS = 20
 MOST_FDS = 64
 
 
@@ -47,7 +52,7 @@ def pack_packet(own: bytes, details: bytes) -> bytes:
 
 def unpack_packet(packet: bytes, fds: list[int]) -> tuple[dict[str, Any], bytes]:
     """The inverse. An empty packet says that the last descriptor is a file that holds it."""
-    if len(packet) == 4:
+    if packet == LONG:
         with open(fds.pop(), "rb") as file:
             file.seek(0)
             packet = file.read()
@@ -84,36 +89,91 @@ def rehearse() -> None:
 
 
 def serve(socket: _socket.socket) -> None:
-    """Fork a shim for each order until the agent is gone. The order itself is left to the shim to read."""
+    """Keep a shim with its launcher ready for the next order, until the agent is gone.
+
+    A page written here becomes the private page of the shim forked before, so the loop does as little as it can.
+    """
     # children are nobody's business here: the kernel reaps them
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
-    space = _socket.CMSG_SPACE(4 * MOST_FDS)
+    # a shim goes when its process has gone, not when somebody stops an engine; a zygote when its agent has
+    for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
+        _signal.signal(number, _signal.SIG_IGN)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    orders = select.poll()
+    orders.register(socket.fileno(), select.POLLIN)
     while True:
-        packet, ancillary, _flags, _address = socket.recvmsg(LARGEST_ORDER, space, _socket.MSG_CMSG_CLOEXEC)
-        if not packet:
-            return
-        fds = received_fds(ancillary)
+        taken, ours = os.pipe2(os.O_CLOEXEC)
         if os.fork() == 0:
-            _become_shim(socket, packet, fds)
-        for fd in fds:
-            os.close(fd)
+            os.close(taken)
+            _become_shim(socket, ours, null)
+        os.close(ours)
+        got = os.read(taken, 1)
+        os.close(taken)
+        if not got and _is_over(socket):
+            return
+        # The next pair is not to compete with this order for a processor; unless another order waits for it already.
+        orders.poll(PAUSE_MS)
 
 
-def _become_shim(socket: _socket.socket, packet: bytes, fds: list[int]) -> None:
-    from services.executor.runtime import shim
+def _is_over(socket: _socket.socket) -> bool:
+    """Whether the launcher went because the agent has gone, and not because somebody killed it."""
+    try:
+        return not socket.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+
+
+def _become_shim(socket: _socket.socket, taken: int, null: int) -> None:
+    from services.executor.runtime import handover, shim
 
     status = 1
     try:
-        socket.close()
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-        # a shim goes when its process has gone, not when somebody stops an engine
-        for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP):
-            _signal.signal(number, _signal.SIG_IGN)
-        order, details = unpack_packet(packet, fds)
-        shim.run(order, details, fds)
+        os.setsid()
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.close(null)
+        kernel.rename_process("davit-shim")
+        ours, theirs = handover.pair()
+        own_pid = os.getpid()
+        launcher = os.fork()
+        if launcher == 0:
+            handover.die_with(own_pid)
+            ours.close()
+            _launch(socket, taken, theirs)
+            os._exit(0)
+        theirs.close()
+        socket.close()
+        os.close(taken)
+        made, packet, fds = handover.wait(ours, launcher)
+        if made is not None:
+            made.serve()
+        elif packet:
+            shim.run(*unpack_packet(packet, fds), fds)
         status = 0
     finally:
         os._exit(status)
+
+
+def _launch(socket: _socket.socket, taken: int, channel: _socket.socket) -> None:
+    """Be a launcher: take the next order, and carry it out or pass it on."""
+    from services.executor.runtime import handover
+
+    packet, ancillary, _flags, _address = socket.recvmsg(
+        LARGEST_ORDER, _socket.CMSG_SPACE(4 * MOST_FDS), _socket.MSG_CMSG_CLOEXEC
+    )
+    if not packet:
+        return
+    os.write(taken, b"t")
+    os.close(taken)
+    socket.close()
+    fds = received_fds(ancillary)
+    if len(packet) > len(LONG):
+        order, details = unpack_packet(packet, fds)
+        if handover.suits(order):
+            handover.launch_for_parent(channel, order, details, fds)
+            return
+    handover.pass_on(channel, packet, fds)
 
 
 def main(argv: list[str]) -> int:
