@@ -107,6 +107,7 @@ def _unpack(order: dict[str, Any]) -> dict[str, Any]:
         owner=(owner[0], owner[1]) if owner else None,
         max_entries=order["max_entries"],
         max_bytes=order["max_bytes"],
+        room_bytes=order["room_bytes"],
     )
     confine.confine(ROOT_FD)
     os.chdir(order["directory"])
@@ -151,12 +152,17 @@ def main() -> None:
     except (TarError, compression.CompressionError) as error:
         outcome = {"error": {"kind": "archive", "message": str(error)}}
     except OSError as error:
-        outcome = {"error": {"kind": "system", "message": str(error), "errno": error.errno}}
+        outcome = {"error": {"kind": "system", "message": _told(error), "errno": error.errno}}
     except Exception as error:  # the process's edge: told to the parent, which reports it
         outcome = {"error": {"kind": "internal", "message": f"{type(error).__name__}: {error}"}}
     for chunk in _whole(json.dumps(outcome).encode("utf-8", "surrogatepass")):
         os.write(OUTCOME_FD, chunk)
     os._exit(0)
+
+
+def _told(error: OSError) -> str:
+    """Its text; without the number where there is no path to name."""
+    return str(error) if error.filename is not None or not error.strerror else error.strerror.lower()
 
 
 def _whole(data: bytes) -> Iterator[bytes]:

@@ -49,6 +49,7 @@ class Options:
             ``noOverwriteDirNonDir``).
         owner: Give everything to this user and group instead of the archive's.
         max_entries, max_bytes: Bounds of what the archive may contain.
+        room_bytes: What the disk has to spare for it.
     """
 
     layer: bool = True
@@ -56,6 +57,7 @@ class Options:
     owner: tuple[int, int] | None = None
     max_entries: int = 10_000_000
     max_bytes: int = 1 << 62
+    room_bytes: int = 1 << 62
 
 
 class Extractor:
@@ -130,6 +132,9 @@ class Extractor:
         self.size_bytes += entry.stored
         if self.size_bytes > self._options.max_bytes:
             raise TarError(f"the archive has more than {self._options.max_bytes} bytes of files")
+        if self.size_bytes > self._options.room_bytes:
+            spare = f"the archive needs more than the {self._options.room_bytes} bytes that can be spared"
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC).lower()}: {spare}")
         try:
             descriptor = os.open(path, _CREATE, 0o600)
         except OSError as error:

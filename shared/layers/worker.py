@@ -157,7 +157,7 @@ class Unpacker(Child):
         owner: tuple[int, int] | None = None,
         digest: bool = True,
         max_entries: int = 10_000_000,
-        max_bytes: int | None = None,
+        max_bytes: int = 1 << 62,
         keep_open: Sequence[int] = (),
     ) -> None:
         order = {
@@ -168,7 +168,8 @@ class Unpacker(Child):
             "owner": owner,
             "digest": digest,
             "max_entries": max_entries,
-            "max_bytes": _free_bytes(root) if max_bytes is None else max_bytes,
+            "max_bytes": max_bytes,
+            "room_bytes": _free_bytes(root),
         }
         super().__init__(
             order,

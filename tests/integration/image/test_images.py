@@ -10,6 +10,7 @@ import lzma
 import os
 import tarfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,10 @@ from shared.contracts import images as contracts
 from shared.contracts.containers import ImageUser
 from shared.errors import Conflict, DavitError, InvalidArgument, NotFound
 from shared.layers.store import LayerStore
-from tests.integration.image.conftest import Images, rootfs
+from shared.streams import offer
+from tests.integration.image.conftest import Images, rootfs, running
+from tests.lab.nats import NatsServer
+from tests.lab.netns import run
 
 pytestmark = pytest.mark.root
 FILES = {"etc/os-release": b"ID=test\n", "bin/true": b"\x7fELF"}
@@ -145,6 +149,52 @@ async def test_bad_archives_leave_nothing(images: Images) -> None:
         assert (images.is_clean(), words, images.layers()) == (True, words, set())
     await images.load(docker_archive(good, {"l.tar": layer}))
     assert (await images.inspect("x:1")).diff_ids == [diff_id]
+
+
+@pytest.mark.parametrize("what", ["load", "import"])
+async def test_a_client_that_goes_away_leaves_nothing(images: Images, what: str) -> None:
+    data = rootfs({"f": os.urandom(3_000_000)})
+    if what == "load":
+        await images.import_tar(data, "app:1")
+        data = await images.save("app:1")
+        await images.remove("app:1")
+    stream = await offer(images.bus)
+    if what == "load":
+        await images.bus.request(contracts.LOAD, contracts.LoadImages(stream=stream.ref))
+    else:
+        await images.bus.request(contracts.IMPORT, contracts.ImportImage(stream=stream.ref, repo="app"))
+    await stream.write(data[:2_000_000])
+    async with asyncio.timeout(10):
+        while images.is_clean():  # noqa: ASYNC110  # it is in the file system, not in an event
+            await asyncio.sleep(0.01)
+    await stream.cancel("the client went away")
+    await stream.aclose()
+    async with asyncio.timeout(10):
+        while not images.is_clean():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert (await images.list(), images.blobs(), images.layers()) == ([], set(), set())
+
+
+@pytest.mark.parametrize("megabytes", [16, 280])
+async def test_a_full_disk_is_said_and_nothing_is_left(own_nats: NatsServer, tmp_path: Path, megabytes: int) -> None:
+    """The second disk has room for others, which an archive must leave."""
+    data = tmp_path / "data"
+    data.mkdir()
+    run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(data))
+    try:
+        async with running(own_nats, f"sqlite://{tmp_path}/db", data) as images:
+            with pytest.raises(DavitError, match=r"(?i)no space left on device"):
+                await images.import_tar(rootfs({"f": os.urandom(30_000_000)}), "app:1")
+            assert (await images.list(), images.blobs(), images.layers()) == ([], set(), set())
+            assert images.is_clean()
+            (data / "filler").write_bytes(b"x" * (megabytes - 1) * 1_000_000)
+            with pytest.raises(DavitError, match=r"(?i)no space left on device"):
+                await images.import_tar(rootfs({"f": os.urandom(2_000_000)}), "app:1")
+            (data / "filler").unlink()
+            assert (await images.list(), images.blobs(), images.layers()) == ([], set(), set())
+            assert images.is_clean()
+    finally:
+        run("umount", "-l", str(data))
 
 
 async def test_legacy_archives_may_link_equal_layers(images: Images) -> None:
