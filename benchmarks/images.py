@@ -9,6 +9,7 @@ loopback. Printed: median seconds of each and their ratio (reference / davit: ab
 from __future__ import annotations
 
 import argparse
+import io
 import random
 import statistics
 import tarfile
@@ -59,9 +60,19 @@ def one_round(engine: Engine | ReferenceEngine, name: str, tar: Path, work: Path
     return seconds
 
 
+def _mark(tar: Path, number: int) -> None:
+    """Make the layer another one in each round: registries mount what an engine has pushed elsewhere before."""
+    with tarfile.open(tar, "a") as archive:
+        data = str(number).encode()
+        entry = tarfile.TarInfo(f"round{number}")
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
+
+
 def measure(lab: ImageLab, tar: Path, work: Path, rounds: int) -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = {"davit": {}, "reference": {}}
     for number in range(rounds):
+        _mark(tar, number)
         for label, engine in (("davit", lab.davit), ("reference", lab.reference)):
             # A repository of its own each time, so that the registry has nothing of it yet either.
             name = f"{lab.registry.domain}/{label}{number}:1"
