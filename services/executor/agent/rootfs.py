@@ -127,7 +127,7 @@ class RootFilesystems:
         with translated():
             mounted = Overlay(
                 {"lower": [str(one) for one in self.lower(record)], "upper": str(paths.upper), "work": str(paths.work)}
-            ).mount()
+            ).detached()
         try:
             yield Path(f"/proc/self/fd/{mounted}")
         finally:
@@ -159,7 +159,7 @@ def image_view(lower: list[str]) -> Iterator[Path]:
         yield Path(lower[0])
         return
     with translated():
-        mounted = Overlay({"lower": lower}).mount()
+        mounted = Overlay({"lower": lower}).detached()
     try:
         yield Path(f"/proc/self/fd/{mounted}")
     finally:

@@ -16,6 +16,7 @@ from services.executor.runtime.mountoptions import PROPAGATION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _LONGEST_MOUNT_DATA = 4095
@@ -41,6 +42,27 @@ class Overlay:
             options += [("upperdir", self.upper), ("workdir", self.work)]
         return mountcalls.new_filesystem("overlay", options, 0, "rootfs")
 
+    def detached(self) -> int:
+        """`mount` on any kernel, for a process that has threads and the host's mount namespace.
+
+        An old kernel has such a mount only as a copy of one that is attached: in a namespace of a thread's own, which
+        is gone with the thread.
+        """
+        try:
+            return self.mount()
+        except KernelFailure as failure:
+            if failure.errno != errno.EINVAL:
+                raise
+        return _in_a_thread(self._copy_of_attached)
+
+    def _copy_of_attached(self) -> int:
+        kernel.unshare(kernel.CLONE_FS)
+        kernel.unshare(kernel.CLONE_NEWNS)
+        mountcalls.mount(None, "/", None, mountcalls.MS_PRIVATE | mountcalls.MS_REC)
+        place = self.lower[0]
+        self.mount_at(place)
+        return mountcalls.clone_tree_at(place, recursive=False)
+
     def mount_at(self, target: str) -> None:
         """The same by mount(2), for kernels before 6.7; paths relative to the layers' common directory save room."""
         common = os.path.commonpath([os.path.dirname(path) for path in self.lower])
@@ -56,6 +78,27 @@ class Overlay:
         finally:
             os.fchdir(before)
             os.close(before)
+
+
+def _in_a_thread(action: Callable[[], int]) -> int:
+    """What `action` returns or raises, called by a thread that ends with it."""
+    import threading
+
+    found: list[int] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(action())
+        except BaseException as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=work, name="mount")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return found[0]
 
 
 def propagation(spec: dict[str, Any]) -> tuple[int, bool]:
@@ -104,7 +147,7 @@ def _tree(path: str, overlay: Overlay | None) -> int | None:
     try:
         return overlay.mount()
     except KernelFailure as failure:
-        if failure.errno != errno.EINVAL or "lowerdir+" not in failure.message:
+        if failure.errno != errno.EINVAL:
             raise
         overlay.mount_at(path)
         return None

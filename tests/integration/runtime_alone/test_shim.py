@@ -1,4 +1,5 @@
-"""A shim that lets runc make its container, alone: without an agent, on whatever control groups the machine has.
+"""A shim alone, without an agent, on whatever kernel and control groups the machine has: with its own runtime, and
+letting runc make its container.
 
 Nothing but the standard library and pytest is imported, so that it runs in a bare virtual machine too.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.runtime import cgroups, defaults, exitrecord, frames, shim, zygote
+from services.executor.runtime import cgroups, defaults, exitrecord, frames, rootfs, shim, zygote
 from services.executor.runtime.cgroups.interface import Cgroup
 
 BUSYBOX = Path("/bin/busybox")
@@ -95,8 +96,9 @@ class Started:
 class Place:
     """Where one container is: its layers, its state, its order."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, runtime: str) -> None:
         self.base = base
+        self.own = runtime == "davit"
         self.id = uuid.uuid4().hex
         for name in ("lower/bin", "lower/etc", "lower/proc", "lower/sys", "lower/dev", "lower/tmp", "upper", "work"):
             (base / name).mkdir(parents=True)
@@ -108,9 +110,10 @@ class Place:
         self.sockets = Path("/tmp") / f"dvf-{self.id[:8]}"
         self.sockets.mkdir()
 
-    @property
-    def runtime(self) -> dict[str, Any]:
-        return {"path": RUNC, "args": [], "root": str(self.base / "state"), "directory": str(self.base)}
+    def runtime(self, path: str | None = RUNC) -> dict[str, Any]:
+        """The part of an order that names another runtime; nothing for davit's own."""
+        wanted = {"path": path, "args": [], "root": str(self.base / "state"), "directory": str(self.base)}
+        return {} if self.own else {"runtime": wanted}
 
     @property
     def cgroup(self) -> Cgroup:
@@ -130,7 +133,7 @@ class Place:
             "log": {"driver": "json-file", "path": str(self.base / "log")},
             "socket": str(self.sockets / "c.sock"),
             "exit_file": str(self.base / "exit.json"),
-            "runtime": self.runtime,
+            **self.runtime(),
         } | more
 
     def exec_order(self, pid: int, *args: str, **more: Any) -> dict[str, Any]:
@@ -144,7 +147,7 @@ class Place:
             "process": process,
             "socket": str(self.sockets / "e.sock"),
             "exit_file": str(self.base / "exec.json"),
-            "runtime": self.runtime,
+            **self.runtime(),
         } | more
 
     def nothing_left(self) -> bool:
@@ -156,13 +159,15 @@ class Place:
         )
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+@pytest.fixture(params=["davit", "runc"])
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
     if os.geteuid() != 0:
         pytest.skip("containers need root")
-    if RUNC is None or not BUSYBOX.exists():
-        pytest.skip("runc or busybox-static is not installed")
-    made = Place(tmp_path)
+    if not BUSYBOX.exists():
+        pytest.skip("busybox-static is not installed")
+    if request.param == "runc" and RUNC is None:
+        pytest.skip("runc is not installed")
+    made = Place(tmp_path, request.param)
     yield made
     made.cgroup.kill()
     made.cgroup.remove()
@@ -246,7 +251,7 @@ def test_out_of_memory(place: Place) -> None:
 def test_what_cannot_be_made_leaves_nothing(place: Place) -> None:
     started = Started(place.order("nosuch"))
     assert started.first["event"] == "failed"
-    assert started.first["error"]["code"] == "foreign"
+    assert started.first["error"]["code"] == ("command" if place.own else "foreign")
     assert 'exec: "nosuch": executable file not found in $PATH' in started.first["error"]["message"]
     started.close()
     written = exitrecord.read(str(place.base / "exit.json"))
@@ -257,12 +262,14 @@ def test_what_cannot_be_made_leaves_nothing(place: Place) -> None:
 
 def test_a_runtime_inherits_nothing_but_the_streams(place: Place) -> None:
     """A descriptor of the host's that reaches a container is a way out of it."""
+    if place.own:
+        pytest.skip("its own runtime has no program")
     said = place.base / "said"
     program = place.base / "runtime"
     program.write_text(f'#!/bin/sh\nls -l /proc/self/fd >> {said}\nexec {RUNC} "$@"\n')
     program.chmod(0o755)
-    container = Started(place.order("sleep", "300", runtime={**place.runtime, "path": str(program)}))
-    execed = Started(place.exec_order(container.first["pid"], "true", runtime={**place.runtime, "path": str(program)}))
+    container = Started(place.order("sleep", "300", **place.runtime(str(program))))
+    execed = Started(place.exec_order(container.first["pid"], "true", **place.runtime(str(program))))
     assert execed.end()[0]["exit_code"] == 0
     container.ask("signal", number=9)
     container.end()
@@ -285,3 +292,19 @@ def test_a_state_that_was_left_behind_is_in_nobodys_way(place: Place) -> None:
     again = Started(place.order("echo", "again"))
     assert b"".join(_payloads(again.end()[1])) == b"again\n"
     assert eventually(place.nothing_left)
+
+
+def test_an_overlay_without_a_place(place: Place) -> None:
+    """As the agent looks into containers that do not run; by a thread where the kernel is old."""
+    overlay = rootfs.Overlay(place.order("true")["rootfs"])
+    before = Path("/proc/self/mountinfo").read_text()
+    for mount in (overlay.detached, lambda: rootfs._in_a_thread(overlay._copy_of_attached)):
+        tree = mount()
+        try:
+            Path(f"/proc/self/fd/{tree}/tmp/made").write_text("seen\n")
+            assert (place.base / "upper/tmp/made").read_text() == "seen\n"
+            assert Path(f"/proc/self/fd/{tree}/etc/passwd").read_text().startswith("root:")
+        finally:
+            os.close(tree)
+    assert Path("/proc/self/mountinfo").read_text() == before
+    assert os.getcwd() == os.readlink("/proc/self/cwd")
