@@ -164,6 +164,14 @@ def resolve_links(place: Occupancy, links: Iterable[str], find: Callable[[str], 
     return found
 
 
+def same_wish(one: EndpointSettings, other: EndpointSettings) -> bool:
+    """Whether the same is asked for, whatever was given."""
+    asked = {"ipam_config", "links", "aliases", "driver_opts", "gw_priority"}
+    if other.mac_address and _normal_mac(other.mac_address) != _normal_mac(one.mac_address):
+        return False
+    return one.model_dump(include=asked) == other.model_dump(include=asked)
+
+
 def settings_view(attachment: Attachment, asked: EndpointSettings) -> EndpointSettings:
     """What `docker inspect` shows of an endpoint."""
     address, _, prefix = attachment.address.partition("/")

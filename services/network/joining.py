@@ -87,6 +87,11 @@ class EndpointHandlers:
                 await self._store.update_endpoint(tx, record)
 
     async def connect(self, request: ConnectNetwork) -> Joined:
+        """One endpoint more, for a container that runs. Idempotent: the same again answers the same.
+
+        Raises:
+            Forbidden: It has another one there.
+        """
         async with self._database.transaction() as tx:
             present = await self._store.of_container(tx, request.container_id)
             places = await self._places(tx, request.container_id, [request.network])
@@ -98,7 +103,10 @@ class EndpointHandlers:
                     else "container cannot be connected to multiple networks with one of the networks in private "
                     "(none) mode"
                 )
-            if places[0][0].own is not None:
+            own = places[0][0].own
+            if own is not None and endpoints.same_wish(own.settings, request.settings):
+                return _joined([(places[0][0].network, own)], [])
+            if own is not None:
                 raise Forbidden(f"endpoint with name {request.container_name} already exists in network {record.name}")
             number = _next_interface(record for _, record in present)
             asker = Asker(request.container_id, request.container_name.lstrip("/"), request.hostname, number)

@@ -257,7 +257,7 @@ REMOVE = Contract("davit.network.network.remove", NetworkRef, Empty)
 PRUNE = Contract("davit.network.network.prune", PruneNetworks, PrunedNetworks, deadline_s=60)
 # Asked by control.
 JOIN = Contract("davit.network.endpoint.join", JoinNetworks, Joined, idempotent=True)
-CONNECT = Contract("davit.network.endpoint.connect", ConnectNetwork, Joined)
+CONNECT = Contract("davit.network.endpoint.connect", ConnectNetwork, Joined, idempotent=True)
 LEAVE = Contract("davit.network.endpoint.leave", LeaveNetworks, Left, idempotent=True)
 RENAME = Contract("davit.network.endpoint.rename", RenameEndpoints, Empty, idempotent=True)
 # Asked by agents at start and when they reconnect.

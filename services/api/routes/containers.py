@@ -154,7 +154,9 @@ async def rename(call: Call) -> Response:
     name = call.params.text("name").removeprefix("/")
     if not name:
         raise InvalidArgument("Neither old nor new names may be empty", field="name")
-    await call.ask(contracts.RENAME, contracts.RenameContainer(ref=call.path("ref"), name=name))
+    request = contracts.RenameContainer(ref=call.path("ref"), name=name)
+    # It is not found by its old name any more, or has the new one already.
+    await until_answered(lambda _: call.ask(contracts.RENAME, request), done=(NotFound, InvalidArgument))
     return empty_response()
 
 

@@ -6,12 +6,13 @@ from pydantic import Field
 from starlette.responses import Response
 
 from services.api.call import Call, Routes, empty_response, json_response
+from services.api.repeating import until_answered
 from services.api.views import networks as views
 from shared.contracts import containers as container_contracts
 from shared.contracts import networks as contracts
 from shared.contracts.docker import Bool, DockerModel, EndpointSettings, Str, StrMap
 from shared.contracts.networks import Ipam, IpamPool, NetworkRef
-from shared.errors import InvalidArgument
+from shared.errors import Forbidden, InvalidArgument, NotFound
 
 WITH_ENABLE_IPV4 = (1, 48)
 
@@ -109,18 +110,18 @@ async def inspect(call: Call) -> Response:
 
 
 async def remove(call: Call) -> Response:
-    await call.ask(contracts.REMOVE, NetworkRef(ref=call.path("ref")))
+    request = NetworkRef(ref=call.path("ref"))
+    await until_answered(lambda _: call.ask(contracts.REMOVE, request), done=(NotFound,))
     return empty_response()
 
 
 async def connect(call: Call) -> Response:
     body = await call.json_body(ConnectBody)
-    await call.ask(
-        container_contracts.CONNECT,
-        container_contracts.ConnectContainer(
-            ref=body.container, network=call.path("ref"), settings=body.endpoint_config or EndpointSettings()
-        ),
+    request = container_contracts.ConnectContainer(
+        ref=body.container, network=call.path("ref"), settings=body.endpoint_config or EndpointSettings()
     )
+    # To be connected, or not to be, is forbidden to those who are already.
+    await until_answered(lambda _: call.ask(container_contracts.CONNECT, request), done=(Forbidden,))
     return empty_response(200)
 
 
@@ -128,10 +129,8 @@ async def disconnect(call: Call) -> Response:
     body = await call.json_body(DisconnectBody)
     if not body.container:
         raise InvalidArgument("invalid container name or ID: value is empty", field="Container")
-    await call.ask(
-        container_contracts.DISCONNECT,
-        container_contracts.DisconnectContainer(ref=body.container, network=call.path("ref"), force=body.force),
-    )
+    request = container_contracts.DisconnectContainer(ref=body.container, network=call.path("ref"), force=body.force)
+    await until_answered(lambda _: call.ask(container_contracts.DISCONNECT, request), done=(Forbidden,))
     return empty_response(200)
 
 

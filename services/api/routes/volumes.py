@@ -6,11 +6,12 @@ from pydantic import Field
 from starlette.responses import Response
 
 from services.api.call import Call, Routes, empty_response, json_response
+from services.api.repeating import until_answered
 from services.api.views import volumes as views
 from shared.contracts import volumes as contracts
 from shared.contracts.docker import DockerModel, Str, StrMap
 from shared.contracts.volumes import VolumeRef
-from shared.errors import Unavailable, Unsupported
+from shared.errors import NotFound, Unavailable, Unsupported
 
 PRUNE_ANONYMOUS_ONLY = (1, 42)
 
@@ -46,7 +47,8 @@ async def inspect(call: Call) -> Response:
 
 
 async def remove(call: Call) -> Response:
-    await call.ask(contracts.REMOVE, VolumeRef(name=call.path("name"), force=call.params.flag("force")))
+    request = VolumeRef(name=call.path("name"), force=call.params.flag("force"))
+    await until_answered(lambda _: call.ask(contracts.REMOVE, request), done=(NotFound,))
     return empty_response()
 
 

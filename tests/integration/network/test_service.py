@@ -181,8 +181,10 @@ async def test_connect_and_disconnect(service: Bus) -> None:
     request = ConnectNetwork(container_id=container(1), container_name="c1", node="here", network="back")
     extra = (await service.request(contract.CONNECT, request)).attachments[0]
     assert (extra.interface, extra.default_gateway) == ("eth1", False)
+    assert (await service.request(contract.CONNECT, request)).attachments == [extra]
+    other = request.model_copy(update={"settings": EndpointSettings(aliases=["x"])})
     with pytest.raises(Forbidden, match="endpoint with name c1 already exists in network back"):
-        await service.request(contract.CONNECT, request)
+        await service.request(contract.CONNECT, other)
     assert [one.network.name for one in await leave(service, 1, "front")] == ["front"]
     assert [one.network.name for one in await leave(service, 1)] == ["back"]
 

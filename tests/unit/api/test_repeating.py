@@ -7,9 +7,10 @@ import pytest
 
 from shared.bus import EMPTY
 from shared.contracts import containers as contracts
+from shared.contracts import networks, volumes
 from shared.contracts.containers import Container, ContainerState, CreatedContainer, Warnings
 from shared.contracts.docker import ContainerConfig, HostConfig
-from shared.errors import Conflict, Interrupted, NotFound, NotModified
+from shared.errors import Conflict, Forbidden, Interrupted, InvalidArgument, NotFound, NotModified
 
 DIED = Interrupted("whoever worked on it has died")
 
@@ -64,6 +65,10 @@ async def test_what_kills_control_each_time_is_given_up(edge):
         ("POST", "/containers/x/kill", contracts.KILL, Conflict("not running")),
         ("POST", "/containers/x/kill?signal=SIGTERM", contracts.KILL, NotFound("gone")),
         ("DELETE", "/containers/x?force=1", contracts.REMOVE, NotFound("gone")),
+        ("POST", "/containers/x/rename?name=y1", contracts.RENAME, NotFound("No such container: x")),
+        ("POST", "/containers/x/rename?name=y1", contracts.RENAME, InvalidArgument("the same name")),
+        ("DELETE", "/networks/n", networks.REMOVE, NotFound("gone")),
+        ("DELETE", "/volumes/v", volumes.REMOVE, NotFound("gone")),
     ],
 )
 async def test_a_repetition_that_finds_the_work_done_succeeds(edge, method, path, contract, second):
@@ -111,6 +116,14 @@ async def test_a_create_names_its_container_so_that_it_can_ask_again(edge):
     assert [one.repeated for one in seen] == [False, True]
     assert seen[0].id == seen[1].id
     assert len(seen[0].id) == 64
+
+
+@pytest.mark.parametrize(("verb", "contract"), [("connect", contracts.CONNECT), ("disconnect", contracts.DISCONNECT)])
+async def test_a_network_that_is_connected_or_not_already_is_what_was_asked_for(edge, verb, contract):
+    edge.bus.answer(contract, replies(DIED, Forbidden("so it is"))[0])
+    headers = {"Content-Type": "application/json"}
+    reply = await edge.client.request("POST", f"/networks/n/{verb}", b'{"Container":"x"}', headers)
+    assert reply.status == 200
 
 
 async def test_an_update_is_repeated(edge):
