@@ -43,6 +43,9 @@ GONE_CHECK_S = 5.0
 LINGER_S = 2.0
 REASONS = {101: b"UPGRADED", 200: b"OK"}
 # Requests that may become raw connections without saying so in an Upgrade header.
+# As much as Go's server takes.
+HEAD_BYTES = 1 << 20
+HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 MAY_HIJACK = re.compile(rb"POST [^ ]*/(?:containers/[^/ ?]+/attach|exec/[^/ ?]+/start)[ ?]")
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
@@ -151,6 +154,7 @@ class HijackProtocol(HttpToolsProtocol):
         self._aside: RawConnection | None = None
         self._body_left = 0
         self._peer: dict[str, Any] | None = None
+        self._head_bytes: int | None = 0  # of the head that is being read; None while a body is
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -158,9 +162,20 @@ class HijackProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._head_bytes = 0
         cast("dict[str, Any]", self.scope)["extensions"] = {EXTENSION_HIJACK: self._hijack, EXTENSION_PEER: self._peer}
 
+    def on_headers_complete(self) -> None:
+        self._head_bytes = None
+        super().on_headers_complete()
+
     def data_received(self, data: bytes) -> None:
+        if self._head_bytes is not None and self._aside is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:  # the parser itself would collect it for ever
+                self.transport.write(HEAD_TOO_LARGE)
+                self.transport.close()
+                return
         if self._body_left:
             data = self._feed_body(data)
         if self._aside is not None:

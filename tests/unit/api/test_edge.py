@@ -130,6 +130,23 @@ async def test_one_connection_serves_many_requests(edge):
     writer.close()
 
 
+async def test_a_head_without_end_is_cut_off(edge):
+    reader, writer = await edge.client.open()
+    writer.write(b"GET /_ping HTTP/1.1\r\nHost: x\r\nX-A: ")
+    for _ in range(20):
+        writer.write(b"a" * 65536)
+        await writer.drain()
+    assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 431 ")
+    writer.close()
+
+
+async def test_large_bodies_are_not_heads(edge):
+    edge.bus.answer(contracts.CREATE, NotFound("No such image: x:latest"))
+    body = b'{"Image":"x","Labels":{"a":"' + b"b" * (3 << 20) + b'"}}'
+    reply = await edge.client.request("POST", CREATE, body, {"Content-Type": "application/json"})
+    assert reply.status == 404
+
+
 def test_every_error_has_a_status():
     assert set(STATUS) == set(BY_CODE.values())
     assert status_of(Conflict("x")) == 409
