@@ -19,6 +19,6 @@ if [ $# -gt 0 ] && [ "$1" != --slow ]; then
 fi
 ruff check .
 ruff format --check .
-mypy cli services shared tests
+mypy cli services shared
 lint-imports
 exec python -m pytest "$@"

@@ -97,7 +97,7 @@ async def test_a_token_that_has_run_out_is_fetched_anew(images: Images, registry
             proxy.token = "second"
             await passed(*arguments)
 
-        proxy._pass = another_token_from_now_on  # type: ignore[method-assign]
+        proxy._pass = another_token_from_now_on  # type: ignore[assignment, method-assign]
         await images.pull(f"{proxy.domain}/app:1", auth=auth)
     assert (await images.inspect(image_id)).id == image_id
     assert sum(path == "/token" for _, path, _ in proxy.requests) == 2
@@ -160,7 +160,7 @@ async def test_a_limited_rate_is_waited_for_and_said(images: Images, registry: D
                 return
             await pass_on(scope, send, answer, is_layer)
 
-        proxy._pass = limit  # type: ignore[method-assign]
+        proxy._pass = limit  # type: ignore[assignment, method-assign]
         started = time.monotonic()
         await images.pull(f"{proxy.domain}/app:1")
         assert limited == 1

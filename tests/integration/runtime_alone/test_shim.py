@@ -112,7 +112,12 @@ class Place:
 
     def runtime(self, path: str | None = RUNC) -> dict[str, Any]:
         """The part of an order that names another runtime; nothing for davit's own."""
-        wanted = {"path": path, "args": [], "root": str(self.base / "state"), "directory": str(self.base)}
+        wanted: dict[str, Any] = {
+            "path": path,
+            "args": [],
+            "root": str(self.base / "state"),
+            "directory": str(self.base),
+        }
         return {} if self.own else {"runtime": wanted}
 
     @property
