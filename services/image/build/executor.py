@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,11 @@ class BusExecutor:
     bus: Bus
 
     async def create(self, order: RunOrder) -> str:
-        request = containers.CreateContainer(config=order.config, host_config=order.host_config)
-        return (await self.bus.request(containers.CREATE, request)).id
+        # With an id of its own, which a second attempt finds.
+        request = containers.CreateContainer(
+            id=secrets.token_hex(32), repeated=True, config=order.config, host_config=order.host_config
+        )
+        return (await self._persistently(containers.CREATE, request)).id
 
     async def run(self, container_id: str, output: Output) -> int:
         stream = await offer(self.bus)
@@ -50,7 +54,9 @@ class BusExecutor:
             await stream.close_write()
             reading = asyncio.create_task(_demultiplex(stream, output), name=f"output of {container_id[:12]}")
             try:
-                await self.bus.request(containers.START, containers.StartContainer(ref=container_id))
+                # With a key, by which a second attempt does not run the command again.
+                request = containers.StartContainer(ref=container_id, key=secrets.token_hex(8))
+                await self._persistently(containers.START, request)
                 return await self._finish(container_id, reading)
             finally:
                 reading.cancel()
