@@ -140,6 +140,8 @@ class Importer:
         """The answer comes on the stream, so this returns once the work is taken on."""
         name = target_name(request.repo, request.tag)
         platform = parse_platform(request.platform) or own_platform()
+        if platform.os != "linux":
+            raise InvalidArgument("operating system is not supported", field="platform")
         config = changed_config(request.changes)
         stream = await accept(self._bus, request.stream)
         self._depot.jobs.start(self._import(request, stream, name, platform, config), "import")
@@ -220,7 +222,7 @@ class Importer:
         if action:
             events.append(image_event(action, record.image.id, record.image.id, record.image.config.labels))
         if name is not None:
-            events.append(image_event("tag", record.image.id, name.familiar, record.image.config.labels))
+            events.insert(0, image_event("tag", record.image.id, name.familiar, record.image.config.labels))
         await self._depot.add(record, names=[name] if name else [], events=events)
         self._depot.wake()
         return record.image.id

@@ -234,7 +234,7 @@ class _Removal:
         ):
             # Without a tag in the repository, its digests name the image no more.
             for name in [name for name in left if name.repository == reference.name]:
-                await self._untag(found, name.name, name.familiar)
+                await self._untag(found, name.name, name.familiar, announce=False)
             left = [name for name in left if name.repository != reference.name]
         for variant in variants:
             other = await self._writer.by_id(variant.image_id)
@@ -306,7 +306,8 @@ class _Removal:
         for layer in only_here:
             self.outcome.deleted(layer.chain_id)
 
-    async def _untag(self, found: Found, name: str, familiar: str) -> None:
+    async def _untag(self, found: Found, name: str, familiar: str, *, announce: bool = True) -> None:
         await self._writer.remove_name(name)
-        self._writer.emit(image_event("untag", found.id, familiar, found.image().config.labels))
+        if announce:
+            self._writer.emit(image_event("untag", found.id, found.id, found.image().config.labels))
         self.outcome.untagged(familiar)

@@ -102,6 +102,8 @@ class Saver:
                 if names:
                     found = [(await find_for(reader, name.name, platform), name.reference) for name in names]
                     return [(item.id, name) for item, name in found]
+            if await reader.find(reference, text) is None:
+                raise NotFound(f"No such image: {text}", image=text)  # as it was written, other than elsewhere
             one = await find_for(reader, text, platform)
         is_name = reference is not None and not one.id.removeprefix("sha256:").startswith(text.removeprefix("sha256:"))
         return [(one.id, reference if is_name and reference and reference.tag else None)]

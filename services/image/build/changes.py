@@ -43,9 +43,10 @@ def changed_config(config: ContainerConfig, changes: Sequence[str]) -> Container
         "", BuiltImage("", config), config.model_copy(deep=True), StageArguments(GlobalArguments({}, {}))
     )
     for line in (line for change in changes for line in change.splitlines() if line.strip()):
+        keyword = line.split(maxsplit=1)[0]
+        if keyword.upper() not in VALID:
+            raise InvalidArgument(f"{keyword.lower()} is not a valid change command", field="changes")
         instruction = parse_trigger(line)
-        if instruction.keyword not in VALID:
-            raise InvalidArgument(f"{instruction.keyword.lower()} is not a valid change command", field="changes")
         try:
             if instruction.keyword == "WORKDIR":
                 state.config.working_dir = metadata.workdir_of(instruction, state)

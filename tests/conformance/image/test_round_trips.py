@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,6 +193,32 @@ def test_an_index_with_two_platforms(lab: ImageLab) -> None:
     assert docker("push", "--platform", "linux/s390x", name, check=False).returncode == 1
 
 
+def told_events(engine: AnyEngine, tar: Path, name: str) -> list[tuple[str, str]]:
+    """Actions and names of the events of an image's life; ids without their digits."""
+    since = time.time()
+    archive = tar.with_suffix(".saved")
+    for command in (
+        ("import", str(tar), "lived:1"), ("tag", "lived:1", name), ("push", name), ("rmi", name), ("pull", name),
+        ("save", "-o", str(archive), "lived:1"), ("rmi", name), ("rmi", "lived:1"), ("load", "-i", str(archive)),
+        ("rmi", "lived:1"),
+    ):  # fmt: skip
+        engine.docker(*command)
+    window = ("--since", f"{since:.3f}", "--until", f"{time.time() + 0.01:.3f}")
+    form = ("--filter", "type=image", "--format", "{{json .}}")
+    events = [json.loads(line) for line in engine.docker("events", *window, *form).stdout.splitlines()]
+    named = [(event["Action"], event["Actor"]["Attributes"].get("name", "")) for event in events]
+    return [(action, re.sub("[0-9a-f]{64}", "ID", text)) for action, text in named]
+
+
+def test_events_of_an_images_life_are_alike(lab: ImageLab, tmp_path: Path) -> None:
+    tar = busybox_tar(tmp_path / "tree.tar")
+    ours, theirs = (
+        told_events(engine, tar, f"{lab.registry.domain}/lived:{number}")
+        for number, engine in ((1, lab.davit), (1, lab.reference))
+    )
+    assert ours == theirs
+
+
 # Questions with one answer: exit code and text are the same.
 QUESTIONS = (
     ("rmi", "nosuch"),
@@ -205,6 +233,9 @@ QUESTIONS = (
     ("images", "--filter", "nosuch=1"),
     ("images", "--filter", "dangling=perhaps"),
     ("import", "-c", "RUN true", "/dev/null", "x:1"),
+    ("import", "-c", "BOGUS x", "/dev/null", "x:1"),
+    ("import", "--platform", "bogus/arch", "/dev/null", "x:1"),
+    ("save", "made:1", "nosuch", "-o", "/dev/null"),
     ("rmi", "a" * 64),
     ("pull", "127.0.0.1:1/x"),
     ("import", "http://127.0.0.1:1/x.tar"),
