@@ -89,7 +89,7 @@ class Runtimes:
         """
         entry = self._configured.get(name)
         if entry is None:
-            if name in OWN_RUNTIMES:
+            if not name or name in OWN_RUNTIMES:
                 return None
             raise InvalidArgument(f"unknown or invalid runtime name: {name}", field="HostConfig.Runtime")
         path = self._executable(name)

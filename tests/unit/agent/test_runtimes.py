@@ -34,7 +34,7 @@ def runtimes(tmp_path: Path, **configured: dict[str, Any]) -> Runtimes:
 
 def test_names_without_configuration_are_davits_own(tmp_path: Path) -> None:
     found = runtimes(tmp_path)
-    assert [found.find(name) for name in ("davit", "runc", "io.containerd.runc.v2")] == [None, None, None]
+    assert [found.find(name) for name in ("", "davit", "runc", "io.containerd.runc.v2")] == [None] * 4
     with pytest.raises(InvalidArgument, match="unknown or invalid runtime name: kata"):
         found.find("kata")
 
