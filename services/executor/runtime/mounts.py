@@ -84,6 +84,8 @@ class Mount:
 
     def _mappings(self, entry: dict[str, Any]) -> tuple[list[str], list[str]] | None:
         uids, gids = entry.get("uidMappings"), entry.get("gidMappings")
+        if self.options.idmap is not None and self.kind != "bind":
+            raise InvalidSpec(f"{self.field}.options", "only a bind mount can be id-mapped")
         if not uids and not gids:
             return None
         if not uids or not gids:

@@ -85,6 +85,14 @@ def _intel_rdt(plan: ContainerPlan) -> None:
         raise NotSupported("linux.intelRdt", "this runtime does not manage resctrl")
 
 
+def _net_devices(plan: ContainerPlan) -> None:
+    if not plan.linux.get("netDevices"):
+        return
+    if not plan.namespaces.has("network"):
+        raise InvalidSpec("linux.netDevices", "unable to move network devices without a NET namespace")
+    raise NotSupported("linux.netDevices", "this runtime does not move network devices")
+
+
 def _mount_label(plan: ContainerPlan) -> None:
     if plan.linux.get("mountLabel") and not os.path.exists("/sys/fs/selinux/enforce"):
         raise NotSupported(
@@ -121,6 +129,7 @@ CHECKS: tuple[Callable[[ContainerPlan], None], ...] = (
     _hooks,
     _personality,
     _intel_rdt,
+    _net_devices,
     _mount_label,
     _process,
 )
