@@ -160,7 +160,7 @@ async def test_a_limited_rate_is_waited_for_and_said(images: Images, registry: D
                 return
             await pass_on(scope, send, answer, is_layer)
 
-        proxy._pass = limit  # type: ignore[assignment, method-assign]
+        proxy._pass = limit  # type: ignore[method-assign]
         started = time.monotonic()
         await images.pull(f"{proxy.domain}/app:1")
         assert limited == 1
