@@ -98,7 +98,6 @@ class Density:
             "log": {"driver": "json-file", "path": str(bundle / "log")},
             "socket": str(bundle / "s"),
             "exit_file": str(bundle / "exit.json"),
-            "state_dir": str(bundle),
         }
 
     async def measure(self, count: int) -> None:

@@ -99,7 +99,7 @@ class LaterLog:
 
 def suits(order: dict[str, Any]) -> bool:
     """Whether a launcher can carry out an order: an ordinary container's."""
-    if "exec_id" in order or "runtime" in order or "state_dir" in order or not order.get("start", True):
+    if "exec_id" in order or "runtime" in order or not order.get("start", True):
         return False
     return not order["birth"]["staged"]
 

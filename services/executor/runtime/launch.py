@@ -16,7 +16,7 @@ The order of a container:
     open_stdin          standard input is a pipe, not /dev/null; stdin_once: it ends with its first client
     log                 {"driver": "json-file" | "none", "path", "options": {"max-size", …}, "attrs": {}}
     start               true (the default): execve at once; false: wait for the operation "start"
-    socket              where to listen; state_dir: for process.json; exit_file: for the exit record
+    socket              where to listen; exit_file: for the exit record
     runtime             another one to use instead of this, see `foreign.Runtime`; the spec has the filter then
     attach              [{"fd", "stdin", "stdout", "stderr"}]: connections that are attached from the first byte on
 

@@ -84,7 +84,7 @@ class Shim:
         if not self.launched.waiting:
             self.started_at_ns = time.time_ns()
         control.send({"event": "launched", **self._state(), "shim_pid": shim_pid})
-        self._remember()
+        self._watch_memory()
         return True
 
     def adopt(self, fd: int, wants: list[str] | None) -> None:
@@ -134,13 +134,8 @@ class Shim:
             self._ask(output.fd, select.EPOLLIN)
         self.input = made.input
 
-    def _remember(self) -> None:
-        """After the answer: for whoever finds this container without its shim, and OOM events."""
-        directory = self.order.get("state_dir")
-        if directory:
-            from services.executor.runtime import state
-
-            state.write_process(directory, self.order["id"], self.launched.pid, os.getpid())
+    def _watch_memory(self) -> None:
+        """After the answer: whatever tells of memory running out."""
         if self.launched.cgroup is not None and self.launched.owns_cgroup:
             try:
                 self.oom_fd = self.launched.cgroup.oom_notify_fd()

@@ -10,8 +10,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-PROCESS_FILE = "process.json"
-
 
 def start_time(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0 when it is gone. With the id, it names a process for good.
@@ -33,18 +31,6 @@ def is_zombie(pid: int) -> bool:
             return file.read().rpartition(b") ")[2][:1] in {b"Z", b"X"}
     except (FileNotFoundError, ProcessLookupError):
         return True
-
-
-def write_process(directory: str, container_id: str, pid: int, shim_pid: int) -> None:
-    """Leave the ids of a running container beside it, for whoever finds it without its shim."""
-    data = {
-        "id": container_id,
-        "pid": pid,
-        "start_time": start_time(pid),
-        "shim_pid": shim_pid,
-        "shim_start_time": start_time(shim_pid),
-    }
-    write_json(os.path.join(directory, PROCESS_FILE), data)
 
 
 def write_json(path: str, data: dict[str, Any]) -> None:

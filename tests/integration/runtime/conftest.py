@@ -83,7 +83,6 @@ class Lab:
             "tty": False,
             "socket": str(bundle / "s"),
             "exit_file": str(bundle / "exit.json"),
-            "state_dir": str(bundle),
             **more,
         }
 

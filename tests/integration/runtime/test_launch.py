@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from services.executor.agent.shims import ShimClient, ShimGone
-from services.executor.runtime import exitrecord
+from services.executor.runtime import cgroups, exitrecord
 from services.executor.runtime.errors import CommandFailure, InvalidSpec, RuntimeFailure, UserFailure, WrongState
+from services.executor.runtime.state import is_zombie
 from tests.integration.runtime.conftest import Lab, logged, spec_of
 
 pytestmark = pytest.mark.root
@@ -176,7 +177,6 @@ async def test_reconnect_after_restart(lab: Lab) -> None:
     await result.client.close()
     again = await ShimClient.connect(order["socket"])
     assert (await again.state()).pid == result.pid
-    assert json.loads(Path(order["bundle"], "process.json").read_text())["pid"] == result.pid
     await again.signal(15)
     await again.signal(9)
     assert (await again.wait()).exit_code == 137
@@ -193,6 +193,67 @@ async def test_zygote_killed(lab: Lab) -> None:
     second = await lab.launch("true")
     assert (await second.client.wait()).exit_code == 0
     assert (await first.client.state()).status == "running"
+
+
+@pytest.mark.parametrize("whom", ["shim", "launcher"])
+async def test_a_waiting_pair_is_killed(lab: Lab, whom: str) -> None:
+    """The zygote has another pair ready for the next order; the one that waited leaves nothing."""
+    assert (await (await lab.launch("true")).client.wait()).exit_code == 0
+    shim, launcher = await _waiting_pair(lab)
+    os.kill({"shim": shim, "launcher": launcher}[whom], signal.SIGKILL)
+    await _gone(shim)
+    await _gone(launcher)
+    assert (await (await lab.launch("true")).client.wait()).exit_code == 0
+
+
+async def test_a_launcher_is_killed_over_its_order(lab: Lab) -> None:
+    """Nothing runs then, and the caller is told so: the order may be given again."""
+    fifo = lab.directory / "never-written"
+    os.mkfifo(fifo)
+    order = lab.order("true")
+    order["spec"]["hooks"] = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", f"read x < {fifo}"]}]}
+    await (await lab.launch("true")).client.wait()
+    shim, launcher = await _waiting_pair(lab)
+    asked = asyncio.create_task(lab.launch(order=order))
+    await _eventually(lambda: _children(launcher) != [])
+    os.kill(launcher, signal.SIGKILL)
+    with pytest.raises(ShimGone):
+        await asyncio.wait_for(asked, 10)
+    await _gone(shim)
+    with fifo.open("r+b", buffering=0) as pipe:  # lets the hook go
+        pipe.write(b"\n")
+    fifo.unlink()
+    assert (await (await lab.launch("true")).client.wait()).exit_code == 0
+    cgroups.detect().open(f"/davit/{order['id']}").remove()
+
+
+async def _waiting_pair(lab: Lab) -> tuple[int, int]:
+    """Pids of the shim that waits for an order, and of its launcher."""
+
+    def found() -> list[tuple[int, int]]:
+        return [(shim, child) for shim in _children(lab.zygote.pid) for child in _children(shim)]
+
+    await _eventually(lambda: len(found()) == 1)
+    return found()[0]
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+async def _gone(pid: int) -> None:
+    await _eventually(lambda: not Path(f"/proc/{pid}").exists() or is_zombie(pid))
+
+
+async def _eventually(true: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came true")
 
 
 async def test_slow_client_does_not_stop_the_log(lab: Lab) -> None:
@@ -255,9 +316,9 @@ async def test_unsupported_log_driver(lab: Lab) -> None:
 
 
 async def test_memory_of_a_shim(lab: Lab) -> None:
-    """Two megabytes are what an idle container may cost; the shim has less of its own."""
+    """One megabyte is what an idle container may cost: its shim has touched no more."""
     result = await lab.launch("sleep", "100")
     await asyncio.sleep(0.2)
     rollup = Path(f"/proc/{result.shim_pid}/smaps_rollup").read_text()
     dirty = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_Dirty"))
-    assert dirty <= 2048
+    assert dirty <= 1024
