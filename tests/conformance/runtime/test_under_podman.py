@@ -73,9 +73,32 @@ def podman(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     program.write_text(f'#!/bin/sh\nexec {quoted} "$@"\n')
     program.chmod(0o755)
     found = Podman(str(program), base)
+    before = _kept()
     found("import", str(busybox_tar(base / "busybox.tar")), "busybox")
     yield found
     found("rm", "--force", "--all", "--time", "0")
+    for path in _kept() - before:
+        if path.is_dir():
+            for directory in (*path.rglob("*/"), path):  # its monitors' groups
+                eventually(lambda directory=directory: _removed(directory))
+        else:
+            path.unlink()
+
+
+def _removed(directory: Path) -> bool:
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:  # a monitor is still ending
+        return False
+    return True
+
+
+def _kept() -> set[Path]:
+    """What podman keeps for ever: the parent of its control groups, and its locks."""
+    parents = [*Path("/sys/fs/cgroup").glob("libpod_parent"), *Path("/sys/fs/cgroup").glob("*/libpod_parent")]
+    return {path for path in (*parents, Path("/dev/shm/libpod_lock")) if path.exists() and not path.is_symlink()}
 
 
 @pytest.fixture
