@@ -126,3 +126,21 @@ def test_more_ids_than_ones_own_need_helpers(user: User) -> None:
     assert code == 1
     if user.is_ours:  # runc 1.1 tries without, and says what came of it
         assert "newuidmap is needed" in said
+
+
+def test_flags_that_are_locked_stay_unless_that_is_to_be_an_error(user: User) -> None:
+    if not user.is_ours:
+        pytest.skip("runc has the option from 1.2 on")
+    source = user.directory / "locked"
+    source.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nosuid", "locked", str(source)], check=True)
+    try:
+        user.program("sh", "-c", "grep ' /mnt ' /proc/mounts | cut -d' ' -f4")
+        mount = {"destination": "/mnt", "source": str(source), "options": ["bind", "suid", "ro"]}
+        user.change(lambda spec: spec["mounts"].append(mount))
+        code, said = user("run", "c")
+        assert (code, {"ro", "nosuid"} <= set(said.strip().split(","))) == (0, True), said
+        code, said = user("run", "--no-mount-fallback", "c")
+        assert (code, "operation not permitted" in said) == (1, True), said
+    finally:
+        subprocess.run(["umount", str(source)], check=True)
