@@ -152,6 +152,8 @@ class NodeLayers:
             self._progress.pop(source.chain_id, None)
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.warning("layer %s was not fetched: %s", source.chain_id, error)
+            if not self._fetching and not task.cancelled():  # the last one has the files of all written to the disk
+                self._spawn(self._settle(), name="settle layers")
 
         task.add_done_callback(ended)
         return task
@@ -163,8 +165,6 @@ class NodeLayers:
         except asyncio.CancelledError:
             fetch.cancel()
             raise
-        if len(self._fetching) == 1:  # the last one has the files of all written to the disk
-            self._spawn(self._settle(), name="settle layers")
 
     async def _settle(self) -> None:
         try:
