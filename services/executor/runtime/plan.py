@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_MOST_ID = 2**31 - 1
+
+
 class ProcessPlan:
     """How to run one process, the container's first or an exec.
 
@@ -85,9 +88,9 @@ class ProcessPlan:
         size = process.get("consoleSize") or {}
         self.console_size = (int(size.get("height", 0)), int(size.get("width", 0)))
         identity = process.get("user") or {}
-        self.uid = int(identity.get("uid") or 0)
-        self.gid = int(identity.get("gid") or 0)
-        self.groups = [int(gid) for gid in identity.get("additionalGids") or []]
+        self.uid = _id(identity.get("uid"), "uid")
+        self.gid = _id(identity.get("gid"), "gid")
+        self.groups = [_id(gid, "additionalGids") for gid in identity.get("additionalGids") or []]
         self.umask: int | None = identity.get("umask")
         self.user = user or None
         self.group_add = list(group_add or [])
@@ -124,6 +127,14 @@ class ProcessPlan:
     def environment(self) -> dict[str, str]:
         """The variables; of several with one name the last counts."""
         return dict(entry.split("=", 1) for entry in self.env if "=" in entry)
+
+
+def _id(value: Any, name: str) -> int:
+    """An id that setresuid(2) does not take for "unchanged", which would be root."""
+    number = int(value or 0)
+    if not 0 <= number <= _MOST_ID:
+        raise InvalidSpec(f"process.user.{name}", f"{number}: uids and gids must be in range 0-{_MOST_ID}")
+    return number
 
 
 class ContainerPlan:

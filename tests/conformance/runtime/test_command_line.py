@@ -130,6 +130,30 @@ class TestErrors:
         result = oci.run(bundle)
         assert (result.code, text in result.err, len(result.err.splitlines())) == (1, True, 1), result
 
+    @pytest.mark.parametrize(
+        ("change", "field"),
+        [
+            ({"process": {"user": {"uid": 4294967295}}}, "uids and gids must be in range"),
+            ({"process": {"user": {"additionalGids": [2**31]}}}, "uids and gids must be in range"),
+            ({"process": {"user": {"uid": -1}}}, "process.user.uid"),
+            ({"process": {"user": {"gid": "root"}}}, "process.user.gid"),
+            ({"process": {"args": "true"}}, "process.args"),
+            ({"process": {"rlimits": [{"type": "RLIMIT_CORE", "soft": "1", "hard": 1}]}}, "process.rlimits"),
+            ({"process": {"terminal": 1}}, "process.terminal"),
+            ({"mounts": [5]}, "mounts"),
+            ({"linux": {"namespaces": "all"}}, "linux.namespaces"),
+            ({"hooks": {"prestart": {"path": "/bin/true"}}}, "hooks"),
+            ({"annotations": {"a": 1}}, "annotations"),
+        ],
+    )
+    def test_of_values_of_another_kind(self, oci: Runtime, bundle: Bundle, change: dict[str, Any], field: str) -> None:
+        for name, value in change.items():
+            bundle.spec[name] = {**bundle.spec.get(name, {}), **value} if isinstance(value, dict) else value
+        result = oci.run(bundle)
+        assert (result.code, result.out, len(result.err.splitlines())) == (1, "", 1), result
+        if oci.is_ours or "range" in field:  # runc's JSON reader has its own names for fields
+            assert field in result.err
+
     def test_of_states(self, oci: Runtime, bundle: Bundle) -> None:
         container = oci.running(bundle)
         assert "cannot start an already running container" in oci.call("start", container).err

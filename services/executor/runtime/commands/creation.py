@@ -51,6 +51,9 @@ def load_spec(bundle: str) -> dict[str, Any]:
         raise InvalidSpec("config.json", str(error)) from None
     if not isinstance(spec, dict):
         raise InvalidSpec("config.json", "must be a JSON object")
+    from services.executor.runtime import shape
+
+    shape.check(spec, shape.CONFIG, "")
     return spec
 
 

@@ -150,6 +150,9 @@ def _plan(container: store.Container, options: dict[str, Any], command: list[str
             raise InvalidSpec(options["process"], str(error)) from None
         if not isinstance(spec, dict):
             raise InvalidSpec(options["process"], "must be a JSON object")
+        from services.executor.runtime import shape
+
+        shape.check(spec, shape.PROCESS, "process")
     else:
         spec = _from_options(dict(container.spec.get("process") or {}), options, command)
     if spec.get("capabilities") is None:
