@@ -43,6 +43,12 @@ PROCESS: dict[str, Any] = {
     "ioPriority": _PRIORITY,
     "execCPUAffinity": {"initial": _TEXT, "final": _TEXT},
 }
+RESOURCES: dict[str, Any] = {
+    "devices": [{"allow": _FLAG, "type": _TEXT, "major": _WHOLE, "minor": _WHOLE, "access": _TEXT}],
+    **{name: {"*": ()} for name in ("memory", "cpu", "pids", "blockIO", "network", "rdma")},
+    "hugepageLimits": [{"pageSize": _TEXT, "limit": _COUNT}],
+    "unified": {"*": _TEXT},
+}
 _LINUX: dict[str, Any] = {
     "namespaces": [{"type": _TEXT, "path": _TEXT}],
     "uidMappings": _IDS,
@@ -50,12 +56,7 @@ _LINUX: dict[str, Any] = {
     "timeOffsets": {"*": {"secs": _WHOLE, "nanosecs": _COUNT}},
     "devices": [{"path": _TEXT, "type": _TEXT, **dict.fromkeys(("major", "minor", "fileMode", "uid", "gid"), _WHOLE)}],
     "cgroupsPath": _TEXT,
-    "resources": {
-        "devices": [{"allow": _FLAG, "type": _TEXT, "major": _WHOLE, "minor": _WHOLE, "access": _TEXT}],
-        **{name: {"*": ()} for name in ("memory", "cpu", "pids", "blockIO", "network", "rdma")},
-        "hugepageLimits": [{"pageSize": _TEXT, "limit": _COUNT}],
-        "unified": {"*": _TEXT},
-    },
+    "resources": RESOURCES,
     "seccomp": {
         "defaultAction": _TEXT,
         "architectures": [_TEXT],

@@ -372,6 +372,16 @@ class TestSeccomp:
         assert oci.output(bundle) == with_filter
 
 
+class TestUpdate:
+    @pytest.mark.parametrize("text", ["{", "[]", '{"pids": 5}', '{"memory": {"limit": "all"}}', '{"devices": {}}'])
+    def test_a_file_that_makes_no_sense(self, oci: Runtime, bundle: Bundle, text: str) -> None:
+        container = oci.running(bundle)
+        result = oci.call("update", "-r", "-", container, stdin=text)
+        if "devices" in text and not oci.is_ours:
+            pytest.skip("runc 1.1 does not update them, and does not look")
+        assert (result.code, len(result.err.splitlines())) == (1, 1), result
+
+
 class TestEvents:
     def test_running_out_of_memory_is_told_at_once(self, oci: Runtime, bundle: Bundle) -> None:
         bundle.linux["resources"]["memory"] = {"limit": 32 << 20, "swap": 32 << 20}

@@ -81,6 +81,9 @@ def _from_file(path: str) -> dict[str, Any]:
         raise InvalidSpec("--resources", str(error)) from None
     if not isinstance(resources, dict):
         raise InvalidSpec("--resources", "must be a JSON object")
+    from services.executor.runtime import shape
+
+    shape.check(resources, shape.RESOURCES, "linux.resources")
     return resources
 
 
