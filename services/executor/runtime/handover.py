@@ -82,7 +82,7 @@ class LaterLog:
         if self._log is None:
             from services.executor.runtime.logfile import JsonLog
 
-            self._log = JsonLog(self._options)
+            self._log = JsonLog(self._options, later=True)
         return self._log
 
     def write(self, stream: str, pieces: list[bytes]) -> None:

@@ -81,13 +81,17 @@ class LineSplitter:
 class JsonLog:
     """An open log file.
 
+    Args:
+        later: the file, which somebody else has made, is opened by the first line; what that fails with is no more
+            than a line lost.
+
     Attributes:
         path: the current file; older ones are `path`.1, .2, …, with ".gz" when compressed.
         max_size: bytes after which it is rotated; -1 for never.
         max_files: how many files there are at most, the current one included.
     """
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], *, later: bool = False) -> None:
         register_codec_error()
         self.path: str = options["path"]
         self.suffix = ""
@@ -99,7 +103,8 @@ class JsonLog:
         self._size = 0
         self._lost = 0
         self._reason = ""
-        self._open()
+        if not later:
+            self._open()
 
     def update(self, options: dict[str, Any]) -> None:
         """Change the limits of an open log."""
@@ -141,6 +146,8 @@ class JsonLog:
             self._lost = 0
 
     def _write(self, data: bytes) -> None:
+        if self._fd < 0:
+            self._open()
         if self.max_size <= 0 or self._size + len(data) <= self.max_size:
             self._append(data)
             return

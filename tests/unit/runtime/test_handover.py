@@ -1,0 +1,29 @@
+"""What a shim does with what its launcher has left it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from services.executor.runtime.handover import LaterLog
+
+
+def test_a_log_that_cannot_be_opened_does_not_end_the_shim(tmp_path: Path) -> None:
+    path = tmp_path / "container" / "log"
+    log = LaterLog({"path": str(path)})
+    log.write("stdout", [b"one\n", b"two\n"])  # the container's directory has been removed
+    path.parent.mkdir()
+    log.write("stdout", [b"three\n"])
+    log.opened.close()
+    told, kept = [json.loads(line)["log"] for line in path.read_text().splitlines()]
+    assert told.startswith("davit: 2 records of this log are lost")
+    assert kept == "three\n"
+
+
+def test_a_log_opened_late_is_rotated_by_what_is_in_it_already(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 1000)
+    log = LaterLog({"path": str(path), "options": {"max-size": "1k", "max-file": "2"}})
+    log.write("stdout", [b"one\n"])
+    log.opened.close()
+    assert (tmp_path / "log.1").stat().st_size == 1000
