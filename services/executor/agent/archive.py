@@ -118,7 +118,7 @@ class Archives:
     def _owner(self, record: NodeRecord) -> tuple[int, int]:
         """Who the container runs as, when given as numbers; names are looked up by the runtime only."""
         user, _, group = (record.order.config.user or "0").partition(":")
-        if not user.isdigit() or (group and not group.isdigit()):
+        if not user.isdecimal() or (group and not group.isdecimal()):
             raise InvalidArgument("copyUIDGID needs a container whose user is given in numbers", field="copyUIDGID")
         return int(user), int(group or 0)
 

@@ -124,7 +124,7 @@ def _healthcheck(config: ContainerConfig, text: str) -> None:
     check = HealthConfig()
     while match := re.match(r"--([a-z-]+)=(\S+)\s*", text):
         name, value, text = match[1].replace("-", "_"), match[2], text[match.end() :]
-        if name == "retries" and value.isdigit():
+        if name == "retries" and value.isdecimal():
             check.retries = int(value)
         elif name in ("interval", "timeout", "start_period", "start_interval"):
             setattr(check, name, _duration_ns(value))

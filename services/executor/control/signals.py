@@ -14,7 +14,7 @@ _REALTIME = re.compile(r"^RT(MIN|MAX)(?:([+-])(\d{1,2}))?$")
 def parse_signal(text: str) -> int:
     """``9``, ``KILL``, ``SIGKILL``, ``RTMIN+3``. Raises InvalidArgument."""
     name = text.upper().removeprefix("SIG")
-    if text.isdigit():
+    if text.isdecimal():
         number = int(text)
         if 0 < number <= RTMAX:
             return number

@@ -181,7 +181,7 @@ def log_driver(subject: Subject) -> None:
             raise refuse(f"unknown log opt '{option}' for {log.type or 'json-file'} log driver", field)
         if option == "max-size" and value != "-1":
             parse_size(value)
-        if option == "max-file" and (not value.isdigit() or int(value) < 1):
+        if option == "max-file" and (not value.isdecimal() or int(value) < 1):
             raise refuse("max-file cannot be less than 1", field)
         if option == "compress" and value not in ("true", "false"):
             raise refuse(f"invalid value for compress: {value}", field)

@@ -52,6 +52,6 @@ class Waits:
 
 def _parsed(ticket: str) -> tuple[str, int]:
     container_id, _, text = ticket.partition(":")
-    if not text.isdigit():
+    if not text.isdecimal():
         raise InvalidArgument(f"invalid ticket: {ticket}", field="ticket")
     return container_id, int(text)

@@ -346,4 +346,4 @@ async def _limited(response: httpx.Response, limit: int) -> bytes:
 
 def _retry_after(response: httpx.Response) -> float:
     value = response.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else 0.0
+    return float(value) if value.isdecimal() else 0.0

@@ -120,7 +120,7 @@ def _selected(hit: SearchHit, filters: dict[str, list[str]]) -> bool:
     for key, actual in (("is-official", hit.is_official), ("is-automated", hit.is_automated)):
         if key in filters and not any((value in ("true", "1")) == actual for value in filters[key]):
             return False
-    return all(value.isdigit() and hit.star_count >= int(value) for value in filters.get("stars", []))
+    return all(value.isdecimal() and hit.star_count >= int(value) for value in filters.get("stars", []))
 
 
 def registry_domain(address: str) -> str:

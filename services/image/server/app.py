@@ -121,7 +121,7 @@ class Registry:
 
     def _paged(self, request: Request, key: str, value: dict[str, Any], items: list[str]) -> Response:
         count_text = request.query_params.get("n")
-        if count_text is not None and not count_text.isdigit():
+        if count_text is not None and not count_text.isdecimal():
             raise InvalidArgument("invalid number of results requested", registry_code="PAGINATION_NUMBER_INVALID")
         count = int(count_text) if count_text is not None else None
         shown, more = page(items, request.query_params.get("last", ""), count)

@@ -63,7 +63,7 @@ class NodeTokens:
         expiry, _, signature = token.strip().partition(".")
         if scheme.lower() != "bearer" or not expiry.isdigit():
             return False
-        return hmac.compare_digest(signature, self._signature(expiry)) and int(expiry) > time.time()
+        return hmac.compare_digest(signature.encode(), self._signature(expiry).encode()) and int(expiry) > time.time()
 
     def _signature(self, expiry: str) -> str:
         return hmac.new(self._key, expiry.encode(), hashlib.sha256).hexdigest()

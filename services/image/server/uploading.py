@@ -87,7 +87,7 @@ class Uploading:
             return True
         start, length = int(stated[1]), int(stated[2]) - int(stated[1]) + 1
         told = request.headers.get("content-length", "")
-        if told.isdigit() and int(told) != length:
+        if told.isdecimal() and int(told) != length:
             raise InvalidArgument(
                 "provided length did not match content length", registry_code="SIZE_INVALID", registry_status=400
             )

@@ -57,6 +57,8 @@ def test_old_form_of_env() -> None:
         ("EXPOSE x", "Invalid containerPort: x"),
         ("ENV A", "ENV must have two arguments"),
         ("STOPSIGNAL FOO", "Invalid signal: FOO"),
+        ("STOPSIGNAL ²", "Invalid signal: ²"),
+        ("HEALTHCHECK --retries=² CMD true", "Unknown flag: retries"),
         ("HEALTHCHECK FOO", "Unknown type 'FOO' in HEALTHCHECK"),
     ],
 )

@@ -68,6 +68,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (host(LogConfig={"Type": "foo"}), 'error looking up logging plugin foo: plugin "foo" not found'),
     (host(LogConfig={"Type": "json-file", "Config": {"foo": "1"}}), "unknown log opt 'foo' for json-file log driver"),
     (host(LogConfig={"Type": "json-file", "Config": {"max-size": "xx"}}), "invalid size: 'xx'"),
+    (host(LogConfig={"Type": "json-file", "Config": {"max-file": "²"}}), "max-file cannot be less than 1"),
     (host(CapAdd=["NOPE"]), 'invalid CapAdd: unknown capability: "CAP_NOPE"'),
     (host(SecurityOpt=["foo"]), 'invalid --security-opt 1: "foo"'),
     (host(SecurityOpt=["no-new-privileges:maybe"]), 'invalid --security-opt 1: "no-new-privileges:maybe"'),
