@@ -51,7 +51,7 @@ class Changing:
         limits = changed_limits(request)
         policy = request.restart_policy if request.restart_policy and request.restart_policy.name else None
         merged = merged_host_config(record.container.host_config, limits, policy)
-        check_limits(Subject(record.container.config, merged, await self._nodes.choose({}), frozenset()))
+        check_limits(Subject(record.container.config, merged, await self._nodes.facts_of(record.node), frozenset()))
         if record.generation > 0:
             order = UpdateOrder(
                 id=record.id,

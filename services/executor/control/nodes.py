@@ -58,6 +58,16 @@ class Nodes:
             raise Unavailable(f"node {name} has not been heard of for {silent_ns // 1_000_000_000} s")
         return facts
 
+    async def facts_of(self, name: str) -> NodeFacts:
+        """Of the node that a container is on, also when it is away. Raises Unavailable: it has never reported."""
+        if self._facts is not None and self._facts.node == name:
+            return self._facts
+        async with self._database.read() as reader:
+            found = next((facts for facts, _ in await sql.all_nodes(reader) if facts.node == name), None)
+        if found is None:
+            raise Unavailable(f"node {name} has not reported yet; try again in a moment")
+        return found
+
     async def heard(self, facts: NodeFacts) -> None:
         """A node reported."""
         if self._facts is not None and self._facts.node == facts.node:

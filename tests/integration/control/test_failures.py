@@ -29,8 +29,9 @@ from shared.contracts.containers import (
     RemoveContainer,
     StartExec,
     StopContainer,
+    UpdateContainer,
 )
-from shared.contracts.docker import HealthConfig, HostConfig, Mount, RestartPolicy
+from shared.contracts.docker import HealthConfig, HostConfig, Mount, Resources, RestartPolicy
 from shared.contracts.node import InventoryItem
 from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from tests.integration.control.world import IMAGE_ID, NODE, Control, World
@@ -434,6 +435,18 @@ async def test_a_container_goes_to_the_node_that_its_label_names(world: World) -
         await sql.save_node(tx, NodeFacts(node="away"), time.time_ns() - 60 * 10**9)
     with pytest.raises(Unavailable, match="node away has not been heard of for 60 s"):
         await world.create("there", labels={"davit.node": "away"})
+
+
+async def test_limits_are_measured_by_the_node_that_the_container_is_on(world: World) -> None:
+    async with world.controls[0].database.transaction() as tx:
+        await sql.save_node(tx, NodeFacts(node="large", cpus=64), time.time_ns())
+    await world.create("there", labels={"davit.node": "large"})
+    limits = Resources(nano_cpus=40 * 10**9)
+    await world.ask(contract.UPDATE, UpdateContainer(ref="there", resources=limits, set_fields=["nano_cpus"]))
+    assert (await world.inspect("there")).host_config.nano_cpus == 40 * 10**9
+    await world.create("here")
+    with pytest.raises(InvalidArgument, match="Range of CPUs"):
+        await world.ask(contract.UPDATE, UpdateContainer(ref="here", resources=limits, set_fields=["nano_cpus"]))
 
 
 async def test_a_node_with_a_disk_of_its_own_prepares_what_is_created(world: World) -> None:
