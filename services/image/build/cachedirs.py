@@ -27,6 +27,8 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from shared.connection import to_the_end
+
 LOCK, FILES, NAME = "lock", "fs", "id"
 PART, REMOVED = "part-", "removed-"
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.25
@@ -110,7 +112,8 @@ async def _try_use(holder: Path, sharing: str, create: Callable[[Path], None]) -
     if not (holder / FILES).is_dir() and (descriptor := _try_lock(holder, exclusive=True)) is not None:
         # Whoever makes the files holds the cache alone meanwhile, also when it is to be shared.
         try:
-            await asyncio.to_thread(create, holder)
+            # To the end even when the build is cancelled: the thread goes on, and must not without the lock.
+            await to_the_end(asyncio.ensure_future(asyncio.to_thread(create, holder)))
         finally:
             os.close(descriptor)
     descriptor = _try_lock(holder, exclusive=alone)

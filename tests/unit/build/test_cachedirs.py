@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,31 @@ async def test_a_first_filling_that_fails_leaves_no_cache(root: Path) -> None:
     async with hold(caches, fill=lambda path: (path / "whole").touch()) as path:
         assert [item.name for item in path.iterdir()] == ["whole"]
     async with hold(caches, fill=fail) as path:  # there already
+        assert [item.name for item in path.iterdir()] == ["whole"]
+
+
+async def test_a_cancelled_build_keeps_a_cache_until_it_is_filled(root: Path) -> None:
+    caches = CacheDirectories(root)
+    filling, go_on = threading.Event(), threading.Event()
+
+    def slowly(path: Path) -> None:
+        filling.set()
+        go_on.wait(10)
+        (path / "whole").touch()
+
+    async def build() -> None:
+        async with hold(caches, fill=slowly):
+            pass
+
+    task = asyncio.create_task(build())
+    await asyncio.to_thread(filling.wait, 10)
+    task.cancel()
+    async with AsyncExitStack() as stack:
+        assert await held(stack, CacheDirectories(root), "shared") is None
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with hold(caches) as path:
         assert [item.name for item in path.iterdir()] == ["whole"]
 
 
