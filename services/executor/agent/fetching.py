@@ -110,8 +110,9 @@ class Fetch:
                 self._check(response)
                 while data := response.read(READ_BYTES):
                     yield data
-                if response.length:  # a connection that was closed early ends like one that was not
-                    raise http.client.IncompleteRead(b"", response.length)
+                left = self.source.blob_bytes - self.arrived
+                if left > 0:  # a connection that was closed early ends like one that was not
+                    raise http.client.IncompleteRead(b"", left)
 
     def _connection(self, address: SplitResult) -> http.client.HTTPConnection:
         host, port = address.hostname or "", address.port
