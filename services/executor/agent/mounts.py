@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from services.executor.agent.records import ContainerPaths
+from services.executor.runtime.rootfs import unescaped
 from shared.contracts.docker import HostConfig
 from shared.contracts.node import OrderedMount
 from shared.errors import InvalidArgument, NotFound
@@ -51,18 +52,18 @@ def check_propagation(mount: OrderedMount) -> None:
     wanted = mount.propagation.removeprefix("r")
     if wanted not in ("shared", "slave"):
         return
-    place, tags = _mount_of(os.path.realpath(mount.source))
+    place, tags = mount_of(os.path.realpath(mount.source))
     if not any(tag.startswith(("shared:", "master:") if wanted == "slave" else "shared:") for tag in tags):
         kind = "shared or slave" if wanted == "slave" else "shared"
         raise InvalidArgument(f"path {mount.source} is mounted on {place} but it is not a {kind} mount", field="Mounts")
 
 
-def _mount_of(path: str) -> tuple[str, list[str]]:
+def mount_of(path: str, mountinfo: str = "/proc/self/mountinfo") -> tuple[str, list[str]]:
     """The mount point that a path is on, and its optional fields in mountinfo. Source: proc_pid_mountinfo(5)."""
     best: tuple[str, list[str]] = ("/", [])
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path(mountinfo).read_text(errors="surrogateescape").split("\n")[:-1]:
         fields = line.split(" ")
-        place = fields[4].encode().decode("unicode_escape")
+        place = unescaped(fields[4])
         inside = place in ("/", path) or path.startswith(place + "/")
         if inside and len(place) >= len(best[0]):  # of several on one place, the last is on top
             best = place, fields[6 : fields.index("-")]

@@ -14,6 +14,9 @@ from services.executor.agent.records import ContainerPaths
 from shared.contracts.networks import Attachment
 from shared.contracts.node import ContainerOrder
 
+# What the container wrote need not be text.
+_AS_IT_IS = "surrogateescape"
+
 
 def write(order: ContainerOrder, paths: ContainerPaths) -> None:
     """All three, for a start; none for a container that shares another's network, and with it these files."""
@@ -34,19 +37,23 @@ def networks_changed(
         started_ns: When the container started, in nanoseconds since the epoch: files that are older are as generated.
     """
     old, new = _hosts(order, before).splitlines(), _hosts(order, order.attachments).splitlines()
-    lines = [line for line in paths.hosts.read_text().splitlines() if line not in old or line in new]
+    lines = [line for line in _read(paths.hosts).splitlines() if line not in old or line in new]
     lines += [line for line in new if line not in old and line not in lines]
     _rewrite(paths.hosts, "\n".join(lines) + "\n")
     wanted = _resolv_conf(order, order.attachments)
     untouched = paths.resolv_conf.stat().st_mtime_ns <= started_ns
-    if untouched or paths.resolv_conf.read_text() == _resolv_conf(order, before):
+    if untouched or _read(paths.resolv_conf) == _resolv_conf(order, before):
         _rewrite(paths.resolv_conf, wanted)
 
 
 def _rewrite(path: Path, text: str) -> None:
     """In place, since the container has this very file mounted."""
-    if path.read_text() != text:
-        path.write_text(text)
+    if _read(path) != text:
+        path.write_text(text, errors=_AS_IT_IS)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(errors=_AS_IT_IS)
 
 
 def _hosts(order: ContainerOrder, attachments: Sequence[Attachment]) -> str:

@@ -159,13 +159,13 @@ def _mount_point_of(path: str) -> str:
     best = "/"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
-            point = _unescaped(line.split(" ", 5)[4])
+            point = unescaped(line.split(" ", 5)[4])
             if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) > len(best):
                 best = point
     return best
 
 
-def _unescaped(field: str) -> str:
+def unescaped(field: str) -> str:
     """A path of mountinfo, whose blanks and backslashes are in octal; no codec, which could not be loaded any more."""
     for octal, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         field = field.replace(octal, character)
@@ -212,7 +212,7 @@ def _hide_kernel_filesystems(rootfs: str) -> None:
     inside = os.path.realpath(rootfs).rstrip("/") + "/"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         entries = [line.split(" ") for line in lines]
-    points = [_unescaped(entry[4]) for entry in entries if entry[entry.index("-") + 1] in {"proc", "sysfs"}]
+    points = [unescaped(entry[4]) for entry in entries if entry[entry.index("-") + 1] in {"proc", "sysfs"}]
     for point in reversed(points):
         if point.startswith(inside):
             continue
