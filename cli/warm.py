@@ -7,6 +7,7 @@ import importlib
 import logging
 import sys
 
+from cli import holes
 from shared.config import EngineConfig
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def warm_up(config: EngineConfig, services: list[str]) -> None:
     if "api" in services:
         importlib.import_module("services.api.app").own_table()
     gc.collect()
+    holes.fill()
     gc.freeze()
 
 
