@@ -278,6 +278,15 @@ async def test_events_replay_and_filter(edge):
     assert [line["time"] for line in await ask({}, since="2")] == [2, 3]
 
 
+async def test_history_is_told_in_the_order_of_time(edge):
+    """Services record side by side: what one has recorded may be there before what happened earlier elsewhere."""
+    edge.events.history = [event(second) for second in (1, 3, 2, 4)]
+    reply = await edge.client.request("GET", "/events?since=0.5&until=9")
+    times = [orjson.loads(line)["timeNano"] for line in reply.body.splitlines()]
+    assert len(times) == 4
+    assert times == sorted(times)
+
+
 async def test_events_follow_and_end_at_until(edge):
     reader, writer = await edge.client.open()
     writer.write(edge.client.head("GET", "/events"))
