@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.engine import Engine
+from tests.lab.engine import Engine, eventually
 
 pytestmark = pytest.mark.root
 
@@ -154,3 +154,26 @@ def test_other_refusals(engine: Engine, command: list[str], text: str) -> None:
     result = engine.docker(*command, check=False)
     assert result.returncode == 1
     assert text in result.stderr
+
+
+def test_running_out_of_memory_is_told_while_the_container_lives(engine: Engine) -> None:
+    command = "tail /dev/zero; echo survived; sleep 1000"
+    engine.docker("run", "-d", "--name", "tight", "-m", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", command)
+    eventually(lambda: "survived" in engine.docker("logs", "tight").stdout, 30, "the kernel's kill")
+
+    def told() -> bool:
+        arguments = (
+            "events",
+            "--since",
+            "60s",
+            "--until",
+            "0s",
+            "--filter",
+            "container=tight",
+            "--filter",
+            "event=oom",
+        )
+        return bool(engine.docker(*arguments).stdout)
+
+    eventually(told, 10, "the event oom")
+    assert engine.docker("inspect", "-f", "{{.State.Status}}", "tight").stdout.strip() == "running"

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from services.executor.runtime.launch import Launched
 
 _DRAIN_S = 2.0
+_KILLED_WITHIN_S = 1.0
+_LOOK_AGAIN_S = 0.02
 
 
 class Shim:
@@ -57,6 +59,7 @@ class Shim:
         self.pidfd = -1
         self.oom_fd = -1
         self.oom_count = 0
+        self.oom_awaited_until = 0.0
         self.outputs_paused = False
         #: descriptor -> events asked for
         self.interest: dict[int, int] = {}
@@ -164,6 +167,8 @@ class Shim:
         """Wait for something to happen and deal with it; false when there is nothing left to do."""
         for fd, events in self.poller.poll(timeout_s):
             self._handle(fd, events)
+        if self.oom_awaited_until:
+            self._look_for_oom()
         self._balance()
         if self.status is not None and self.record is None and self._drained():
             self._finish()
@@ -192,6 +197,8 @@ class Shim:
             return 1.0
         if self.status is not None:
             return max(0.0, self.drain_until - time.monotonic())
+        if self.oom_awaited_until:
+            return _LOOK_AGAIN_S
         return STALL_S / 3 if self.outputs_paused else -1
 
     def _handle(self, fd: int, events: int) -> None:
@@ -205,7 +212,8 @@ class Shim:
         elif self.listener is not None and fd == self.listener.fileno():
             self._accept()
         elif fd == self.oom_fd:
-            self._report_oom()
+            os.read(self.oom_fd, 4096)
+            self.oom_awaited_until = time.monotonic() + _KILLED_WITHIN_S
         elif fd in self.clients:
             client = self.clients[fd]
             if events & select.EPOLLOUT:
@@ -434,11 +442,13 @@ class Shim:
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def _report_oom(self) -> None:
+    def _look_for_oom(self) -> None:
+        """Version 1 tells that memory has run out; who is killed for it is counted a moment later."""
         cgroup = self.launched.cgroup
         assert cgroup is not None
-        os.read(self.oom_fd, 4096)
         count = cgroup.oom_kill_count()
+        if time.monotonic() > self.oom_awaited_until:
+            self.oom_awaited_until = 0.0
         if count > self.oom_count:
             self.oom_count = count
             for client in self.clients.values():
