@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from services.executor.agent.shims import ShimClient, ShimGone
-from services.executor.runtime.errors import Interrupted, RuntimeFailure, from_wire
+from services.executor.runtime.errors import Interrupted, InvalidSpec, RuntimeFailure, from_wire
 from services.executor.runtime.selfexe import protected_interpreter
-from services.executor.runtime.zygote import LARGEST_ORDER, LONG, pack_order, pack_packet
+from services.executor.runtime.zygote import LARGEST_ORDER, LONG, MOST_FDS, pack_order, pack_packet
 
 READY_S = 15.0
 _SOURCE_ROOT = Path(__file__).resolve().parents[3]
@@ -126,6 +126,7 @@ class Zygote:
 
         Raises:
             Interrupted: the zygote died over it twice, or its shim was killed; nothing runs, it may be given again.
+            InvalidSpec: more descriptors than can be sent: too many clients wait to be attached.
             RuntimeFailure: it could not be done, and why.
         """
         try:
@@ -168,6 +169,8 @@ class Zygote:
         raise RuntimeFailure(f"unexpected answer of the shim: {first}")
 
     async def _send(self, order: dict[str, Any], fds: list[int]) -> None:
+        if len(fds) >= MOST_FDS:  # one more may be the order's own
+            raise InvalidSpec("attach", f"{len(order.get('attach') or [])} clients are too many to attach to a start")
         packet = pack_packet(*pack_order(order))
         spare: int | None = None
         if len(packet) > LARGEST_ORDER:

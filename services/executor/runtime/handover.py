@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from services.executor.runtime.logfile import JsonLog
 
 _MOST_BYTES = 1 << 18
-_MOST_FDS = 128
+_MOST_FDS = 253
 _ORDER, _STATE = b"O", b"S"
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+from services.executor.runtime import handover
 from services.executor.runtime.handover import LaterLog
+from services.executor.runtime.zygote import MOST_FDS
 
 
 def test_a_log_that_cannot_be_opened_does_not_end_the_shim(tmp_path: Path) -> None:
@@ -27,3 +30,23 @@ def test_a_log_opened_late_is_rotated_by_what_is_in_it_already(tmp_path: Path) -
     log.write("stdout", [b"one\n"])
     log.opened.close()
     assert (tmp_path / "log.1").stat().st_size == 1000
+
+
+def test_whatever_came_with_an_order_can_be_given_on() -> None:
+    one, other = handover.pair()
+    fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(MOST_FDS)]
+    more = os.pipe()
+    try:
+        handover.pass_on(one, b"order", [*fds, *more])
+        shim, packet, got = handover.wait(other, _ended_child())
+        for fd in got:
+            os.close(fd)
+    finally:
+        for fd in (*fds, *more):
+            os.close(fd)
+        one.close()
+    assert (shim, packet, len(got)) == (None, b"order", MOST_FDS + 2)
+
+
+def _ended_child() -> int:
+    return os.posix_spawn("/bin/true", ["true"], {})
