@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +13,7 @@ from shared.errors import InvalidArgument
 LIST_FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 TRUE_WORDS, FALSE_WORDS = ("1", "true", "True"), ("0", "false", "False")
+_NUMBER = re.compile(r"-?\d+(\.\d*)?")
 UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
@@ -60,15 +62,13 @@ def parse_until(text: str, now: datetime) -> datetime:
         InvalidArgument: It is none of them.
     """
     try:
-        return datetime.fromtimestamp(float(text), UTC)
-    except ValueError:
-        pass
-    seconds = _duration_s(text)
-    if seconds is not None:
-        return now - timedelta(seconds=seconds)
-    try:
+        if _NUMBER.fullmatch(text):
+            return datetime.fromtimestamp(float(text), UTC)
+        seconds = _duration_s(text)
+        if seconds is not None:
+            return now - timedelta(seconds=seconds)
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # no number, or a year that there is not
         raise InvalidArgument(f'failed to parse value for filter "until": {text}', field="filters.until") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -76,7 +76,7 @@ def parse_until(text: str, now: datetime) -> datetime:
 def _duration_s(text: str) -> float | None:
     total, number, unit = 0.0, "", ""
     for character in [*text, ""]:
-        if character and (character.isdigit() or character == ".") and not unit:
+        if character and (character.isdecimal() or character == ".") and not unit:
             number += character
         elif character and character.isalpha() and number:
             unit += character

@@ -117,7 +117,10 @@ def _duration_ns(text: str) -> int:
     parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise _refuse(f"invalid duration: {text}")
-    return int(sum(float(number) * UNIT_S[unit] for number, unit in parts) * 1e9)
+    total_ns = sum(float(number) * UNIT_S[unit] for number, unit in parts) * 1e9
+    if total_ns >= 2**63:
+        raise _refuse(f"invalid duration: {text}")
+    return int(total_ns)
 
 
 def _healthcheck(config: ContainerConfig, text: str) -> None:

@@ -30,12 +30,12 @@ def parse_until(text: str, now_ns: int) -> int:
     Args:
         text: A duration before now (``24h``, ``1h30m``), seconds since the epoch, or RFC 3339.
     """
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return int(float(text) * 1e9)
-    if text and re.fullmatch(f"(?:{_DURATION.pattern})+", text):
-        return now_ns - int(sum(float(number) * UNIT_S[unit] for number, unit in _DURATION.findall(text)) * 1e9)
     try:
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            return int(float(text) * 1e9)
+        if text and re.fullmatch(f"(?:{_DURATION.pattern})+", text):
+            return now_ns - int(sum(float(number) * UNIT_S[unit] for number, unit in _DURATION.findall(text)) * 1e9)
         moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise InvalidArgument(f"invalid value for until: {text}", field="filters") from error
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e9)

@@ -71,7 +71,7 @@ def _nodes(text: str) -> int:
     bits = 0
     for part in filter(None, text.replace(" ", "").split(",")):
         low, dash, high = part.partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()) or int(high or low) < int(low):
+        if not low.isdecimal() or (dash and not high.isdecimal()) or int(high or low) < int(low):
             raise InvalidSpec(f"{_FIELD}.nodes", f'invalid memory policy nodes "{text}"')
         if int(high or low) >= _MOST_NODES:
             raise InvalidSpec(f"{_FIELD}.nodes", f"invalid memory policy node {high or low}: too large")

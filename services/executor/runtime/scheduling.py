@@ -99,7 +99,7 @@ def processors(text: str, field: str) -> list[int]:
     found: list[int] = []
     for part in text.replace(" ", "").split(","):
         low, dash, high = part.partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()) or int(high or low) >= _MOST_PROCESSORS:
+        if not low.isdecimal() or (dash and not high.isdecimal()) or int(high or low) >= _MOST_PROCESSORS:
             raise InvalidSpec(field, f'"{text}" is not a list such as "0-2,7"')
         if int(high or low) < int(low):
             raise InvalidSpec(field, f'"{part}" runs backwards')

@@ -321,6 +321,10 @@ def test_onbuild_keeps_its_here_document() -> None:
         ),
         ('dockerfile parse error line 2: time: invalid duration "x"', "FROM b\nHEALTHCHECK --interval=x CMD x"),
         (
+            'dockerfile parse error line 2: time: invalid duration "9999999999h"',
+            "FROM b\nHEALTHCHECK --interval=9999999999h CMD x",
+        ),
+        (
             "dockerfile parse error line 2: --retries must be at least 1 (not -1)",
             "FROM b\nHEALTHCHECK --retries=-1 CMD x",
         ),

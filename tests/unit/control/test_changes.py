@@ -59,6 +59,8 @@ def test_old_form_of_env() -> None:
         ("STOPSIGNAL FOO", "Invalid signal: FOO"),
         ("STOPSIGNAL ²", "Invalid signal: ²"),
         ("HEALTHCHECK --retries=² CMD true", "Unknown flag: retries"),
+        ("HEALTHCHECK --interval=9999999999h CMD true", "invalid duration: 9999999999h"),
+        (f"HEALTHCHECK --interval={'9' * 400}h CMD true", "invalid duration: 9"),
         ("HEALTHCHECK FOO", "Unknown type 'FOO' in HEALTHCHECK"),
     ],
 )
@@ -111,6 +113,6 @@ def test_prune_limits() -> None:
     assert parse_until("1h30m", now) == now - 5400 * 10**9
     assert parse_until("1700000000", now) == 1_700_000_000 * 10**9
     assert parse_until("2023-11-14T22:13:20Z", now) == 1_700_000_000 * 10**9
-    for text in ("", "soon", "5x"):
+    for text in ("", "soon", "5x", "9" * 400, "9" * 400 + "h"):
         with pytest.raises(InvalidArgument, match="invalid value for until"):
             parse_until(text, now)

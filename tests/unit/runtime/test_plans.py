@@ -141,6 +141,7 @@ def test_memory_policy() -> None:
         ({"mode": "MPOL_BIND", "nodes": "0-9876543210"}, "linux.memoryPolicy.nodes: invalid memory policy node"),
         ({"mode": "MPOL_BIND", "nodes": "1-0"}, "linux.memoryPolicy.nodes: invalid memory policy nodes"),
         ({"mode": "MPOL_BIND", "nodes": "a"}, "linux.memoryPolicy.nodes: invalid memory policy nodes"),
+        ({"mode": "MPOL_BIND", "nodes": "²"}, "linux.memoryPolicy.nodes: invalid memory policy nodes"),
     ],
 )
 def test_memory_policies_refused(policy: dict[str, Any], text: str) -> None:

@@ -222,7 +222,7 @@ class Creation:
 def _activated_fds(plan: ContainerPlan) -> int:
     """Descriptors of systemd's socket activation are passed on, with the variables that announce them."""
     count = os.environ.get("LISTEN_FDS", "")
-    if not count.isdigit() or os.environ.get("LISTEN_PID") != str(os.getpid()):
+    if not count.isdecimal() or os.environ.get("LISTEN_PID") != str(os.getpid()):
         return 0
     plan.process.env += [f"LISTEN_FDS={count}", "LISTEN_PID=1"]
     return int(count)

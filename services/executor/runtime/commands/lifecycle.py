@@ -102,7 +102,7 @@ def signal_number(text: str) -> int:
     Raises:
         RuntimeFailure: there is none.
     """
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
 

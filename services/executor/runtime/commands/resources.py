@@ -186,12 +186,12 @@ def _duration_s(text: str) -> float:
         return 0.0
     total, number, unit = 0.0, "", ""
     for character in text.removeprefix("-") + "0":
-        if (character.isdigit() or character == ".") and unit:
+        if (character.isdecimal() or character == ".") and unit:
             if unit not in units:
                 break
             total += float(number) * units[unit]
             number, unit = "", ""
-        if character.isdigit() or character == ".":
+        if character.isdecimal() or character == ".":
             number += character
         else:
             unit += character

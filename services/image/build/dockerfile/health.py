@@ -96,4 +96,6 @@ def parse_duration_ns(text: str) -> int:
         if re.fullmatch(r"(\d+\.?\d*|\.\d+)", body):
             raise SyntaxProblem(f'time: missing unit in duration "{text}"')
         raise SyntaxProblem(f'time: invalid duration "{text}"')
+    if sum(float(number) * _UNITS_NS[unit] for number, unit in parts) >= 2**63:
+        raise SyntaxProblem(f'time: invalid duration "{text}"')
     return sign * sum(round(float(number) * _UNITS_NS[unit]) for number, unit in parts)
