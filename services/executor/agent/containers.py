@@ -153,6 +153,7 @@ class Containers:
     def _watch(self, record: NodeRecord, shim: ShimClient) -> None:
         live = Live(shim)
         self._live[record.id] = live
+        shim.on_oom = lambda _count: self._report(record, "oom")
         self._spawn(self._until_exit(record.id, live), name=f"watch {record.id[:12]}")
 
     async def prepare(self, order: ContainerOrder) -> None:
