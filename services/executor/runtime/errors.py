@@ -185,10 +185,3 @@ def from_wire(wire: dict[str, Any]) -> RuntimeFailure:
     if isinstance(failure, KernelFailure):
         failure.syscall, failure.subject = "", ""
     return failure
-
-
-def from_os_error(error: OSError, action: str, *, step: str | None = None) -> RuntimeFailure:
-    """Translate an `OSError` of Python's own calls; `action` says what was tried ("open /proc/1/ns/net")."""
-    if error.errno is None:
-        return RuntimeFailure(f"{action}: {error}", step=step)
-    return KernelFailure(action, "", error.errno, step=step)

@@ -35,10 +35,6 @@ def apply(instruction: Instruction, state: StageState) -> str:
     return _APPLY[instruction.keyword](instruction, state)
 
 
-def changes_files(instruction: Instruction) -> bool:
-    return instruction.keyword not in _APPLY
-
-
 def _arg(instruction: Instruction, state: StageState) -> str:
     texts = []
     for written, default in cast(Arg, instruction).arguments:

@@ -228,12 +228,6 @@ class Repository:
             raise Unavailable(f"manifest verification failed for digest {reference}")
         return Fetched(data, media_type, digest)
 
-    async def head_manifest(self, reference: str) -> str | None:
-        """The digest of a manifest; None when there is none, or the registry does not say."""
-        headers = {"Accept": ", ".join(manifests.ACCEPTED)}
-        async with self.ask("HEAD", f"{self.path}/manifests/{reference}", headers=headers) as response:
-            return response.headers.get("docker-content-digest") if response.status_code == 200 else None
-
     async def tags(self) -> list[str]:
         """All tags. Raises NotFound when there is no such repository."""
         found: list[str] = []
