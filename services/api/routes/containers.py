@@ -11,12 +11,12 @@ from pydantic import Field
 from starlette.responses import Response
 
 from services.api.call import Call, Routes, empty_response, json_response
-from services.api.repeating import until_answered
+from services.api.repeating import ATTEMPTS, until_answered
 from services.api.views import containers as views
 from shared.bus import Contract, Empty
 from shared.contracts import containers as contracts
 from shared.contracts.docker import ContainerConfig, HostConfig, NetworkingConfig, Resources, RestartPolicy
-from shared.errors import Conflict, DeadlineExceeded, InvalidArgument, NotFound, NotModified
+from shared.errors import Conflict, DeadlineExceeded, Interrupted, InvalidArgument, NotFound, NotModified
 
 DEFAULT_STOP_TIMEOUT_S = 10
 STOP_MARGIN_S = 20.0
@@ -88,11 +88,15 @@ def stop_request(call: Call, key: str = "") -> contracts.StopContainer:
 async def stop(call: Call) -> Response:
     """Stopping may take as long as the container likes; ask again until it is done, also when control restarts."""
     request = stop_request(call)
-    first = True
+    first, interruptions = True, 0
     while True:
         try:
             await call.ask(contracts.STOP, request, deadline_s=_patience(request.timeout_s))
             return empty_response()
+        except Interrupted:
+            first, interruptions = False, interruptions + 1
+            if interruptions == ATTEMPTS:
+                raise
         except DeadlineExceeded:
             first = False
         except (NotModified, NotFound):

@@ -6,6 +6,7 @@ only while it is as it was generated.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from shared.contracts.node import ContainerOrder
 
 # What the container wrote need not be text.
 _AS_IT_IS = "surrogateescape"
+# And it may write as much as it likes.
+LARGEST_BYTES = 1 << 20
+
+log = logging.getLogger(__name__)
 
 
 def write(order: ContainerOrder, paths: ContainerPaths) -> None:
@@ -36,6 +41,9 @@ def networks_changed(
         before: What `order.attachments` was.
         started_ns: When the container started, in nanoseconds since the epoch: files that are older are as generated.
     """
+    if max(paths.hosts.stat().st_size, paths.resolv_conf.stat().st_size) > LARGEST_BYTES:
+        log.warning("container %s has filled its hosts or resolv.conf: they are left as they are", order.id[:12])
+        return
     old, new = _hosts(order, before).splitlines(), _hosts(order, order.attachments).splitlines()
     lines = [line for line in _read(paths.hosts).splitlines() if line not in old or line in new]
     lines += [line for line in new if line not in old and line not in lines]

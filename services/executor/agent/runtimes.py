@@ -118,5 +118,4 @@ class Runtimes:
             runtime = self.find(name)
             assert runtime is not None
             left = [entry.name for entry in directory.iterdir() if entry.is_dir() and entry.name not in running]
-            for container_id in left:
-                await runtime.delete(container_id)
+            await asyncio.gather(*(runtime.delete(container_id) for container_id in left))

@@ -189,10 +189,6 @@ class ShimClient:
         """End the process's standard input."""
         await self.request("close_stdin")
 
-    async def update_log(self, options: dict[str, str]) -> None:
-        """Change its log's max-size, max-file and compress."""
-        await self.request("log_options", options=options)
-
     @staticmethod
     def read_exit_file(path: str | os.PathLike[str]) -> ExitRecord | None:
         """What a shim left when its process ended, or None."""

@@ -89,10 +89,6 @@ class LaterLog:
         """See `JsonLog.write`."""
         self.opened.write(stream, pieces)
 
-    def update(self, options: dict[str, Any]) -> None:
-        """See `JsonLog.update`."""
-        self.opened.update(options)
-
 
 # -- the launcher ------------------------------------------------------------------------------------------------------
 

@@ -96,7 +96,7 @@ class JsonLog:
         self.path: str = options["path"]
         self.suffix = ""
         self.attrs = options.get("attrs") or None
-        self.update(options)
+        self._limit(options)
         self._second = -1
         self._prefix = ""
         self._fd = -1
@@ -106,8 +106,7 @@ class JsonLog:
         if not later:
             self._open()
 
-    def update(self, options: dict[str, Any]) -> None:
-        """Change the limits of an open log."""
+    def _limit(self, options: dict[str, Any]) -> None:
         given: dict[str, str] = options.get("options") or {}
         self.max_size = human_size(given["max-size"]) if given.get("max-size") else -1
         try:

@@ -433,13 +433,6 @@ class Shim:
             self.input.end()
         return {}
 
-    def op_log_options(self, _client: Client, message: dict[str, Any]) -> dict[str, Any]:
-        """Change max_size, max_file and compress of the log."""
-        if self.launched.log is None:
-            raise WrongState("the process has no log")
-        self.launched.log.update(message)
-        return {}
-
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _look_for_oom(self) -> None:
@@ -552,7 +545,6 @@ _OPERATIONS = {
     "wait": Shim.op_wait,
     "attach": Shim.op_attach,
     "close_stdin": Shim.op_close_stdin,
-    "log_options": Shim.op_log_options,
 }
 
 

@@ -9,6 +9,7 @@ Source: Docker Engine API 1.50, BuildPrune, SystemDataUsage (BuildCache).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,8 +43,14 @@ class BuildCache:
 
     async def entries(self) -> BuildCacheEntries:
         """Cache mounts. Steps are images, and are shown and counted as such."""
-        entries = await asyncio.to_thread(lambda: [self._entry(path) for path in self.caches.entries()])
-        return BuildCacheEntries(entries=entries)
+        return BuildCacheEntries(entries=await asyncio.to_thread(self._entries))
+
+    def _entries(self) -> list[BuildCacheEntry]:
+        found = []
+        for path in self.caches.entries():
+            with contextlib.suppress(FileNotFoundError):  # removed at this moment
+                found.append(self._entry(path))
+        return found
 
     def _entry(self, path: Path) -> BuildCacheEntry:
         return BuildCacheEntry(

@@ -41,3 +41,27 @@ def test_what_the_container_wrote_stays_whatever_it_is(tmp_path: Path) -> None:
     assert b"10.9.9.9 caf\xe9" in lines
     assert b"10.2.0.2\tweb" in lines
     assert paths.resolv_conf.read_bytes() == b"# \xff\n"
+
+
+def test_files_that_a_container_filled_are_left_alone(tmp_path: Path) -> None:
+    order = ContainerOrder(
+        id="c" * 64,
+        name="web",
+        generation=1,
+        image_id="sha256:1",
+        config=ContainerConfig(),
+        host_config=HostConfig(),
+        path="true",
+        args=[],
+        layers=[],
+        hostname="web",
+        attachments=[],
+    )
+    paths = ContainerPaths(tmp_path, tmp_path / "socket")
+    netfiles.write(order, paths)
+    with paths.hosts.open("r+b") as hosts:
+        hosts.truncate(netfiles.LARGEST_BYTES + 1)
+    before = paths.hosts.stat()
+    netfiles.networks_changed(order, paths, [], started_ns=0)
+    after = paths.hosts.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)

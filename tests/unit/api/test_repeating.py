@@ -49,10 +49,11 @@ async def test_the_error_of_the_second_attempt_is_the_answer(edge):
     assert (reply.status, orjson.loads(reply.body)) == (409, {"message": "port is already allocated"})
 
 
-async def test_what_kills_control_each_time_is_given_up(edge):
+@pytest.mark.parametrize(("path", "contract"), [("start", contracts.START), ("stop", contracts.STOP)])
+async def test_what_kills_control_each_time_is_given_up(edge, path, contract):
     reply, seen = replies(*[DIED] * 9)
-    edge.bus.answer(contracts.START, reply)
-    assert (await edge.client.request("POST", "/containers/x/start")).status == 504
+    edge.bus.answer(contract, reply)
+    assert (await edge.client.request("POST", f"/containers/x/{path}")).status == 504
     assert len(seen) == 4
 
 
