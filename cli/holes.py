@@ -4,7 +4,7 @@ A heap after many imports is full of small free pieces. A forked service would p
 and one on that, and every page that is written to is copied: 4 KiB for an object of 64 bytes. With the holes filled,
 what it allocates comes from new pages, side by side. The filling itself lies in pages that are there anyway, once.
 
-Source: malloc(3), mallinfo(3), sbrk(2); CPython, Objects/obmalloc.c (pools of 16 KiB, one size class each).
+Source: malloc(3), mallinfo(3), mallopt(3), sbrk(2); CPython, Objects/obmalloc.c (pools of 16 KiB, one size class each).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ ALIGNMENT = 16
 _BYTES_HEADER = 33
 _LARGEST_CHUNK = 1 << 16
 _SMALLEST_CHUNK = 24
+_M_ARENA_MAX = -8
 # Never freed: they are the filling.
 _filling: list[Any] = []
 
@@ -69,6 +70,8 @@ def _fill_malloc() -> None:
     libc.mallinfo2.restype = _Mallinfo2
     libc.sbrk.restype = libc.malloc.restype = ctypes.c_size_t
     libc.malloc.argtypes = libc.free.argtypes = (ctypes.c_size_t,)
+    # One heap for all threads: they hold the interpreter's lock most of the time, and each further heap has its holes.
+    libc.mallopt(_M_ARENA_MAX, 1)
     size = _LARGEST_CHUNK
     while size >= _SMALLEST_CHUNK:
         end = libc.sbrk(0) - libc.mallinfo2().keepcost

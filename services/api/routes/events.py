@@ -50,12 +50,17 @@ async def _lines(call: Call, chosen: EventFilter, since_ns: int, until_ns: int, 
 
 
 async def _by_time(recorded: AsyncIterator[DomainEvent]) -> AsyncIterator[DomainEvent]:
-    """History in the order in which it happened: services record side by side, one a moment after the other."""
+    """History in the order in which it happened: services record side by side, one a moment after the other.
+
+    What one service has recorded stays in its order, whatever the times say.
+    """
     waiting: list[tuple[int, int, DomainEvent]] = []
+    latest: dict[str, int] = {}
     number = 0
     async for event in recorded:
         number += 1  # events of the same time stay as they are
-        heapq.heappush(waiting, (event.time_ns, number, event))
+        latest[event.service] = max(event.time_ns, latest.get(event.service, 0))
+        heapq.heappush(waiting, (latest[event.service], number, event))
         if len(waiting) > OUT_OF_ORDER:
             yield heapq.heappop(waiting)[2]
     while waiting:
