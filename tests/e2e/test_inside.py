@@ -50,6 +50,8 @@ def test_changes_are_those_of_the_container(engine: Engine) -> None:
     for image, command in (("bare", ["/busybox"]), ("busybox", ["true"])):
         engine.docker("run", "--name", f"idle-{image}", image, *command)
         assert engine.docker("diff", f"idle-{image}").stdout == ""
+    engine.docker("rm", "changing")
+    engine.docker("volume", "rm", "vol")
 
 
 def inside(engine: Engine, name: str, *command: str) -> str:
