@@ -31,7 +31,7 @@ class DomainEvent(BaseModel):
         action: Docker's word, whole: ``start``, ``exec_create: sh``, ``health_status: healthy``.
         actor_id: The id of what it happened to.
         attributes: Name, image, labels, exit code, …: what ``Actor.Attributes`` shows.
-        time_ns: When it happened, nanoseconds since the epoch.
+        time_ns: When it was recorded, nanoseconds since the epoch.
         node: The node it happened on, if on one.
         service, sequence: Who recorded it, and its number there; 0 until recorded.
         message_id: Its identity: a second delivery has the same.

@@ -11,6 +11,7 @@ The table is also the service's event log of record for the retention period; `s
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import sqlalchemy as sa
@@ -80,9 +81,11 @@ def drop_outbox_tables(op: Any) -> None:
 async def store(connection: Connection, service: str, events: list[DomainEvent]) -> None:
     """Number the events and add them to the log, in the transaction that is open on the connection."""
     last = await connection.scalar(_advance, {"count": len(events)})
+    # Taken under the lock that numbers them: in the order of a service's numbers its times never go back.
+    now_ns = time.time_ns()
     rows = []
     for sequence, event in enumerate(events, int(last) - len(events) + 1):
-        event.service, event.sequence = service, sequence
+        event.service, event.sequence, event.time_ns = service, sequence, now_ns
         rows.append(_row(event))
     await connection.execute(_insert, rows)
 

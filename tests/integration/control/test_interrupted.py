@@ -154,6 +154,7 @@ async def test_what_a_killed_control_had_not_released_is_released_at_the_next_in
     container_id = await world.run()
     world.services.fail["leave"] = Unavailable("the network service is away")
     await world.node.exit(container_id, 0)
+    await asyncio.sleep(0.3)  # the release has been tried, and refused
     await world.kill_control()
     world.services.fail.clear()
     await world.add_control()
