@@ -192,7 +192,8 @@ class Relay:
     async def _wait(self, still_held: Any) -> None:
         """Until there is something to do; every now and then see whether all is still as it was."""
         try:
-            await asyncio.wait_for(self._work.wait(), POLL_S)
+            async with asyncio.timeout(POLL_S):
+                await self._work.wait()
         except TimeoutError:
             await still_held()
             if await ensure_stream(self._bus, self._retention_s) < self._stream_last:

@@ -35,18 +35,38 @@ async def events(call: Call) -> Response | None:
 
 
 async def _lines(call: Call, chosen: EventFilter, since_ns: int, until_ns: int, now: int) -> AsyncIterator[bytes]:
-    replay_only = 0 < until_ns <= now
-    async with aclosing(call.deps.follow(since_ns=since_ns, replay_only=replay_only)) as recorded:
-        following = _by_time(recorded) if replay_only else recorded
+    async for event in _recorded(call, since_ns, until_ns, now):
+        # Services record side by side: a later event does not end the others' history.
+        if not (until_ns and event.time_ns > until_ns) and chosen.matches(event):
+            yield orjson.dumps(views.message(event)) + b"\n"
+
+
+async def _recorded(call: Call, since_ns: int, until_ns: int, now: int) -> AsyncIterator[DomainEvent]:
+    """Events as they come, until that time; then what is recorded and did not come before it."""
+    told: dict[str, int] = {}
+    if not until_ns or until_ns > now:
+        left_s = (until_ns - now) / 1e9 if until_ns else None
+        async with aclosing(call.deps.follow(since_ns=since_ns, replay_only=False)) as coming:
+            async for event in _for(left_s, coming):
+                told[event.service] = event.sequence
+                yield event
+    async with aclosing(call.deps.follow(since_ns=since_ns, replay_only=True)) as history:
+        async for event in _by_time(history):
+            if event.sequence > told.get(event.service, -1):
+                yield event
+
+
+async def _for(seconds: float | None, coming: AsyncIterator[DomainEvent]) -> AsyncIterator[DomainEvent]:
+    """What comes within that time; None: without an end. The time that the reader of these takes counts, too."""
+    loop = asyncio.get_running_loop()
+    end = None if seconds is None else loop.time() + seconds
+    while True:
         try:
-            async with asyncio.timeout(None if replay_only or not until_ns else (until_ns - now) / 1e9):
-                async for event in following:
-                    if until_ns and event.time_ns > until_ns:
-                        continue  # services record side by side: a later event does not end the others' history
-                    if chosen.matches(event):
-                        yield orjson.dumps(views.message(event)) + b"\n"
-        except TimeoutError:
+            async with asyncio.timeout_at(end):
+                event = await anext(coming)
+        except (TimeoutError, StopAsyncIteration):
             return
+        yield event
 
 
 async def _by_time(recorded: AsyncIterator[DomainEvent]) -> AsyncIterator[DomainEvent]:

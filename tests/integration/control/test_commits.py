@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -15,11 +16,13 @@ from tests.integration.control.world import World
 
 
 @pytest.fixture
-def commits(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+async def commits(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Those since the last time of asking."""
-    for task in world.controls[0].context._tasks:
+    for task in list(world.controls[0].context._tasks):
         if task.get_name() in ("reconcile", "relay"):  # they write when they please
-            task.cancel()
+            while not task.done():  # Python 3.11's wait_for drops a cancellation that comes with its result
+                task.cancel()
+                await asyncio.sleep(0)
     database = world.controls[0].database
     begin, counted = database.transaction, [0]
 

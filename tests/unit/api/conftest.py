@@ -86,10 +86,13 @@ class Events:
     def __init__(self) -> None:
         self.history: list[DomainEvent] = []
         self.live: asyncio.Queue[DomainEvent] = asyncio.Queue()
+        # How long each event of the history takes to come.
+        self.pause_s = 0.0
 
     async def follow(self, *, since_ns: int, replay_only: bool) -> AsyncGenerator[DomainEvent, None]:
         for event in self.history:
             if event.time_ns >= since_ns:
+                await asyncio.sleep(self.pause_s)
                 yield event
         while not replay_only:
             yield await self.live.get()

@@ -299,6 +299,15 @@ async def test_events_follow_and_end_at_until(edge):
     assert (reply.status, reply.body) == (200, b"")
 
 
+async def test_a_history_that_takes_longer_than_until_is_told_whole(edge):
+    """`--until` a moment ahead, as from a client that has just done something: what was recorded comes all the same."""
+    edge.events.history = [event(second).model_copy(update={"sequence": second}) for second in (1, 2, 3)]
+    edge.events.pause_s = 0.05
+    until = f"{time.time() + 0.08:.3f}"
+    reply = await edge.client.request("GET", f"/events?since=0.5&until={until}")
+    assert [orjson.loads(line)["time"] for line in reply.body.splitlines()] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("query", ["since=abc", "filters=xx", "filters=%7B%22nope%22:%5B%22x%22%5D%7D"])
 async def test_events_refuses_what_it_cannot_read(edge, query):
     assert (await edge.client.request("GET", f"/events?{query}")).status == 400
