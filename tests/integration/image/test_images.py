@@ -415,6 +415,8 @@ async def test_a_damaged_layer_is_unpacked_again(images: Images) -> None:
     await images.import_tar(rootfs(FILES), "app:1")
     [chain] = (await images.inspect("app:1")).chain_ids
     mark = images.files(chain).parent / "unsynced"
+    while mark.exists():  # noqa: ASYNC110  # until the layer is on the disk, which takes the mark away
+        await asyncio.sleep(0.01)
     mark.write_text("another boot")
     (images.files(chain) / "bin/true").unlink()
     assert await depot_of(images).repair() == []
