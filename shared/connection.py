@@ -59,20 +59,3 @@ class Connection(ABC):
 
     @abstractmethod
     async def _run(self, compiled: Compiled, parameters: Parameters) -> Result: ...
-
-
-async def to_the_end(work: Any) -> None:
-    """Wait for a future that must not be left half way, even when the waiting task is cancelled."""
-    import asyncio
-
-    cancelled = False
-    while not work.done():
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            cancelled = True
-        except Exception:  # raised below, by result()
-            pass
-    work.result()
-    if cancelled:
-        raise asyncio.CancelledError

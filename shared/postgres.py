@@ -13,7 +13,8 @@ from typing import Any
 import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from shared.connection import Connection, Result, to_the_end
+from shared.cancellation import to_the_end
+from shared.connection import Connection, Result
 from shared.errors import Conflict, Internal, Unavailable
 from shared.statements import Compiled, Parameters
 

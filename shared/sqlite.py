@@ -20,7 +20,8 @@ from typing import Any
 
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
-from shared.connection import Connection, Result, to_the_end
+from shared.cancellation import to_the_end
+from shared.connection import Connection, Result
 from shared.errors import Conflict, Internal, Unavailable
 from shared.statements import Compiled, Parameters
 

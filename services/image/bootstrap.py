@@ -18,7 +18,7 @@ from services.image.registry.door import RegistryDoor
 from services.image.removal import Remover
 from services.image.saving import Saver
 from services.image.server.nodes import NodeDoor, NodeTokens
-from services.image.sql import SqlCatalog
+from services.image.sql.catalog import SqlCatalog
 from services.image.store.content import ContentStore
 from shared.contracts import images as contracts
 from shared.errors import DavitError

@@ -21,7 +21,9 @@ from services.image.jobs import Jobs
 from services.image.lookup import as_reference, find_for, no_such_image
 from services.image.manifests import Descriptor, Platform, chain_on
 from services.image.references import Reference
-from services.image.sql import LEASE_S, Found, SqlCatalog, Writer
+from services.image.sql.catalog import SqlCatalog, Writer
+from services.image.sql.content import LEASE_S
+from services.image.sql.images import Found
 from services.image.store.content import ContentStore
 from services.image.store.holds import Holds
 from shared.errors import NotFound

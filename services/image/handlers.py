@@ -11,7 +11,8 @@ from services.image.filters import LIST_KEYS, ImageFilter
 from services.image.lookup import as_reference, find_for
 from services.image.manifests import MAX_CONFIG_BYTES, ImageConfig, parse_platform
 from services.image.references import parse
-from services.image.sql import Found, Reader
+from services.image.sql.catalog import Reader
+from services.image.sql.images import Found
 from services.image.summaries import summaries
 from shared.bus import EMPTY, Bus, Empty
 from shared.contracts.containers import USING_IMAGE, UsingImage

@@ -5,7 +5,9 @@ from __future__ import annotations
 from services.image.domain import platform_of
 from services.image.manifests import Platform
 from services.image.references import Reference, id_prefix, is_whole_id, parse
-from services.image.sql import Found, Reader, name_of
+from services.image.sql.catalog import Reader
+from services.image.sql.images import Found
+from services.image.sql.names import name_of
 from shared.errors import InvalidArgument, NotFound
 
 

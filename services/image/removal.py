@@ -27,7 +27,9 @@ from services.image.filters import PRUNE_KEYS, ImageFilter
 from services.image.lookup import as_reference, find_for, no_such_image
 from services.image.manifests import Platform, parse_platform
 from services.image.references import Reference, id_prefix, is_whole_id
-from services.image.sql import Found, Writer, name_of
+from services.image.sql.catalog import Writer
+from services.image.sql.images import Found
+from services.image.sql.names import name_of
 from shared.bus import Bus
 from shared.contracts.containers import USING_IMAGE, UsingImage
 from shared.contracts.images import LAYERS_REMOVED, PruneImages, Removal, Removals, RemoveImage

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from services.image.domain import Name, platform_of
 from services.image.manifests import MAX_MANIFEST_BYTES, Platform, parse
-from services.image.sql import Reader
+from services.image.sql.catalog import Reader
 from services.image.store.content import ContentStore
 from shared.contracts.images import Image, ManifestSummary
 from shared.contracts.images import Platform as ShownPlatform

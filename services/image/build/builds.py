@@ -26,6 +26,7 @@ from services.image.build.ports import BuiltImage, Executor, ImageStores
 from services.image.build.solver import Solver, StageFailed, success_lines
 from services.image.build.steps import CommandFailed, Workshop
 from services.image.build.workdirs import Scratch, WorkDirectories
+from shared.cancellation import to_the_end
 from shared.contracts.images import BuildImage
 from shared.errors import DavitError, InvalidArgument, Unsupported
 from shared.streams import ByteStream, StreamBroken, StreamCancelled
@@ -143,15 +144,12 @@ class Builder:
         for container_id in shop.containers - shop.removals.keys():
             shop.removals[container_id] = asyncio.create_task(self.executor.remove(container_id))
         outcomes = asyncio.gather(*shop.removals.values(), return_exceptions=True)
-        # Shielded, and waited for again when cancelled: no container may outlive its build.
-        while not outcomes.done():
-            try:
-                await asyncio.shield(outcomes)
-            except asyncio.CancelledError:
-                continue
-        for container_id, outcome in zip(shop.removals, outcomes.result(), strict=True):
-            if isinstance(outcome, BaseException):
-                log.warning("container %s of a build could not be removed: %s", container_id, outcome)
+        try:
+            await to_the_end(outcomes)  # no container may outlive its build
+        finally:
+            for container_id, outcome in zip(shop.removals, outcomes.result(), strict=True):
+                if isinstance(outcome, BaseException):
+                    log.warning("container %s of a build could not be removed: %s", container_id, outcome)
 
 
 def check_request(request: BuildImage) -> None:

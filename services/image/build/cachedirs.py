@@ -27,7 +27,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from shared.connection import to_the_end
+from shared.cancellation import to_the_end
 
 LOCK, FILES, NAME = "lock", "fs", "id"
 PART, REMOVED = "part-", "removed-"

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from services.image import sql
 from services.image.build.cachedirs import FILES, NAME, CacheDirectories, directory_bytes
 from services.image.build.dockerfile.errors import SyntaxProblem
 from services.image.build.dockerfile.health import parse_duration_ns
 from services.image.domain import now_text, unix_time
+from services.image.sql import tables
 from shared.bus import Bus
 from shared.contracts import images as contracts
 from shared.contracts.images import BuildCacheEntries, BuildCacheEntry, BuildCachePrune, PrunedCache
@@ -99,17 +99,17 @@ class BuildCache:
         Returns:
             Id and parent of each.
         """
-        children = sql.images.alias("children")
+        children = tables.images.alias("children")
         query = (
-            sa.select(sql.images.c.id, sql.images.c.parent)
+            sa.select(tables.images.c.id, tables.images.c.parent)
             .where(
-                sql.images.c.cache_key != "",
-                sql.images.c.hidden == sa.false(),
-                sql.images.c.stored_ns < int(before * 1e9),
-                ~sa.exists().where(sql.names.c.image_id == sql.images.c.id),
-                ~sa.exists().where(children.c.parent == sql.images.c.id),
+                tables.images.c.cache_key != "",
+                tables.images.c.hidden == sa.false(),
+                tables.images.c.stored_ns < int(before * 1e9),
+                ~sa.exists().where(tables.names.c.image_id == tables.images.c.id),
+                ~sa.exists().where(children.c.parent == tables.images.c.id),
             )
-            .order_by(sql.images.c.stored_ns)
+            .order_by(tables.images.c.stored_ns)
         )
         async with self.database.read() as connection:
             rows = (await connection.execute(query)).all()

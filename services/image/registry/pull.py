@@ -34,7 +34,7 @@ from services.image.references import parse as parse_reference
 from services.image.registry.client import Fetched, Repository
 from services.image.registry.errors import connection_failure
 from services.image.registry.hosts import Hosts
-from services.image.sql import name_of
+from services.image.sql.names import name_of
 from services.image.store.content import Ingest
 from shared.bus import EMPTY, Bus, Empty
 from shared.contracts.images import PullImage, RegistryAuth

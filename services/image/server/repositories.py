@@ -12,11 +12,19 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from services.image import sql
 from services.image.manifests import Index, Manifest
 from services.image.references import Reference, parse
-from services.image.sql import repository_blobs, repository_manifests, repository_tags
-from shared.database import Database
+from services.image.sql.tables import (
+    image_content,
+    image_layers,
+    images,
+    layers,
+    names,
+    repository_blobs,
+    repository_manifests,
+    repository_tags,
+)
+from shared.database import Database, Transaction
 from shared.errors import InvalidArgument
 
 EMPTY: frozenset[str] = frozenset()
@@ -65,9 +73,9 @@ class Repositories:
             except InvalidArgument:
                 return None
             document: str | None = await connection.scalar(
-                sa.select(sql.images.c.document)
-                .join_from(sql.names, sql.images, sql.names.c.image_id == sql.images.c.id)
-                .where(sql.names.c.name == name)
+                sa.select(images.c.document)
+                .join_from(names, images, names.c.image_id == images.c.id)
+                .where(names.c.name == name)
             )
         return str(orjson.loads(document)["manifest_digest"]) if document else None
 
@@ -94,13 +102,13 @@ class Repositories:
         local = _local(repository)
         if local is None:
             return EMPTY
-        ids = sa.select(sql.names.c.image_id).where(sql.names.c.repository == local.name)
+        ids = sa.select(names.c.image_id).where(names.c.repository == local.name)
         rows = await connection.scalars(
             sa.union(
-                sa.select(sql.image_content.c.digest).where(sql.image_content.c.image_id.in_(ids)),
-                sa.select(sql.layers.c.blob)
-                .join_from(sql.image_layers, sql.layers, sql.image_layers.c.chain_id == sql.layers.c.chain_id)
-                .where(sql.image_layers.c.image_id.in_(ids)),
+                sa.select(image_content.c.digest).where(image_content.c.image_id.in_(ids)),
+                sa.select(layers.c.blob)
+                .join_from(image_layers, layers, image_layers.c.chain_id == layers.c.chain_id)
+                .where(image_layers.c.image_id.in_(ids)),
             )
         )
         return set(rows)
@@ -118,33 +126,29 @@ class Repositories:
             )
             local = _local(repository)
             if local is not None:
-                names = await connection.scalars(
-                    sa.select(sql.names.c.name).where(
-                        sql.names.c.repository == local.name, sql.names.c.is_digest == sa.false()
-                    )
+                shown = await connection.scalars(
+                    sa.select(names.c.name).where(names.c.repository == local.name, names.c.is_digest == sa.false())
                 )
-                tags |= {name[len(local.name) + 1 :] for name in names}
+                tags |= {name[len(local.name) + 1 :] for name in shown}
         return sorted(tags) if tags or known else None
 
     async def catalog(self) -> list[str]:
         async with self._database.read() as connection:
             pushed = set(await connection.scalars(sa.select(repository_manifests.c.repository).distinct()))
-            local = await connection.scalars(sa.select(sql.names.c.repository).distinct())
+            local = await connection.scalars(sa.select(names.c.repository).distinct())
             shown = {parse(name).familiar_name for name in local}
         # A name with a port is none that this API can spell.
         return sorted(pushed | {name for name in shown if ":" not in name})
 
     async def add_blob(self, repository: str, digest: str) -> None:
         async with self._database.transaction() as transaction:
-            key = (repository_blobs.c.repository == repository, repository_blobs.c.digest == digest)
-            await transaction.execute(sa.delete(repository_blobs).where(*key))
+            await _delete(transaction, repository_blobs, repository, digest=digest)
             await transaction.execute(sa.insert(repository_blobs).values(repository=repository, digest=digest))
 
     async def add_manifest(self, repository: str, row: ManifestRow, parsed: Manifest | Index, tag: str | None) -> None:
         """Store a manifest, and let a tag name it."""
         async with self._database.transaction() as transaction:
-            key = (repository_manifests.c.repository == repository, repository_manifests.c.digest == row.digest)
-            await transaction.execute(sa.delete(repository_manifests).where(*key))
+            await _delete(transaction, repository_manifests, repository, digest=row.digest)
             await transaction.execute(
                 sa.insert(repository_manifests).values(
                     repository=repository,
@@ -157,8 +161,7 @@ class Repositories:
                 )
             )
             if tag is not None:
-                named = (repository_tags.c.repository == repository, repository_tags.c.tag == tag)
-                await transaction.execute(sa.delete(repository_tags).where(*named))
+                await _delete(transaction, repository_tags, repository, tag=tag)
                 await transaction.execute(
                     sa.insert(repository_tags).values(repository=repository, tag=tag, digest=row.digest)
                 )
@@ -166,35 +169,17 @@ class Repositories:
     async def remove_tag(self, repository: str, tag: str) -> bool:
         """Whether there was such a tag among the pushed ones."""
         async with self._database.transaction() as transaction:
-            gone = await transaction.execute(
-                sa.delete(repository_tags).where(
-                    repository_tags.c.repository == repository, repository_tags.c.tag == tag
-                )
-            )
-            return bool(gone.rowcount)
+            return await _delete(transaction, repository_tags, repository, tag=tag)
 
     async def remove_manifest(self, repository: str, digest: str) -> bool:
+        """With all tags that name it."""
         async with self._database.transaction() as transaction:
-            await transaction.execute(
-                sa.delete(repository_tags).where(
-                    repository_tags.c.repository == repository, repository_tags.c.digest == digest
-                )
-            )
-            gone = await transaction.execute(
-                sa.delete(repository_manifests).where(
-                    repository_manifests.c.repository == repository, repository_manifests.c.digest == digest
-                )
-            )
-            return bool(gone.rowcount)
+            await _delete(transaction, repository_tags, repository, digest=digest)
+            return await _delete(transaction, repository_manifests, repository, digest=digest)
 
     async def remove_blob(self, repository: str, digest: str) -> bool:
         async with self._database.transaction() as transaction:
-            gone = await transaction.execute(
-                sa.delete(repository_blobs).where(
-                    repository_blobs.c.repository == repository, repository_blobs.c.digest == digest
-                )
-            )
-            return bool(gone.rowcount)
+            return await _delete(transaction, repository_blobs, repository, digest=digest)
 
     async def blobs_and_manifests(self) -> dict[str, tuple[set[str], set[str]]]:
         """By repository: digests of the blobs, and of the manifests, that were pushed to it."""
@@ -219,6 +204,13 @@ class Repositories:
                 )
                 for row in rows
             ]
+
+
+async def _delete(transaction: Transaction, table: sa.Table, repository: str, **key: str) -> bool:
+    """Delete a repository's rows that have these values; whether there were any."""
+    wanted = [table.c[column] == value for column, value in key.items()]
+    gone = await transaction.execute(sa.delete(table).where(table.c.repository == repository, *wanted))
+    return bool(gone.rowcount)
 
 
 def _local(repository: str) -> Reference | None:

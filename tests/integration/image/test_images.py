@@ -17,7 +17,7 @@ import pytest
 from services.image.depot import Depot
 from services.image.jobs import Jobs
 from services.image.removal import Remover
-from services.image.sql import SqlCatalog
+from services.image.sql.catalog import SqlCatalog
 from services.image.store.content import ContentStore
 from shared import failpoints
 from shared.bus import Empty

@@ -20,7 +20,7 @@ from services.image.manifests import OCI_INDEX, OCI_MANIFEST, digest_of
 from services.image.server.nodes import NodeTokens
 from services.image.server.repositories import Repositories
 from services.image.server.tidying import BLOBS_KEPT_S, forget_unnamed
-from services.image.sql import SqlCatalog
+from services.image.sql.catalog import SqlCatalog
 from services.image.store.content import ContentStore
 from shared.contracts import images as contracts
 from shared.contracts.images import RegistryAuth

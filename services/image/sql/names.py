@@ -1,0 +1,137 @@
+"""Names, and the images that each of them stands for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from services.image.domain import Name
+from services.image.manifests import Platform, own_platform
+from services.image.references import Reference
+from services.image.sql.queries import Changes, Queries
+from services.image.sql.tables import images, name_variants, names
+from shared.statements import Prepared
+
+_standing_for = sa.select(name_variants.c.name).where(name_variants.c.image_id == sa.bindparam("image_id"))
+_names_of = Prepared(
+    sa.select(names)
+    .where(sa.or_(names.c.image_id == sa.bindparam("image_id"), names.c.name.in_(_standing_for)))
+    .order_by(names.c.name)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One of several images that a name stands for."""
+
+    name: str
+    platform: Platform
+    image_id: str
+
+
+class NameQueries(Queries):
+    """What is called how."""
+
+    async def variants(self, name: str | None = None) -> list[Variant]:
+        """The images of a name, or of all names, that stands for several or once did; empty for ordinary names."""
+        query = sa.select(name_variants).order_by(name_variants.c.name, name_variants.c.platform)
+        if name is not None:
+            query = query.where(name_variants.c.name == name)
+        rows = await self._connection.execute(query)
+        return [Variant(row.name, Platform.parse(row.platform), row.image_id) for row in rows]
+
+    async def names(self, image_id: str) -> list[Name]:
+        """The names under which an image is found, for a platform at least."""
+        rows = await self._connection.execute(_names_of, {"image_id": image_id})
+        return [Name(row.name, row.repository, row.is_digest, row.image_id) for row in rows]
+
+    async def all_names(self) -> list[Name]:
+        rows = await self._connection.execute(sa.select(names).order_by(names.c.name))
+        return [Name(row.name, row.repository, row.is_digest, row.image_id) for row in rows]
+
+    async def names_in(self, repository: str) -> list[Name]:
+        rows = await self._connection.execute(
+            sa.select(names).where(names.c.repository == repository).order_by(names.c.name)
+        )
+        return [Name(row.name, row.repository, row.is_digest, row.image_id) for row in rows]
+
+
+class NameChanges(NameQueries, Changes):
+    """Names given and taken."""
+
+    async def set_name(self, reference: Reference, image_id: str) -> str | None:
+        """Let a reference name an image; returns the id of the image that it named before, if another."""
+        name = name_of(reference)
+        before: str | None = await self._transaction.scalar(sa.select(names.c.image_id).where(names.c.name == name))
+        if before != image_id:
+            await self.remove_name(name)
+            await self._execute(
+                sa.insert(names).values(
+                    name=name,
+                    repository=reference.name,
+                    is_digest=reference.digest is not None,
+                    image_id=image_id,
+                )
+            )
+        await self._execute(sa.update(images).where(images.c.id == image_id).values(last_tag_ns=time.time_ns()))
+        return before if before != image_id else None
+
+    async def remove_name(self, name: str) -> None:
+        for table in (names, name_variants):
+            await self._execute(sa.delete(table).where(table.c.name == name))
+
+    async def set_variant(self, reference: Reference, index_digest: str, platform: Platform, image_id: str) -> None:
+        """Let a reference name the image of an index for a platform, beside those of the same index for others.
+
+        Without a platform it then means the image for this machine's, else this one.
+        """
+        name = name_of(reference)
+        same = name_variants.c.name == name
+        await self._execute(sa.delete(name_variants).where(same, name_variants.c.index_digest != index_digest))
+        await self._execute(sa.delete(name_variants).where(same, name_variants.c.platform == str(platform)))
+        others = await self.variants(name)
+        own = next((one.image_id for one in others if one.platform.matches(own_platform())), image_id)
+        await self.set_name(reference, image_id if platform.matches(own_platform()) else own)
+        kept = [*others, Variant(name, platform, image_id)]
+        await self._add_variants(name, index_digest, kept)
+
+    async def _add_variants(self, name: str, index_digest: str, variants: Iterable[Variant]) -> None:
+        await self._execute(sa.delete(name_variants).where(name_variants.c.name == name))
+        rows = [
+            {"name": name, "platform": str(one.platform), "index_digest": index_digest, "image_id": one.image_id}
+            for one in variants
+        ]
+        if rows:
+            await self._execute(sa.insert(name_variants), rows)
+
+    async def copy_variants(self, source: Reference, target: Reference) -> None:
+        """Let a name, which has just been set, stand for the images of another."""
+        own, other = name_of(target), name_of(source)
+        query = sa.select(name_variants.c.index_digest).where(name_variants.c.name == other)
+        index_digest = await self._transaction.scalar(query)
+        if own != other and index_digest is not None:
+            await self._add_variants(own, index_digest, await self.variants(other))
+
+    async def remove_variant(self, name: str, image_id: str) -> bool:
+        """Let a name not stand for an image any more; False when it stood for no other, and is gone."""
+        others = [one for one in await self.variants(name) if one.image_id != image_id]
+        if not others:
+            await self.remove_name(name)
+            return False
+        key = (name_variants.c.name == name, name_variants.c.image_id == image_id)
+        await self._execute(sa.delete(name_variants).where(*key))
+        meant = next((one for one in others if one.platform.matches(own_platform())), others[0])
+        await self._execute(
+            sa.update(names).where(names.c.name == name, names.c.image_id == image_id).values(image_id=meant.image_id)
+        )
+        return True
+
+
+def name_of(reference: Reference) -> str:
+    """The key of a reference in the table of names: a digest counts more than a tag beside it."""
+    if reference.digest is not None:
+        return f"{reference.name}@{reference.digest}"
+    return str(reference.with_default_tag())

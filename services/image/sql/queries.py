@@ -1,0 +1,29 @@
+"""What queries and changes of every kind need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from shared.connection import Connection
+from shared.database import Transaction
+
+
+class Queries:
+    """Queries over one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+
+class Changes(Queries):
+    """Changes within one transaction, and queries that see them."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        super().__init__(transaction.connection)
+        self._transaction = transaction
+        self.emit = transaction.emit
+
+    async def _execute(self, statement: sa.Executable, parameters: Any = None) -> None:
+        await self._transaction.execute(statement, parameters)
