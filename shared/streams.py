@@ -118,7 +118,11 @@ class ByteStream:
         self._last_heard = asyncio.get_running_loop().time()
         self._subscription = await self._bus.listen(self._own_subject, self._received)
         if self._accepted:
-            await self._grant()
+            try:
+                await self._grant()
+            except BaseException:
+                await self._let_go()
+                raise
         self._heart = asyncio.create_task(self._beat(), name=f"stream {self.ref.id}")
 
     async def _beat(self) -> None:

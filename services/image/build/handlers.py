@@ -52,7 +52,12 @@ class BuildHandlers:
     async def build(self, request: BuildImage) -> Empty:
         """Answered once stream and context are accepted; the build goes on and tells the rest on the stream."""
         context = take(request.context) if request.context is not None else None
-        stream = await accept(self.bus, request.stream)
+        try:
+            stream = await accept(self.bus, request.stream)
+        except BaseException:
+            if context is not None:
+                context.close()
+            raise
         self.jobs.start(self.builder.serve(request, stream, context), "build")
         return EMPTY
 

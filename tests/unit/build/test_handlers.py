@@ -1,0 +1,34 @@
+"""What a build that cannot begin leaves behind: nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from services.image.build.handlers import BuildHandlers
+from shared.contracts.images import BuildImage
+from shared.errors import Unavailable
+from shared.handover import refer, unnamed_file
+from shared.streams import StreamRef
+
+
+class ClosedBus:
+    async def listen(self, subject: str, received: Any) -> Any:
+        raise Unavailable("the bus is closed")
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_a_context_is_closed_when_its_stream_cannot_be_had(tmp_path: Path) -> None:
+    nothing = cast(Any, None)
+    handlers = BuildHandlers(nothing, nothing, nothing, cast(Any, ClosedBus()))
+    with unnamed_file(tmp_path) as context:
+        before = _open_files()
+        with pytest.raises(Unavailable, match="the bus is closed"):
+            await handlers.build(BuildImage(stream=StreamRef(id="s"), context=refer(context)))
+        assert _open_files() == before
