@@ -6,7 +6,7 @@ from typing import Any
 
 from services.executor.control import sql
 from services.executor.control.domain import Record
-from services.executor.control.limits import MIN_MEMORY, check_limits
+from services.executor.control.limits import MIN_MEMORY, check_limits, discard
 from services.executor.control.names import checked_name
 from services.executor.control.nodes import Nodes
 from services.executor.control.peers import Peers
@@ -17,7 +17,7 @@ from services.executor.control.subject import Subject
 from services.executor.control.validate import check_restart_policy
 from shared.bus import EMPTY, Empty
 from shared.contracts import networks, node
-from shared.contracts.containers import Prune, Pruned, RenameContainer, UpdateContainer, Warnings
+from shared.contracts.containers import NodeFacts, Prune, Pruned, RenameContainer, UpdateContainer, Warnings
 from shared.contracts.docker import HostConfig, Resources, RestartPolicy
 from shared.contracts.networks import RenameEndpoints
 from shared.contracts.node import RenameOrder, SizesOrder, UpdateOrder
@@ -48,10 +48,11 @@ class Changing:
         record = await self._records.find(request.ref)
         if record.status in ("removing", "dead"):
             raise Conflict(f"container {record.id} is marked for removal and cannot be updated")
-        limits = changed_limits(request)
+        facts = await self._nodes.facts_of(record.node)
+        limits, discarded = possible_limits(changed_limits(request), facts)
         policy = request.restart_policy if request.restart_policy and request.restart_policy.name else None
         merged = merged_host_config(record.container.host_config, limits, policy)
-        check_limits(Subject(record.container.config, merged, await self._nodes.facts_of(record.node), frozenset()))
+        check_limits(Subject(record.container.config, merged, facts, frozenset()))
         if record.generation > 0:
             order = UpdateOrder(
                 id=record.id,
@@ -67,7 +68,7 @@ class Changing:
             return [current.event("update")]
 
         await self._records.change(record, apply)
-        return Warnings()
+        return Warnings(warnings=discarded)
 
     # Rename
 
@@ -147,6 +148,15 @@ def changed_limits(request: UpdateContainer) -> dict[str, Any]:
             raise Unsupported(f"{name} of a container cannot be updated", field=name)
         changed[name] = value
     return changed
+
+
+def possible_limits(limits: dict[str, Any], node: NodeFacts) -> tuple[dict[str, Any], list[str]]:
+    """Without those that the node's kernel does not have; and the warnings that say so, as at a creation."""
+    given = HostConfig(**limits)
+    discarded = discard(given, node)
+    names = limits.keys() | ({"memory_swap"} if given.memory_swap else set())
+    kept = {name: getattr(given, name) for name in names}
+    return {name: value for name, value in kept.items() if value or name == "pids_limit"}, discarded
 
 
 def merged_host_config(old: HostConfig, limits: dict[str, Any], policy: RestartPolicy | None) -> HostConfig:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.executor.control.changing import changed_limits, merged_host_config
+from services.executor.control.changing import changed_limits, merged_host_config, possible_limits
 from services.executor.control.instructions import apply_change
 from services.executor.control.pruning import parse_until
-from shared.contracts.containers import UpdateContainer
+from shared.contracts.containers import NodeFacts, UpdateContainer
 from shared.contracts.docker import ContainerConfig, HostConfig, Resources, RestartPolicy, Ulimit
 from shared.errors import InvalidArgument, Unsupported
 
@@ -101,6 +101,18 @@ def test_what_cannot_be_updated_is_refused_by_name() -> None:
 def test_contradicting_updates(old: dict[str, Any], new: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidArgument, match=text):
         merged_host_config(HostConfig(**old), new, None)
+
+
+def test_an_update_leaves_out_what_the_kernel_does_not_have() -> None:
+    bare = NodeFacts(node="n", features={"swap_limit": False, "blkio_weight": False})
+    limits = {"memory": 8 << 20, "memory_swap": 16 << 20, "blkio_weight": 100, "pids_limit": 0}
+    kept, texts = possible_limits(limits, bare)
+    assert kept == {"memory": 8 << 20, "memory_swap": -1, "pids_limit": 0}
+    assert [text.partition(" or ")[0] for text in texts] == [
+        "Your kernel does not support swap limit capabilities", "Your kernel does not support Block I/O weight"
+    ]  # fmt: skip
+    assert possible_limits(limits, NodeFacts(node="n")) == (limits, [])
+    assert possible_limits({"cpu_shares": 5}, bare) == ({"cpu_shares": 5}, [])
 
 
 def test_a_policy_replaces_the_old_one() -> None:
