@@ -275,11 +275,16 @@ class InventoryItem(BaseModel):
 
 
 class Inventory(BaseModel):
-    """Sent at every (re)connection. `control` answers with the ids that should not exist on the node."""
+    """Sent at every (re)connection. `control` answers with the ids that should not exist on the node.
+
+    Attributes:
+        execs: Ids of those that run, or whose end has not been acknowledged yet; None from a node that does not say.
+    """
 
     node: str
     facts: NodeFacts
     items: list[InventoryItem]
+    execs: list[str] | None = None
 
 
 class InventoryAnswer(BaseModel):

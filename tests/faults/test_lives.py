@@ -144,24 +144,31 @@ def test_an_exit_that_a_restart_followed_is_told_by_the_next_agent(engine: Engin
 
 
 def test_execs_outlive_the_agent_and_their_ends_are_told(engine: Engine) -> None:
-    """One ends while there is no agent, one after the next agent has found it."""
+    """One ends while there is no agent, one after the next agent has found it, and one is killed with its shim."""
     engine.docker("run", "-d", "--name", "host", "busybox", "sleep", "600")
     http = docker.APIClient(base_url=engine.url)
     ids = [http.exec_create("host", ["sh", "-c", f"sleep {seconds}; exit {code}"])["Id"] for seconds, code in EXECS]
     for one in ids:
         http.exec_start(one, detach=True)
+    lost = http.exec_create("host", ["sleep", "600"])["Id"]
+    http.exec_start(lost, detach=True)
+    shim = int(Path(f"/proc/{http.exec_inspect(lost)['Pid']}/stat").read_text().rpartition(")")[2].split()[1])
     pids = engine.pids()
     os.kill(pids["supervisor"], signal.SIGSTOP)  # who would start the agent again
     try:
         os.kill(pids["agent"], signal.SIGKILL)
+        os.kill(shim, signal.SIGKILL)
         time.sleep(EXECS[0][0] + 1)
     finally:
         os.kill(pids["supervisor"], signal.SIGCONT)
     codes = [code for _, code in EXECS]
     told = eventually(lambda: [http.exec_inspect(one)["ExitCode"] for one in ids] == codes, 20, "both ends")
     assert told
+    eventually(lambda: http.exec_inspect(lost)["ExitCode"] == 137, 30, "the end of the exec that nobody saw")
     happened = [event for event in _actions(engine, "host") if event.startswith("exec_")]
-    assert [event.split(":")[0] for event in happened] == ["exec_create"] * 2 + ["exec_start"] * 2 + ["exec_die"] * 2
+    assert [event.split(":")[0] for event in happened] == [
+        *["exec_create"] * 2, *["exec_start"] * 2, "exec_create", "exec_start", *["exec_die"] * 3
+    ]  # fmt: skip
     directory = engine.data / "containers" / engine.docker("inspect", "-f", "{{.Id}}", "host").stdout.strip()
     eventually(lambda: not [*directory.glob("exec-*"), *(engine.run_dir / "s").glob(f"e{'?' * 16}.sock")], 10)
     http.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from services.executor.agent.archive import Archives
 from services.executor.agent.containers import Containers
+from services.executor.agent.execlaunch import ExecLauncher
 from services.executor.agent.execs import Execs
 from services.executor.agent.facts import node_facts, with_runtimes
 from services.executor.agent.handlers import Handlers
@@ -16,6 +17,7 @@ from services.executor.agent.inventory import InventoryLoop
 from services.executor.agent.launch import Launcher
 from services.executor.agent.layers import NodeLayers
 from services.executor.agent.network import NodeNetwork
+from services.executor.agent.probes import Probes
 from services.executor.agent.records import NodeRecords
 from services.executor.agent.reports import Reporter
 from services.executor.agent.rootfs import RootFilesystems
@@ -57,8 +59,10 @@ async def start(ctx: ServiceContext) -> None:
     reporter = Reporter(ctx.bus, ctx.spawn, acknowledged)
     containers = Containers(ctx.node, records, launcher, network, cgroups, reporter, ctx.spawn)
     known.append(containers)
-    execs = Execs(ctx.node, ctx.bus, containers, zygote, reporter, ctx.spawn)
-    health = HealthChecks(ctx.node, execs, reporter, ctx.spawn)
+    exec_launcher = ExecLauncher(containers, zygote)
+    execs = Execs(ctx.node, ctx.bus, records, exec_launcher, reporter, ctx.spawn)
+    probes = Probes(records, exec_launcher, ctx.spawn)
+    health = HealthChecks(ctx.node, probes, reporter, ctx.spawn)
     containers.on_started.append(health.started)
     containers.on_exited.append(health.exited)
     archives = Archives(ctx.bus, records, RootFilesystems(data_root, records, volumes.source), ctx.spawn)
@@ -66,12 +70,13 @@ async def start(ctx: ServiceContext) -> None:
     await network.start()
     ctx.on_close(network.close)
     await runtimes.sweep({record.id for record in records.all() if record.status in ("starting", "running", "paused")})
+    await probes.recover()
     await containers.recover()
     await execs.recover()
     handlers = Handlers(ctx.bus, containers, execs, network, volumes, archives, layers, cgroups, ctx.spawn)
     await handlers.serve(ctx.node)
     facts = with_runtimes(node_facts(ctx.node, cgroups.kind), runtimes, config.default_runtime)
-    inventory = InventoryLoop(ctx.bus, ctx.node, facts, containers, layers)
+    inventory = InventoryLoop(ctx.bus, ctx.node, facts, containers, execs, layers)
 
     async def reload(changed: EngineConfig) -> None:
         runtimes.configure(changed.runtimes)

@@ -1,32 +1,26 @@
-"""Further processes in a running container: exec and health probes."""
+"""Execs: further processes in a running container, watched until control knows of their ends."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from services.executor.agent import attach as attaching
 from services.executor.agent.attach import AttachSpec
-from services.executor.agent.containers import Containers
+from services.executor.agent.execlaunch import ExecLauncher
 from services.executor.agent.failures import translated
-from services.executor.agent.records import NodeRecord
+from services.executor.agent.records import ExecPaths, NodeRecords
 from services.executor.agent.reports import Reporter
 from services.executor.agent.shims import ShimClient, ShimGone
-from services.executor.agent.spec import exec_process
-from services.executor.agent.zygote import LaunchResult, Zygote
-from services.executor.runtime.errors import RuntimeFailure
+from services.executor.agent.zygote import LaunchResult
 from services.executor.runtime.exitrecord import ExitRecord
 from shared.bus import Bus
-from shared.contracts.containers import CreateExec
 from shared.contracts.node import ExecOrder, ExecReport, Started
-from shared.errors import Conflict, NotFound
-from shared.streams import accept
+from shared.errors import NotFound
+from shared.streams import StreamRef, accept
 
-READ_BYTES = 64 * 1024
 KILLED = 137
 TELL_AGAIN_S = 5.0
 
@@ -38,99 +32,84 @@ class Execs:
         self,
         node: str,
         bus: Bus,
-        containers: Containers,
-        zygote: Zygote,
+        records: NodeRecords,
+        launcher: ExecLauncher,
         reporter: Reporter,
         spawn: Callable[..., Any],
     ) -> None:
         self._node = node
         self._bus = bus
-        self._containers = containers
-        self._zygote = zygote
+        self._records = records
+        self._launcher = launcher
         self._reporter = reporter
         self._spawn = spawn
         self._shims: dict[str, ShimClient] = {}
+        self._answers: dict[str, Started] = {}
+        self._starting: dict[str, asyncio.Lock] = {}
 
-    def _request(self, record: NodeRecord, exec_id: str, spec: CreateExec, console_size: list[int]) -> dict[str, Any]:
-        plan = exec_process(record.order, spec, console_size)
-        request = {
-            "id": record.id,
-            "exec_id": exec_id,
-            "pid": record.pid,
-            "cgroup": self._containers.cgroup_path(record),
-            "process": plan.process,
-            "user": plan.user,
-            "tty": spec.tty,
-            "open_stdin": spec.attach_stdin,
-            "stdin_once": spec.attach_stdin,
-            "socket": str(self._containers.records.exec_socket(exec_id)),
-            "exit_file": str(self._exit_file(record, exec_id)),
-        }
-        if record.runtime is not None:  # it has the filter in its state of the container
-            request["runtime"] = record.runtime.order(self._containers.records.paths(record.id).directory)
-        elif plan.seccomp:
-            request["seccomp_bpf"] = plan.seccomp
-        return request
+    def running(self) -> list[str]:
+        """Ids of the execs that run, and of those whose end control has yet to acknowledge."""
+        return list(self._shims)
 
-    def _exit_file(self, record: NodeRecord, exec_id: str) -> Path:
-        return self._containers.records.paths(record.id).directory / f"exec-{exec_id}.json"
+    def _paths(self, exec_id: str, container_id: str) -> ExecPaths:
+        return self._records.exec_paths(container_id, exec_id)
 
     async def start(self, order: ExecOrder) -> Started:
-        """Start an exec. Its output goes to the order's stream; its exit is reported before the stream ends."""
-        record = self._containers.records.get(order.container_id)
-        if record.status == "paused":
-            raise Conflict(f"Container {order.container_id} is paused, unpause the container before exec")
-        self._containers.live(order.container_id)
-        request = self._request(record, order.id, order.spec, order.console_size)
-        attached = order.stream is not None and not order.detach
-        spec = AttachSpec(order.spec.attach_stdin, order.spec.attach_stdout, order.spec.attach_stderr)
-        result, connection = await self._launch(request, spec if attached else None)
-        shim = result.client
-        self._shims[order.id] = shim
-        settled = self._spawn(self._settle(order.id, order.container_id, shim), name=f"exec exit {order.id[:12]}")
-        if connection is not None and order.stream is not None:
-            stream = await accept(self._bus, order.stream)
-            reader, writer = await asyncio.open_unix_connection(sock=connection)
-            self._spawn(
-                attaching.join(reader, writer, stream, spec, before_close=lambda: _done(settled)),
-                name=f"exec {order.id[:12]}",
-            )
+        """Start an exec. Its output goes to the order's stream; its exit is reported before the stream ends.
+
+        The same exec again is answered as before: control was killed over the first order. The first one's stream is
+        the one that counts then.
+        """
+        lock = self._starting.setdefault(order.id, asyncio.Lock())
+        try:
+            async with lock:
+                if order.id not in self._answers:
+                    self._answers[order.id] = await self._start(order)
+                return self._answers[order.id]
+        finally:
+            if not lock.locked():
+                self._starting.pop(order.id, None)
+
+    async def _start(self, order: ExecOrder) -> Started:
+        paths = self._paths(order.id, order.container_id)
+        request = self._launcher.order(order.container_id, order.id, order.spec, paths, order.console_size)
+        if order.stream is None or order.detach:
+            result = await self._launcher.launch(request)
+            self._watch(order.id, order.container_id, result.client)
+        else:
+            result = await self._start_attached(order, request, order.stream)
         return Started(pid=result.pid, started_at_ns=result.started_at_ns)
 
-    async def _launch(
-        self, request: dict[str, Any], spec: AttachSpec | None
-    ) -> tuple[LaunchResult, socket.socket | None]:
-        """Start an exec's process, with one connection attached from its first byte on."""
-        if spec is None:
-            with translated():
-                result = await self._zygote.launch(request)
-            result.client.path = request["socket"]
-            return result, None
-        ours, theirs = socket.socketpair()
+    async def _start_attached(self, order: ExecOrder, request: dict[str, Any], ref: StreamRef) -> LaunchResult:
+        spec = AttachSpec(order.spec.attach_stdin, order.spec.attach_stdout, order.spec.attach_stderr)
+        # Accepted first: no process is to run whose output has nowhere to go.
+        stream = await accept(self._bus, ref)
         try:
-            request["attach"] = [{"fd": 0, "stdin": spec.stdin, "stdout": spec.stdout, "stderr": spec.stderr}]
-            with translated():
-                result = await self._zygote.launch(request, [theirs.fileno()])
+            result, connection = await self._launcher.launch_attached(request, spec)
         except BaseException:
-            ours.close()
+            await stream.aclose()
             raise
-        finally:
-            theirs.close()
-        result.client.path = request["socket"]
-        return result, ours
+        ended = self._watch(order.id, order.container_id, result.client)
+        reader, writer = await asyncio.open_unix_connection(sock=connection)
+        joined = attaching.join(reader, writer, stream, spec, before_close=lambda: _done(ended))
+        self._spawn(joined, name=f"exec {order.id[:12]}")
+        return result
+
+    def _watch(self, exec_id: str, container_id: str, shim: ShimClient) -> asyncio.Task[None]:
+        self._shims[exec_id] = shim
+        task: asyncio.Task[None] = self._spawn(
+            self._settle(exec_id, container_id, shim), name=f"exec exit {exec_id[:12]}"
+        )
+        return task
 
     async def _settle(self, exec_id: str, container_id: str, shim: ShimClient) -> None:
         """Wait for the end and report it."""
         try:
             ended: ExitRecord | None = await shim.wait()
         except ShimGone:
-            ended = self._ended(exec_id, container_id)
+            ended = ShimClient.read_exit_file(self._paths(exec_id, container_id).exit)
         await shim.close()
         await self._tell(exec_id, container_id, ended)
-
-    def _ended(self, exec_id: str, container_id: str) -> ExitRecord | None:
-        record = self._containers.records.find(container_id)
-        return None if record is None else ShimClient.read_exit_file(self._exit_file(record, exec_id))
 
     async def _tell(self, exec_id: str, container_id: str, ended: ExitRecord | None) -> None:
         """Report an end; later, if control is away. Its files stay until then, for the next agent to find."""
@@ -155,14 +134,15 @@ class Execs:
 
     def _forget(self, exec_id: str, container_id: str) -> None:
         self._shims.pop(exec_id, None)
-        self._containers.records.exec_socket(exec_id).unlink(missing_ok=True)
-        record = self._containers.records.find(container_id)
-        if record is not None:
-            self._exit_file(record, exec_id).unlink(missing_ok=True)
+        self._answers.pop(exec_id, None)
+        self._paths(exec_id, container_id).unlink()
 
     async def recover(self) -> None:
-        """After a start of the agent: go on with the execs that run, and tell the ends of those that do not."""
-        for path in self._containers.records.exec_sockets():
+        """After a start of the agent: go on with the execs that run, and tell the ends of those that do not.
+
+        Of an exec whose shim was killed nothing is left here; that the inventory does not list it tells its end.
+        """
+        for path in self._records.exec_sockets():
             try:
                 shim = await ShimClient.connect(path)
                 state = await shim.state()
@@ -170,14 +150,12 @@ class Execs:
                 path.unlink(missing_ok=True)
                 continue
             exec_id = state.exec_id or ""
-            self._shims[exec_id] = shim
-            self._spawn(self._settle(exec_id, state.id, shim), name=f"exec exit {exec_id[:12]}")
-        for record in self._containers.records.all():
-            for file in self._containers.records.paths(record.id).directory.glob("exec-*.json"):
-                exec_id = file.stem.removeprefix("exec-")
-                if exec_id not in self._shims:
-                    work = self._tell(exec_id, record.id, ShimClient.read_exit_file(file))
-                    self._spawn(work, name=f"exec exit {exec_id[:12]}")
+            self._answers[exec_id] = Started(pid=state.pid, started_at_ns=state.started_at_ns)
+            self._watch(exec_id, state.id, shim)
+        for container_id, exec_id in self._records.ended_execs():
+            if exec_id not in self._shims:
+                ended = ShimClient.read_exit_file(self._paths(exec_id, container_id).exit)
+                self._spawn(self._tell(exec_id, container_id, ended), name=f"exec exit {exec_id[:12]}")
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:
         shim = self._shims.get(exec_id)
@@ -185,38 +163,6 @@ class Execs:
             raise NotFound(f"No such exec instance: {exec_id}")
         with translated():
             await shim.resize(height, width)
-
-    async def capture(self, record: NodeRecord, exec_id: str, spec: CreateExec, limit_bytes: int) -> tuple[int, bytes]:
-        """Run a command and collect its output (stdout and stderr together, the first `limit_bytes`).
-
-        Cancelling it kills the command.
-        """
-        request = self._request(record, exec_id, spec, [])
-        result, connection = await self._launch(request, AttachSpec(stdout=True, stderr=True))
-        shim = result.client
-        output = bytearray()
-        try:
-            reader, writer = await asyncio.open_unix_connection(sock=connection)
-            try:
-                while frame := await reader.read(READ_BYTES):
-                    if len(output) < limit_bytes:
-                        output += frame
-            finally:
-                writer.close()
-            return (await shim.wait()).exit_code, bytes(output[:limit_bytes])
-        except BaseException:
-            await self._kill(shim)
-            raise
-        finally:
-            await shim.close()
-            Path(request["socket"]).unlink(missing_ok=True)
-            Path(request["exit_file"]).unlink(missing_ok=True)
-
-    async def _kill(self, shim: ShimClient) -> None:
-        try:
-            await shim.signal(9)
-        except RuntimeFailure:  # it ended by itself
-            return
 
 
 async def _done(task: asyncio.Task[Any]) -> None:

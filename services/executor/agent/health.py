@@ -7,16 +7,15 @@ five probes are kept; output is cut at 4096 bytes.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from services.executor.agent.execs import Execs
+from services.executor.agent.probes import Probes
 from services.executor.agent.records import NodeRecord
 from services.executor.agent.reports import Reporter
-from shared.contracts.containers import CreateExec, HealthLogEntry
+from shared.contracts.containers import HealthLogEntry
 from shared.contracts.docker import ContainerConfig, HealthConfig
 from shared.contracts.node import ContainerReport
 from shared.errors import DavitError
@@ -64,9 +63,9 @@ def now_text() -> str:
 class HealthChecks:
     """Runs the probes of every container that has some."""
 
-    def __init__(self, node: str, execs: Execs, reporter: Reporter, spawn: Callable[..., Any]) -> None:
+    def __init__(self, node: str, probes: Probes, reporter: Reporter, spawn: Callable[..., Any]) -> None:
         self._node = node
-        self._execs = execs
+        self._probes = probes
         self._reporter = reporter
         self._spawn = spawn
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -120,11 +119,9 @@ class HealthChecks:
 
     async def _probe(self, record: NodeRecord, command: list[str], timeout_s: float) -> HealthLogEntry:
         begin = now_text()
-        spec = CreateExec(ref=record.id, cmd=command, attach_stdout=True, attach_stderr=True)
         try:
-            code, output = await asyncio.wait_for(
-                self._execs.capture(record, secrets.token_hex(32), spec, 2 * OUTPUT_LIMIT_BYTES), timeout_s
-            )
+            probing = self._probes.run(record.id, command, 2 * OUTPUT_LIMIT_BYTES)
+            code, output = await asyncio.wait_for(probing, timeout_s)
             text = plain_output(output)
         except TimeoutError:
             code, text = -1, f"Health check exceeded timeout ({timeout_s:g}s)"

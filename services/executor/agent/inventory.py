@@ -8,6 +8,7 @@ import logging
 from datetime import UTC, datetime
 
 from services.executor.agent.containers import Containers
+from services.executor.agent.execs import Execs
 from services.executor.agent.layers import NodeLayers
 from shared.bus import Bus
 from shared.contracts import node as contract
@@ -24,11 +25,14 @@ RETRY_S = 0.5
 class InventoryLoop:
     """Sends the inventory and removes what control says should not be here."""
 
-    def __init__(self, bus: Bus, node: str, facts: NodeFacts, containers: Containers, layers: NodeLayers) -> None:
+    def __init__(
+        self, bus: Bus, node: str, facts: NodeFacts, containers: Containers, execs: Execs, layers: NodeLayers
+    ) -> None:
         self._bus = bus
         self._node = node
         self.facts = facts
         self._containers = containers
+        self._execs = execs
         self._layers = layers
         self._renewed = asyncio.Event()
 
@@ -54,7 +58,8 @@ class InventoryLoop:
         now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         facts = self.facts.model_copy(update={"seen_at": now, "fetches_layers": not self._layers.shared})
         items = [record.inventory_item() for record in self._containers.records.all()]
-        answer = await self._bus.request(contract.INVENTORY, Inventory(node=self._node, facts=facts, items=items))
+        inventory = Inventory(node=self._node, facts=facts, items=items, execs=self._execs.running())
+        answer = await self._bus.request(contract.INVENTORY, inventory)
         for container_id in answer.remove:
             try:
                 await self._discard(container_id)

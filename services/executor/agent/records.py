@@ -117,6 +117,18 @@ class ContainerPaths:
         return self.directory / "resolv.conf"
 
 
+@dataclass(frozen=True, slots=True)
+class ExecPaths:
+    """Of a further process in a container: its shim's socket, and the exit record that the shim leaves."""
+
+    socket: Path
+    exit: Path
+
+    def unlink(self) -> None:
+        self.socket.unlink(missing_ok=True)
+        self.exit.unlink(missing_ok=True)
+
+
 class NodeRecords:
     """The records of all containers of this node, in memory and on disk."""
 
@@ -141,12 +153,33 @@ class NodeRecords:
     def paths(self, container_id: str) -> ContainerPaths:
         return ContainerPaths(self._root / container_id, self._sockets / f"{container_id[:16]}.sock")
 
-    def exec_socket(self, exec_id: str) -> Path:
-        return self._sockets / f"e{exec_id[:16]}.sock"
+    def exec_paths(self, container_id: str, exec_id: str) -> ExecPaths:
+        return self._exec_paths("exec", container_id, exec_id)
+
+    def probe_paths(self, container_id: str, probe_id: str) -> ExecPaths:
+        """Of a health probe: an exec that nobody but this agent waits for."""
+        return self._exec_paths("probe", container_id, probe_id)
+
+    def _exec_paths(self, kind: str, container_id: str, exec_id: str) -> ExecPaths:
+        socket = self._sockets / f"{kind[0]}{exec_id[:16]}.sock"
+        return ExecPaths(socket, self.paths(container_id).directory / f"{kind}-{exec_id}.json")
 
     def exec_sockets(self) -> list[Path]:
         """Sockets of execs that an earlier agent has started; some may be of shims that are gone."""
         return list(self._sockets.glob(f"e{'?' * 16}.sock"))
+
+    def probe_sockets(self) -> list[Path]:
+        """As `exec_sockets`, of health probes."""
+        return list(self._sockets.glob(f"p{'?' * 16}.sock"))
+
+    def ended_execs(self) -> list[tuple[str, str]]:
+        """(container id, exec id) of the execs that have left an exit record."""
+        found = ((one, file) for one in self._records for file in self.paths(one).directory.glob("exec-*.json"))
+        return [(one, file.stem.removeprefix("exec-")) for one, file in found]
+
+    def ended_probes(self) -> list[Path]:
+        """The exit records of health probes."""
+        return [file for one in self._records for file in self.paths(one).directory.glob("probe-*.json")]
 
     def get(self, container_id: str) -> NodeRecord:
         record = self._records.get(container_id)

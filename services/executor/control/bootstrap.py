@@ -89,8 +89,8 @@ async def start(ctx: ServiceContext) -> None:
     execs, forward = Execs(records, peers), Forward(records, peers)
     changing, connecting = Changing(records, peers, nodes, removing), Connecting(records, peers)
     committing = Committing(records, peers)
-    reports = Reports(records, ending)
-    reconciler = Reconciler(records, peers, nodes, ending, removing, endpoints)
+    reports = Reports(records, ending, execs)
+    reconciler = Reconciler(records, peers, nodes, ending, removing, endpoints, execs)
     served: list[tuple[Any, Any]] = [
         (contract.CREATE, creating.create),
         (contract.START, verbs.start),

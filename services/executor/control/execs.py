@@ -11,7 +11,7 @@ from shared.bus import EMPTY, Empty
 from shared.contracts import node
 from shared.contracts.containers import CreateExec, Exec, ExecId, ExecRef, ResizeExec, StartExec
 from shared.contracts.node import ExecOrder, ResizeOrder
-from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, Unavailable
+from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from shared.events import DomainEvent
 
 START_FAILED = "OCI runtime exec failed: exec failed: unable to start container process: "
@@ -36,7 +36,7 @@ class Execs:
             if record.status != "running":
                 raise Conflict(f"container {record.id} is not running")
             item.container_id = record.id
-            await sql.insert_exec(tx, item)
+            await sql.insert_exec(tx, item, self._records.clock.time_ns())
             tx.emit(record.event(f"exec_create: {' '.join(request.cmd)}", execID=item.id))
         return ExecId(id=item.id)
 
@@ -77,16 +77,34 @@ class Execs:
             current = await sql.find_exec(tx, item.id)
             if current.exit_code is None:  # else it has ended already, and that is known
                 current.running, current.started, current.pid = True, True, started.pid
-                tx.emit(start_event(record, current))
-                await sql.save_exec(tx, current)
+                tx.emit(_start_event(record, current))
+                await sql.save_exec(tx, current, self._records.clock.time_ns())
         return EMPTY
 
     async def _failed(self, record: Record, exec_id: str, code: int) -> None:
         async with self._records.database.transaction() as tx:
             current = await sql.find_exec(tx, exec_id)
             current.running, current.started, current.exit_code = False, True, code
-            tx.emit(start_event(record, current))  # it was tried: Docker says so too
-            await sql.save_exec(tx, current)
+            tx.emit(_start_event(record, current))  # it was tried: Docker says so too
+            await sql.save_exec(tx, current, self._records.clock.time_ns())
+
+    async def ended(self, exec_id: str, exit_code: int) -> None:
+        """Its process is gone. Told twice, it changes nothing; nor when its container has been removed."""
+        async with self._records.database.transaction() as tx:
+            try:
+                item = await sql.find_exec(tx, exec_id)
+            except NotFound:
+                return
+            if item.exit_code is not None:
+                return
+            untold = not (item.started or item.running)
+            item.running, item.started, item.exit_code, item.pid = False, True, exit_code, 0
+            await sql.save_exec(tx, item, self._records.clock.time_ns())
+            record = await sql.by_id(tx, item.container_id)
+            if record is not None:
+                if untold:  # it ended before its start was committed
+                    tx.emit(_start_event(record, item))
+                tx.emit(record.event("exec_die", execID=item.id, exitCode=str(exit_code)))
 
     async def inspect(self, request: ExecRef) -> Exec:
         async with self._records.database.read() as reader:
@@ -107,7 +125,7 @@ class Execs:
         return EMPTY
 
 
-def start_event(record: Record, item: Exec) -> DomainEvent:
+def _start_event(record: Record, item: Exec) -> DomainEvent:
     """Recorded with the outcome of the order, or with the exit when that is known first."""
     return record.event(f"exec_start: {' '.join(item.cmd)}", execID=item.id)
 

@@ -1,8 +1,8 @@
 """Both sides agree again: the node is right about what runs, control about what should.
 
-Three things a crash or a silent node leaves behind are found here: exits and starts that never were reported (by the
-node's inventory), removals cut short, and endpoints and volumes kept for containers that do not need them (by a sweep
-that runs once in a cluster).
+Three things a crash or a silent node leaves behind are found here: exits, also of execs, and starts that never were
+reported (by the node's inventory), removals cut short, and endpoints and volumes kept for containers that do not need
+them (by a sweep that runs once in a cluster).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from services.executor.control import sql
 from services.executor.control.domain import Record
 from services.executor.control.ending import Ending
 from services.executor.control.endpoints import Endpoints
+from services.executor.control.execs import KILLED, Execs
 from services.executor.control.nodes import Nodes
 from services.executor.control.peers import Peers
 from services.executor.control.records import Records
@@ -33,6 +34,8 @@ SETTLING_NS = 5 * SECOND_NS
 SWEEP_PERIOD_S = 30.0
 # How long the exit code of a removed container is kept for those who wait for it.
 TOMBSTONE_NS = 600 * SECOND_NS
+# How long an exec that has ended can be inspected; Docker forgets it after five to ten minutes.
+ENDED_EXEC_NS = 600 * SECOND_NS
 # A create holds its volumes before its record is committed, within the contract's deadline of a minute.
 CREATE_WITHIN_NS = 120 * SECOND_NS
 
@@ -48,6 +51,7 @@ class Reconciler:
         ending: Ending,
         removing: Removing,
         endpoints: Endpoints,
+        execs: Execs,
     ) -> None:
         self._records = records
         self._peers = peers
@@ -55,6 +59,7 @@ class Reconciler:
         self._ending = ending
         self._removing = removing
         self._endpoints = endpoints
+        self._execs = execs
         self._strangers_since: dict[str, int] = {}
         self._nobodys_since: dict[str, int] = {}
 
@@ -76,7 +81,16 @@ class Reconciler:
             elif state.holding and state.generation > 0 and state.status in ("created", "exited", "dead"):
                 # Its end is known to both, and whoever committed it was killed before it had released this.
                 self._endpoints.let_go_of(container_id, state.generation)
+        if inventory.execs is not None:
+            await self._settle_execs(inventory.node, set(inventory.execs), taken_ns - SETTLING_NS)
         return InventoryAnswer(remove=await self._unwanted(items, set(known)))
+
+    async def _settle_execs(self, node: str, there: set[str], before_ns: int) -> None:
+        """Execs that the node has nothing of any more: whoever watched them was killed with them."""
+        async with self._records.database.read() as reader:
+            running = await sql.running_execs(reader, node, before_ns)
+        for exec_id in running - there:
+            await self._execs.ended(exec_id, KILLED)
 
     async def _unwanted(self, items: dict[str, InventoryItem], known: set[str]) -> list[str]:
         """Containers that the node has and control does not, and that are known to be leftovers.
@@ -182,6 +196,7 @@ class Reconciler:
                 await sql.released(tx, {container_id: generation})
         async with self._records.database.transaction() as tx:
             await sql.forget_tombstones(tx, now - TOMBSTONE_NS)
+            await sql.forget_execs(tx, now - ENDED_EXEC_NS)
         await self._release_volumes_of_nobody(now)
 
     async def _release_volumes_of_nobody(self, now_ns: int) -> None:

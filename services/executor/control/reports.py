@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from services.executor.control import sql
 from services.executor.control.domain import Record
 from services.executor.control.ending import Ending
-from services.executor.control.execs import start_event
+from services.executor.control.execs import Execs
 from services.executor.control.records import Records
 from shared.bus import EMPTY, Empty
 from shared.contracts.node import ContainerReport, ExecReport
@@ -16,9 +15,10 @@ from shared.events import DomainEvent
 class Reports:
     """Handlers of the node's reports: each may come twice, and changes something once."""
 
-    def __init__(self, records: Records, ending: Ending) -> None:
+    def __init__(self, records: Records, ending: Ending, execs: Execs) -> None:
         self._records = records
         self._ending = ending
+        self._execs = execs
 
     async def container(self, report: ContainerReport) -> Empty:
         try:
@@ -79,19 +79,5 @@ class Reports:
         await self._records.change(await self._record(report), apply)
 
     async def exec(self, report: ExecReport) -> Empty:
-        async with self._records.database.transaction() as tx:
-            try:
-                item = await sql.find_exec(tx, report.id)
-            except NotFound:  # its container has been removed
-                return EMPTY
-            if item.exit_code is not None:
-                return EMPTY
-            untold = not (item.started or item.running)
-            item.running, item.started, item.exit_code, item.pid = False, True, report.exit_code, 0
-            await sql.save_exec(tx, item)
-            record = await sql.by_id(tx, item.container_id)
-            if record is not None:
-                if untold:  # it ended before its start was committed
-                    tx.emit(start_event(record, item))
-                tx.emit(record.event("exec_die", execID=item.id, exitCode=str(report.exit_code)))
+        await self._execs.ended(report.id, report.exit_code)
         return EMPTY

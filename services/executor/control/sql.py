@@ -41,6 +41,9 @@ execs = sa.Table(
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("container_id", sa.String(64), nullable=False, index=True),
     sa.Column("document", sa.Text, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("changed_ns", sa.BigInteger, nullable=False),
+    sa.Index("ix_execs_status", "status", "changed_ns"),
 )
 nodes = sa.Table(
     "nodes",
@@ -136,8 +139,24 @@ _exec = Prepared(sa.select(execs.c.document).where(execs.c.id == sa.bindparam("k
 _execs_of = Prepared(sa.select(execs.c.document).where(execs.c.container_id == sa.bindparam("key")))
 _insert_exec = Prepared(sa.insert(execs))
 _save_exec = Prepared(
-    sa.update(execs).where(execs.c.id == sa.bindparam("key")).values(document=sa.bindparam("new_document"))
+    sa.update(execs)
+    .where(execs.c.id == sa.bindparam("key"))
+    .values(
+        document=sa.bindparam("new_document"),
+        status=sa.bindparam("new_status"),
+        changed_ns=sa.bindparam("new_changed_ns"),
+    )
 )
+_running_execs = Prepared(
+    sa.select(execs.c.id)
+    .join(containers, containers.c.id == execs.c.container_id)
+    .where(
+        execs.c.status == "running",
+        execs.c.changed_ns < sa.bindparam("before"),
+        containers.c.node == sa.bindparam("node"),
+    )
+)
+_forget_execs = Prepared(sa.delete(execs).where(execs.c.status == "ended", execs.c.changed_ns < sa.bindparam("before")))
 _save_node = Prepared(
     sa.update(nodes)
     .where(nodes.c.node == sa.bindparam("key"))
@@ -367,15 +386,28 @@ async def find_exec(reader: Reader, exec_id: str) -> Exec:
     return Exec.model_validate_json(document)
 
 
-async def insert_exec(tx: Transaction, item: Exec) -> None:
-    await tx.execute(
-        _insert_exec,
-        {"id": item.id, "container_id": item.container_id, "document": item.model_dump_json(exclude_none=True)},
-    )
+def _exec_row(item: Exec, now_ns: int) -> dict[str, Any]:
+    status = "ended" if item.exit_code is not None else "running" if item.running else "created"
+    return {"document": item.model_dump_json(exclude_none=True), "status": status, "changed_ns": now_ns}
 
 
-async def save_exec(tx: Transaction, item: Exec) -> None:
-    await tx.execute(_save_exec, {"key": item.id, "new_document": item.model_dump_json(exclude_none=True)})
+async def insert_exec(tx: Transaction, item: Exec, now_ns: int) -> None:
+    await tx.execute(_insert_exec, {"id": item.id, "container_id": item.container_id, **_exec_row(item, now_ns)})
+
+
+async def save_exec(tx: Transaction, item: Exec, now_ns: int) -> None:
+    row = _exec_row(item, now_ns)
+    await tx.execute(_save_exec, {"key": item.id} | {"new_" + key: value for key, value in row.items()})
+
+
+async def running_execs(reader: Reader, node: str, changed_before_ns: int) -> set[str]:
+    """Ids of the execs that run on a node, as far as is known, since before a time."""
+    return set(await reader.scalars(_running_execs, {"node": node, "before": changed_before_ns}))
+
+
+async def forget_execs(tx: Transaction, before_ns: int) -> None:
+    """Those that ended before a time."""
+    await tx.execute(_forget_execs, {"before": before_ns})
 
 
 async def exec_ids(reader: Reader, container_id: str) -> list[str]:

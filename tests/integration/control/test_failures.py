@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from services.executor.control import creating, sql
 from services.executor.control.ending import Ending
 from services.executor.control.endpoints import Endpoints
+from services.executor.control.execs import Execs
 from services.executor.control.nodes import Nodes
 from services.executor.control.peers import Peers
 from services.executor.control.reconcile import Reconciler
@@ -234,6 +235,40 @@ async def test_execs_need_a_running_container_and_end_with_it(world: World) -> N
         await world.ask(contract.EXEC_INSPECT, ExecRef(id=exec_id))
 
 
+async def test_the_end_of_an_exec_that_nobody_saw_is_found_by_the_inventory(world: World) -> None:
+    container_id = await world.run("web")
+    ids = [(await world.ask(contract.EXEC_CREATE, CreateExec(ref="web", cmd=["job"]))).id for _ in range(3)]
+    for exec_id in ids[:2]:
+        await world.ask(contract.EXEC_START, StartExec(id=exec_id, detach=True))
+    world.node.execs = ids[:1]  # the shim of the second was killed while there was no agent
+    await world.node.inventory()
+    found = [await world.ask(contract.EXEC_INSPECT, ExecRef(id=one)) for one in ids]
+    assert [one.running for one in found] == [True, True, False], "it was started after that was written down"
+    await world.node.inventory(age_s=MINUTES)
+    found = [await world.ask(contract.EXEC_INSPECT, ExecRef(id=one)) for one in ids]
+    assert [(one.running, one.exit_code) for one in found] == [(True, None), (False, 137), (False, None)]
+    assert (await world.inspect("web")).exec_ids == ids[:1]
+    assert (await world.actions(container_id)).count("exec_die") == 1
+
+
+async def test_execs_that_have_ended_are_forgotten_after_a_while(world: World) -> None:
+    container_id = await world.run("web")
+    ended, created, young = [
+        (await world.ask(contract.EXEC_CREATE, CreateExec(ref="web", cmd=["x"]))).id for _ in "123"
+    ]
+    for one in (ended, young):
+        await world.ask(contract.EXEC_START, StartExec(id=one, detach=True))
+        await world.node.exec_exit(one, container_id, 0)
+    old = time.time_ns() - 601 * 10**9
+    async with world.controls[0].database.transaction() as tx:
+        await tx.execute(sa.update(sql.execs).where(sql.execs.c.id.in_([ended, created])).values(changed_ns=old))
+    await _sweeper(world.controls[0], LaterClock()).sweep()
+    for one in (created, young):
+        await world.ask(contract.EXEC_INSPECT, ExecRef(id=one))
+    with pytest.raises(NotFound, match=f"No such exec instance: {ended}"):
+        await world.ask(contract.EXEC_INSPECT, ExecRef(id=ended))
+
+
 async def test_an_exec_whose_command_is_missing(world: World) -> None:
     await world.run("web")
     exec_id = (await world.ask(contract.EXEC_CREATE, CreateExec(ref="web", cmd=["nope"]))).id
@@ -389,7 +424,9 @@ def _sweeper(control: Control, clock: LaterClock) -> Reconciler:
     removing = Removing(records, peers, endpoints, control.context.spawn)
     starting = Starting(records, peers, endpoints, removing)
     ending = Ending(records, peers, endpoints, removing, starting)
-    return Reconciler(records, peers, Nodes(control.database, "n1", clock), ending, removing, endpoints)
+    return Reconciler(
+        records, peers, Nodes(control.database, "n1", clock), ending, removing, endpoints, Execs(records, peers)
+    )
 
 
 async def test_two_copies_serve_as_one(world: World) -> None:

@@ -63,6 +63,7 @@ class FakeNode:
         self.fail: dict[str, DavitError] = {}
         self.before: dict[str, Callable[[], Any]] = {}
         self.exec_ends_at_once: int | None = None
+        self.execs: list[str] = []
         self.delay: dict[str, asyncio.Event] = {}
         self.ignores_signals = False
         self.exits_at_once: int | None = None
@@ -194,6 +195,8 @@ class FakeNode:
         self._called("exec_start", order.container_id)
         if self.exec_ends_at_once is not None:
             await self.exec_exit(order.id, order.container_id, self.exec_ends_at_once)
+        else:
+            self.execs.append(order.id)
         return Started(pid=77, started_at_ns=time.time_ns())
 
     async def exec_exit(self, exec_id: str, container_id: str, code: int) -> None:
@@ -209,7 +212,7 @@ class FakeNode:
         """Tell control what is here. age_s: how far in the future it is taken, so that what control did is old."""
         seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + age_s))
         facts = NodeFacts(node=NODE, hostname="lab", cpus=2, memory_bytes=1 << 33, seen_at=seen, **more)
-        request = Inventory(node=NODE, facts=facts, items=list(self.items.values()))
+        request = Inventory(node=NODE, facts=facts, items=list(self.items.values()), execs=self.execs)
         return await self.bus.request(node.INVENTORY, request)
 
 
