@@ -17,6 +17,51 @@ from services.image.sql.tables import (
     repository_blobs,
     repository_manifests,
 )
+from shared.statements import Prepared
+
+_kept = Prepared(
+    sa.union(
+        sa.select(image_content.c.digest),
+        sa.select(layers.c.blob).join_from(image_layers, layers, image_layers.c.chain_id == layers.c.chain_id),
+        sa.select(image_layers.c.chain_id),
+        sa.select(repository_manifests.c.digest),
+        sa.select(repository_blobs.c.digest),
+        sa.select(lease_items.c.item)
+        .join_from(lease_items, leases, leases.c.id == lease_items.c.lease_id)
+        .where(leases.c.expires_ns > sa.bindparam("now_ns")),
+    )
+)
+_sources = Prepared(
+    sa.select(blob_sources.c.path).where(
+        blob_sources.c.domain == sa.bindparam("domain"), blob_sources.c.digest == sa.bindparam("digest")
+    )
+)
+_insert_source = Prepared(sa.insert(blob_sources))
+_delete_source = Prepared(
+    sa.delete(blob_sources).where(
+        blob_sources.c.domain == sa.bindparam("domain"),
+        blob_sources.c.path == sa.bindparam("path"),
+        blob_sources.c.digest == sa.bindparam("digest"),
+    )
+)
+_delete_sources = Prepared(
+    sa.delete(blob_sources).where(blob_sources.c.digest.in_(sa.bindparam("digests", expanding=True)))
+)
+_insert_lease = Prepared(sa.insert(leases))
+_renew_lease = Prepared(
+    sa.update(leases).where(leases.c.id == sa.bindparam("lease_id")).values(expires_ns=sa.bindparam("until_ns"))
+)
+_insert_items = Prepared(sa.insert(lease_items))
+_items_of = Prepared(sa.select(lease_items.c.item).where(lease_items.c.lease_id == sa.bindparam("lease_id")))
+_close_lease = (
+    Prepared(sa.delete(lease_items).where(lease_items.c.lease_id == sa.bindparam("lease_id"))),
+    Prepared(sa.delete(leases).where(leases.c.id == sa.bindparam("lease_id"))),
+)
+_expired = leases.c.expires_ns <= sa.bindparam("now_ns")
+_close_expired = (
+    Prepared(sa.delete(lease_items).where(lease_items.c.lease_id.in_(sa.select(leases.c.id).where(_expired)))),
+    Prepared(sa.delete(leases).where(_expired)),
+)
 
 LEASE_S = 3600
 
@@ -26,62 +71,43 @@ class ContentQueries(Queries):
 
     async def kept_content(self, now_ns: int) -> set[str]:
         """Digests of blobs, and chain ids of layers, that something needs."""
-        rows = await self._connection.scalars(
-            sa.union(
-                sa.select(image_content.c.digest),
-                sa.select(layers.c.blob).join_from(image_layers, layers, image_layers.c.chain_id == layers.c.chain_id),
-                sa.select(image_layers.c.chain_id),
-                sa.select(repository_manifests.c.digest),
-                sa.select(repository_blobs.c.digest),
-                sa.select(lease_items.c.item)
-                .join_from(lease_items, leases, leases.c.id == lease_items.c.lease_id)
-                .where(leases.c.expires_ns > now_ns),
-            )
-        )
-        return set(rows)
+        return set(await self._connection.scalars(_kept, {"now_ns": now_ns}))
 
     async def blob_source(self, domain: str, digest: str) -> list[str]:
         """Repositories of a registry that are known to have a blob."""
-        return list(
-            await self._connection.scalars(
-                sa.select(blob_sources.c.path).where(blob_sources.c.domain == domain, blob_sources.c.digest == digest)
-            )
-        )
+        return await self._connection.scalars(_sources, {"domain": domain, "digest": digest})
 
 
 class ContentChanges(ContentQueries, Changes):
     """Leases, and notes of where blobs are."""
 
     async def open_lease(self, lease_id: str, items: Collection[str], expires_ns: int) -> None:
-        await self._execute(sa.insert(leases).values(id=lease_id, expires_ns=expires_ns))
+        await self._execute(_insert_lease, {"id": lease_id, "expires_ns": expires_ns})
         await self.lease_items(lease_id, items)
 
     async def lease_items(self, lease_id: str, items: Collection[str]) -> None:
         """Keep items (digests, chain ids) from being collected."""
-        known = set(
-            await self._transaction.scalars(sa.select(lease_items.c.item).where(lease_items.c.lease_id == lease_id))
-        )
+        known = set(await self._transaction.scalars(_items_of, {"lease_id": lease_id}))
         new = [item for item in dict.fromkeys(items) if item not in known]
         if new:
-            await self._execute(sa.insert(lease_items), [{"lease_id": lease_id, "item": item} for item in new])
+            await self._execute(_insert_items, [{"lease_id": lease_id, "item": item} for item in new])
 
     async def renew_lease(self, lease_id: str, expires_ns: int) -> None:
-        await self._execute(sa.update(leases).where(leases.c.id == lease_id).values(expires_ns=expires_ns))
+        await self._execute(_renew_lease, {"lease_id": lease_id, "until_ns": expires_ns})
 
     async def close_lease(self, lease_id: str) -> None:
-        await self._execute(sa.delete(lease_items).where(lease_items.c.lease_id == lease_id))
-        await self._execute(sa.delete(leases).where(leases.c.id == lease_id))
+        for statement in _close_lease:
+            await self._execute(statement, {"lease_id": lease_id})
 
     async def close_expired_leases(self, now_ns: int) -> None:
-        expired = sa.select(leases.c.id).where(leases.c.expires_ns <= now_ns)
-        await self._execute(sa.delete(lease_items).where(lease_items.c.lease_id.in_(expired)))
-        await self._execute(sa.delete(leases).where(leases.c.expires_ns <= now_ns))
+        for statement in _close_expired:
+            await self._execute(statement, {"now_ns": now_ns})
 
     async def add_blob_source(self, domain: str, path: str, digests: Collection[str]) -> None:
         for digest in digests:
-            key = (blob_sources.c.domain == domain, blob_sources.c.path == path, blob_sources.c.digest == digest)
-            await self._execute(sa.delete(blob_sources).where(*key))
-            await self._execute(sa.insert(blob_sources).values(domain=domain, path=path, digest=digest))
+            row = {"domain": domain, "path": path, "digest": digest}
+            await self._execute(_delete_source, row)
+            await self._execute(_insert_source, row)
 
     async def forget_blob_sources(self, digests: Collection[str]) -> None:
-        await self._execute(sa.delete(blob_sources).where(blob_sources.c.digest.in_(digests)))
+        await self._execute(_delete_sources, {"digests": list(digests)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,35 @@ def _steps_below() -> sa.Select[Any]:
 
 
 _steps_from = Prepared(_steps_below())
+_by_id = Prepared(
+    sa.select(images.c.id, images.c.document, images.c.resolved).where(images.c.id == sa.bindparam("image_id"))
+)
+_all_shown = Prepared(
+    sa.select(images.c.id, images.c.document, images.c.resolved, images.c.last_tag_ns)
+    .where(images.c.hidden == sa.false())
+    .order_by(images.c.created_unix.desc(), images.c.id)
+)
+_all_hidden = Prepared(sa.select(images.c.id).where(images.c.hidden == sa.true()))
+_last_tag = Prepared(sa.select(images.c.last_tag_ns).where(images.c.id == sa.bindparam("image_id")))
+_children = Prepared(
+    sa.select(images.c.id).where(images.c.parent == sa.bindparam("image_id"), images.c.hidden == sa.false())
+)
+_content_of = Prepared(sa.select(image_content.c.digest).where(image_content.c.image_id == sa.bindparam("image_id")))
+_insert = Prepared(sa.insert(images))
+_insert_layers = Prepared(sa.insert(image_layers))
+_insert_content = Prepared(sa.insert(image_content))
+_this = images.c.id == sa.bindparam("image_id")
+_show = Prepared(sa.update(images).where(_this).values(hidden=sa.false()))
+_hide = Prepared(sa.update(images).where(_this).values(hidden=sa.true()))
+_set_document = Prepared(sa.update(images).where(_this).values(document=sa.bindparam("new_document")))
+_delete = Prepared(sa.delete(images).where(_this))
+_drop_names = tuple(
+    Prepared(sa.delete(table).where(table.c.image_id == sa.bindparam("image_id"))) for table in (names, name_variants)
+)
+_drop_belongings = tuple(
+    Prepared(sa.delete(table).where(table.c.image_id == sa.bindparam("image_id")))
+    for table in (image_layers, image_content)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +127,7 @@ class ImageQueries(Queries):
         return bool((await self._connection.execute(_shown, {"image_id": image_id})).all())
 
     async def by_id(self, image_id: str) -> Found | None:
-        row = (
-            await self._connection.execute(
-                sa.select(images.c.id, images.c.document, images.c.resolved).where(images.c.id == image_id)
-            )
-        ).first()
+        row = (await self._connection.execute(_by_id, {"image_id": image_id})).first()
         return Found(*row) if row else None
 
     async def steps_from(self, parent: str, cache_key: str, limit: int) -> list[tuple[str, str, str]]:
@@ -116,35 +141,23 @@ class ImageQueries(Queries):
 
     async def all(self) -> list[tuple[Found, int]]:
         """Every image that is shown, with the time it was last tagged, newest first."""
-        rows = await self._connection.execute(
-            sa.select(images.c.id, images.c.document, images.c.resolved, images.c.last_tag_ns)
-            .where(images.c.hidden == sa.false())
-            .order_by(images.c.created_unix.desc(), images.c.id)
-        )
+        rows = await self._connection.execute(_all_shown)
         return [(Found(row[0], row[1], row[2]), row[3]) for row in rows]
 
     async def hidden(self) -> list[str]:
-        return list(await self._connection.scalars(sa.select(images.c.id).where(images.c.hidden == sa.true())))
+        return await self._connection.scalars(_all_hidden)
 
     async def last_tag_ns(self, image_id: str) -> int:
-        value = await self._connection.scalar(sa.select(images.c.last_tag_ns).where(images.c.id == image_id))
+        value = await self._connection.scalar(_last_tag, {"image_id": image_id})
         return int(value or 0)
 
     async def children(self, image_id: str) -> list[str]:
         """Images that are shown and were made from another."""
-        return list(
-            await self._connection.scalars(
-                sa.select(images.c.id).where(images.c.parent == image_id, images.c.hidden == sa.false())
-            )
-        )
+        return await self._connection.scalars(_children, {"image_id": image_id})
 
     async def content_of(self, image_id: str) -> list[str]:
         """Digests of what belongs to an image besides its layers' blobs."""
-        return list(
-            await self._connection.scalars(
-                sa.select(image_content.c.digest).where(image_content.c.image_id == image_id)
-            )
-        )
+        return await self._connection.scalars(_content_of, {"image_id": image_id})
 
 
 class ImageChanges(ImageQueries, LayerChanges):
@@ -155,44 +168,40 @@ class ImageChanges(ImageQueries, LayerChanges):
         await self._add_layers(record.layers)
         known = await self.by_id(record.image.id)
         if known is not None:
-            await self._execute(sa.update(images).where(images.c.id == record.image.id).values(hidden=False))
-            await self._add_content(record)
+            await self._execute(_show, {"image_id": record.image.id})
+            await self._belong(record.image.id, record.content)
             return False
         await self._execute(
-            sa.insert(images).values(
-                id=record.image.id,
-                document=record.document(),
-                resolved=record.resolved(),
-                parent=record.image.parent,
-                cache_key=record.cache_key,
-                created_unix=record.image.created_unix,
-                stored_ns=time.time_ns(),
-                last_tag_ns=0,
-                hidden=False,
-            )
+            _insert,
+            {
+                "id": record.image.id,
+                "document": record.document(),
+                "resolved": record.resolved(),
+                "parent": record.image.parent,
+                "cache_key": record.cache_key,
+                "created_unix": record.image.created_unix,
+                "stored_ns": time.time_ns(),
+                "last_tag_ns": 0,
+                "hidden": False,
+            },
         )
         if record.layers:
             await self._execute(
-                sa.insert(image_layers),
+                _insert_layers,
                 [
                     {"image_id": record.image.id, "position": position, "chain_id": layer.chain_id}
                     for position, layer in enumerate(record.layers)
                 ],
             )
-        await self._add_content(record)
+        await self._belong(record.image.id, record.content)
         return True
 
-    async def _add_content(self, record: ImageRecord) -> None:
-        known = set(
-            await self._transaction.scalars(
-                sa.select(image_content.c.digest).where(image_content.c.image_id == record.image.id)
-            )
-        )
-        new = [digest for digest in dict.fromkeys(record.content) if digest not in known]
+    async def _belong(self, image_id: str, digests: Iterable[str]) -> None:
+        """Let content belong to an image, if it does not yet."""
+        known = set(await self.content_of(image_id))
+        new = [digest for digest in dict.fromkeys(digests) if digest not in known]
         if new:
-            await self._execute(
-                sa.insert(image_content), [{"image_id": record.image.id, "digest": digest} for digest in new]
-            )
+            await self._execute(_insert_content, [{"image_id": image_id, "digest": digest} for digest in new])
 
     async def set_manifest(self, image_id: str, digest: str, blobs: Collection[str]) -> None:
         """Let an image have another manifest, of other blobs of the same layers."""
@@ -201,28 +210,19 @@ class ImageChanges(ImageQueries, LayerChanges):
             return  # removed meanwhile
         image = found.image().model_copy(update={"manifest_digest": digest})
         document = image.model_dump_json(by_alias=True, exclude_defaults=True)
-        await self._execute(sa.update(images).where(images.c.id == image_id).values(document=document))
-        known = set(await self.content_of(image_id))
-        new = [item for item in dict.fromkeys([digest, *blobs]) if item not in known]
-        if new:
-            await self._execute(sa.insert(image_content), [{"image_id": image_id, "digest": item} for item in new])
+        await self._execute(_set_document, {"image_id": image_id, "new_document": document})
+        await self._belong(image_id, [digest, *blobs])
 
     async def hide(self, image_id: str) -> None:
-        for table in (names, name_variants):
-            await self._execute(sa.delete(table).where(table.c.image_id == image_id))
-        await self._execute(sa.update(images).where(images.c.id == image_id).values(hidden=True))
+        for statement in (*_drop_names, _hide):
+            await self._execute(statement, {"image_id": image_id})
 
     async def remove(self, image_id: str) -> list[LayerRecord]:
         """Remove an image and its names; returns the layers that nobody needs any more, topmost first."""
         own = await self.layers_of(image_id)
-        for table in (names, name_variants, image_layers, image_content):
-            await self._execute(sa.delete(table).where(table.c.image_id == image_id))
-        await self._execute(sa.delete(images).where(images.c.id == image_id))
-        still_used = set(
-            await self._transaction.scalars(
-                sa.select(image_layers.c.chain_id).where(image_layers.c.chain_id.in_([layer.chain_id for layer in own]))
-            )
-        )
+        for statement in (*_drop_names, *_drop_belongings, _delete):
+            await self._execute(statement, {"image_id": image_id})
+        still_used = await self._used([layer.chain_id for layer in own])
         gone = [layer for layer in reversed(own) if layer.chain_id not in still_used]
         await self.remove_layers([layer.chain_id for layer in gone])
         return gone

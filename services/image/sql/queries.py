@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import sqlalchemy as sa
-
 from shared.connection import Connection
 from shared.database import Transaction
+from shared.statements import Parameters, Prepared
 
 
 class Queries:
@@ -25,5 +22,5 @@ class Changes(Queries):
         self._transaction = transaction
         self.emit = transaction.emit
 
-    async def _execute(self, statement: sa.Executable, parameters: Any = None) -> None:
+    async def _execute(self, statement: Prepared, parameters: Parameters = None) -> None:
         await self._transaction.execute(statement, parameters)
