@@ -68,11 +68,12 @@ def warm_up(config: EngineConfig, services: list[str]) -> None:
 
 
 def _compile_statements(config: EngineConfig) -> None:
-    """Compile what services ask often, so that none of them has to wake the compiler for it."""
+    """Compile every statement, so that no service has to wake the compiler."""
     from shared.statements import Prepared
 
     dialect = importlib.import_module("shared.postgres" if config.database_url else "shared.sqlite").DIALECT
     for module in [module for name, module in sys.modules.items() if name.startswith(("services.", "shared."))]:
         for value in vars(module).values():
-            if isinstance(value, Prepared):
-                value.compiled(dialect)
+            for statement in value if isinstance(value, tuple) else (value,):
+                if isinstance(statement, Prepared):
+                    statement.compiled(dialect)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.engine import Dialect
 
-from shared.statements import Compiled, Parameters, Statement, compiled_for
+from shared.statements import Compiled, Parameters, Prepared
 
 
 class Result:
@@ -44,16 +44,16 @@ class Connection(ABC):
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
 
-    async def execute(self, statement: Statement, parameters: Parameters = None) -> Result:
+    async def execute(self, statement: Prepared, parameters: Parameters = None) -> Result:
         """Run a statement; once for each, when `parameters` is a sequence."""
-        return await self._run(compiled_for(statement, self._dialect, parameters), parameters)
+        return await self._run(statement.compiled(self._dialect), parameters)
 
-    async def scalar(self, statement: Statement, parameters: Parameters = None) -> Any:
+    async def scalar(self, statement: Prepared, parameters: Parameters = None) -> Any:
         """The first column of the first row; None when there is no row."""
         row = (await self.execute(statement, parameters)).first()
         return None if row is None else row[0]
 
-    async def scalars(self, statement: Statement, parameters: Parameters = None) -> list[Any]:
+    async def scalars(self, statement: Prepared, parameters: Parameters = None) -> list[Any]:
         """The first column of every row."""
         return [row[0] for row in await self.execute(statement, parameters)]
 

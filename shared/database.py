@@ -17,7 +17,7 @@ from shared import migrate, outbox
 from shared.connection import Connection, Result
 from shared.errors import InvalidArgument, Unavailable
 from shared.events import DomainEvent
-from shared.statements import Parameters, Statement
+from shared.statements import Parameters, Prepared
 
 if TYPE_CHECKING:
     from shared.postgres import PostgresSchema
@@ -31,13 +31,13 @@ class Transaction:
         self.connection = connection
         self.events: list[DomainEvent] = []
 
-    async def execute(self, statement: Statement, parameters: Parameters = None) -> Result:
+    async def execute(self, statement: Prepared, parameters: Parameters = None) -> Result:
         return await self.connection.execute(statement, parameters)
 
-    async def scalar(self, statement: Statement, parameters: Parameters = None) -> Any:
+    async def scalar(self, statement: Prepared, parameters: Parameters = None) -> Any:
         return await self.connection.scalar(statement, parameters)
 
-    async def scalars(self, statement: Statement, parameters: Parameters = None) -> list[Any]:
+    async def scalars(self, statement: Prepared, parameters: Parameters = None) -> list[Any]:
         return await self.connection.scalars(statement, parameters)
 
     def emit(self, event: DomainEvent) -> None:

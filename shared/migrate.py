@@ -28,6 +28,7 @@ LOCK_WAIT_S = 60.0
 
 _is_there_on_sqlite = Prepared(sa.text("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"))
 _is_there_on_postgres = Prepared(sa.text("SELECT to_regclass('alembic_version')"))
+_lock_on_postgres = Prepared(sa.text("SELECT pg_advisory_lock(:key)"))
 _revision = Prepared(sa.text("SELECT version_num FROM alembic_version"))
 
 
@@ -127,7 +128,7 @@ async def _lock(database: Database) -> AsyncIterator[None]:
         return
     key = {"key": database.advisory_key("migrate")}
     async with database.dedicated() as connection:  # which gives the lock back by its end
-        await connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), key)
+        await connection.execute(_lock_on_postgres, key)
         yield
 
 

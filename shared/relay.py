@@ -36,6 +36,7 @@ from shared.errors import DavitError, Internal, Unavailable
 from shared.events import HEADER_SEQUENCE, HEADER_SERVICE, STREAM
 from shared.eventstream import ensure_stream, find_published
 from shared.failpoints import failpoint
+from shared.statements import Prepared
 
 if TYPE_CHECKING:
     from shared.bus import Bus
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S = 5.0
+_try_lock = Prepared(sa.text("SELECT pg_try_advisory_lock(:key)"))
+_ask = Prepared(sa.text("SELECT 1"))
 STANDBY_POLL_S = 1.0
 BATCH = 64
 PUBLISH_TIMEOUT_S = 5.0
@@ -219,13 +222,13 @@ async def _publisher_lock(database: Database) -> AsyncIterator[Any]:
         async with _file_lock(database.lock_file.with_suffix(".relay.lock")):
             yield _unchanged
         return
-    statement, key = sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": database.advisory_key("relay")}
+    key = {"key": database.advisory_key("relay")}
     async with database.dedicated() as connection:
-        while not await connection.scalar(statement, key):  # noqa: ASYNC110  # the event is another process's end
+        while not await connection.scalar(_try_lock, key):  # noqa: ASYNC110  # the event is another process's end
             await asyncio.sleep(STANDBY_POLL_S)
 
         async def still_held() -> None:
-            await connection.scalar(sa.text("SELECT 1"))  # raises when the session, and with it the lock, is gone
+            await connection.scalar(_ask)  # raises when the session, and with it the lock, is gone
 
         yield still_held  # the lock goes with the connection
 

@@ -27,11 +27,11 @@ class Compiled:
         changes: It is an INSERT, UPDATE or DELETE that returns no rows.
     """
 
-    def __init__(self, statement: sa.Executable, dialect: Dialect, keys: Iterable[str] | None = None) -> None:
+    def __init__(self, statement: sa.Executable, dialect: Dialect) -> None:
         options: dict[str, Any] = {}
         if isinstance(statement, sa.Insert):
             # Without it the text would ask for generated keys, of which there are none here.
-            options = {"for_executemany": True, "column_keys": None if keys is None else list(keys)}
+            options = {"for_executemany": True}
         compiled = statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
         assert isinstance(compiled, SQLCompiler)
         self._compiled = compiled
@@ -62,7 +62,11 @@ class Compiled:
 
 
 class Prepared:
-    """A statement that is compiled once in a process; for what is asked often. An INSERT gives every column."""
+    """A statement that is compiled once in a process, and for the engine's own services before they are forked.
+
+    An INSERT gives every column. Compiling takes longer than the query, and unshares the compiler's memory: there are
+    no statements but these, which are put together when their module is imported.
+    """
 
     __slots__ = ("_compiled", "statement")
 
@@ -75,16 +79,6 @@ class Prepared:
         if found is None:
             found = self._compiled[dialect.name] = Compiled(self.statement, dialect)
         return found
-
-
-Statement = sa.Executable | Prepared
-
-
-def compiled_for(statement: Statement, dialect: Dialect, parameters: Parameters) -> Compiled:
-    if isinstance(statement, Prepared):
-        return statement.compiled(dialect)
-    first = parameters[0] if isinstance(parameters, Sequence) else parameters
-    return Compiled(statement, dialect, first)
 
 
 def _boolean_columns(statement: sa.Executable) -> tuple[int, ...]:

@@ -135,6 +135,33 @@ _unfinished_removals = Prepared(
     .order_by(containers.c.created_ns)
 )
 _all_ids = Prepared(sa.select(containers.c.id))
+_newest_first = sa.select(containers.c.summary, containers.c.created_ns, containers.c.node, containers.c.id).order_by(
+    containers.c.created_ns.desc(), containers.c.id
+)
+_after_created = sa.select(containers.c.created_ns).where(containers.c.id == sa.bindparam("after")).scalar_subquery()
+_after = sa.or_(
+    containers.c.created_ns < _after_created,
+    sa.and_(containers.c.created_ns == _after_created, containers.c.id > sa.bindparam("after")),
+)
+_wanted = containers.c.status.in_(sa.bindparam("statuses", expanding=True))
+_most = sa.bindparam("most", type_=sa.Integer)
+_page = Prepared(_newest_first.limit(_most))
+_next_page = Prepared(_newest_first.where(_after).limit(_most))
+_page_of = Prepared(_newest_first.where(_wanted).limit(_most))
+_next_page_of = Prepared(_newest_first.where(_wanted, _after).limit(_most))
+_nodes_of = Prepared(
+    sa.select(containers.c.id, containers.c.node).where(containers.c.id.in_(sa.bindparam("ids", expanding=True)))
+)
+_buried = Prepared(sa.select(tombstones.c.id).where(tombstones.c.id.in_(sa.bindparam("ids", expanding=True))))
+_images_used = sa.select(containers.c.image_id, containers.c.id, containers.c.status)
+_using_any_image = Prepared(_images_used)
+_using_image = Prepared(_images_used.where(containers.c.image_id.in_(sa.bindparam("images", expanding=True))))
+_mounting_images = Prepared(
+    sa.select(containers.c.id, containers.c.status, containers.c.summary).where(
+        containers.c.summary.like('%"type":"image"%')
+    )
+)
+_count_by_status = Prepared(sa.select(containers.c.status, sa.func.count()).group_by(containers.c.status))
 _exec = Prepared(sa.select(execs.c.document).where(execs.c.id == sa.bindparam("key")))
 _execs_of = Prepared(sa.select(execs.c.document).where(execs.c.container_id == sa.bindparam("key")))
 _insert_exec = Prepared(sa.insert(execs))
@@ -282,20 +309,13 @@ async def summaries(
     Args:
         statuses: Only these, if any are given.
     """
-    statement = sa.select(containers.c.summary, containers.c.created_ns, containers.c.node, containers.c.id).order_by(
-        containers.c.created_ns.desc(), containers.c.id
-    )
+    parameters: dict[str, Any] = {"most": limit}
     if statuses:
-        statement = statement.where(containers.c.status.in_(statuses))
+        parameters["statuses"] = statuses
     if after:
-        created = sa.select(containers.c.created_ns).where(containers.c.id == after).scalar_subquery()
-        statement = statement.where(
-            sa.or_(
-                containers.c.created_ns < created,
-                sa.and_(containers.c.created_ns == created, containers.c.id > after),
-            )
-        )
-    rows = (await reader.execute(statement.limit(limit))).all()
+        parameters["after"] = after
+    pages = (_next_page_of if after else _page_of) if statuses else (_next_page if after else _page)
+    rows = (await reader.execute(pages, parameters)).all()
     return [(ContainerSummary.model_validate_json(row.summary), row.created_ns, row.node) for row in rows]
 
 
@@ -316,8 +336,7 @@ async def states(reader: Reader, node: str) -> dict[str, Known]:
 
 async def nodes_of(reader: Reader, ids: list[str]) -> dict[str, str]:
     """The node of each of these containers, by id."""
-    statement = sa.select(containers.c.id, containers.c.node).where(containers.c.id.in_(ids))
-    return {row.id: row.node for row in (await reader.execute(statement)).all()}
+    return {row.id: row.node for row in await reader.execute(_nodes_of, {"ids": ids})}
 
 
 async def in_status(reader: Reader, statuses: tuple[str, ...]) -> list[Record]:
@@ -350,20 +369,16 @@ async def buried(reader: Reader, ids: set[str]) -> set[str]:
     """Those of these containers that were removed a short while ago."""
     if not ids:
         return set()
-    statement = sa.select(tombstones.c.id).where(tombstones.c.id.in_(ids))
-    return set(await reader.scalars(statement))
+    return set(await reader.scalars(_buried, {"ids": list(ids)}))
 
 
 async def using_image(reader: Reader, image_ids: list[str]) -> list[tuple[str, str, str]]:
     """(image id, container id, status) of the containers made from these images, or from any, or that mount one."""
-    statement = sa.select(containers.c.image_id, containers.c.id, containers.c.status)
-    if image_ids:
-        statement = statement.where(containers.c.image_id.in_(image_ids))
-    found = [(row.image_id, row.id, row.status) for row in (await reader.execute(statement)).all()]
-    mounting = sa.select(containers.c.id, containers.c.status, containers.c.summary).where(
-        containers.c.summary.like('%"type":"image"%')
+    rows = await (
+        reader.execute(_using_image, {"images": image_ids}) if image_ids else reader.execute(_using_any_image)
     )
-    for row in (await reader.execute(mounting)).all():
+    found = [(row.image_id, row.id, row.status) for row in rows]
+    for row in await reader.execute(_mounting_images):
         mounts = ContainerSummary.model_validate_json(row.summary).mounts
         mounted = {mount.source for mount in mounts if mount.type == "image"}
         found += [(one, row.id, row.status) for one in mounted if not image_ids or one in image_ids]
@@ -371,8 +386,7 @@ async def using_image(reader: Reader, image_ids: list[str]) -> list[tuple[str, s
 
 
 async def count_by_status(reader: Reader) -> dict[str, int]:
-    statement = sa.select(containers.c.status, sa.func.count()).group_by(containers.c.status)
-    return {row[0]: row[1] for row in (await reader.execute(statement)).all()}
+    return {row[0]: row[1] for row in await reader.execute(_count_by_status)}
 
 
 # Execs

@@ -27,10 +27,24 @@ from shared.contracts import images as contracts
 from shared.contracts.images import BuildCacheEntries, BuildCacheEntry, BuildCachePrune, PrunedCache
 from shared.database import Database
 from shared.errors import Conflict, InvalidArgument, NotFound, Unsupported
+from shared.statements import Prepared
 
 # What docker builder prune knows, but for "shared" and "private", which tell records of one layer apart: a step here
 # has the whole image to itself.
 FILTERS = ("until", "unused-for", "id", "type", "parent", "description", "inuse")
+
+_children = tables.images.alias("children")
+_unused_steps = Prepared(
+    sa.select(tables.images.c.id, tables.images.c.parent)
+    .where(
+        tables.images.c.cache_key != "",
+        tables.images.c.hidden == sa.false(),
+        tables.images.c.stored_ns < sa.bindparam("before_ns"),
+        ~sa.exists().where(tables.names.c.image_id == tables.images.c.id),
+        ~sa.exists().where(_children.c.parent == tables.images.c.id),
+    )
+    .order_by(tables.images.c.stored_ns)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +113,8 @@ class BuildCache:
         Returns:
             Id and parent of each.
         """
-        children = tables.images.alias("children")
-        query = (
-            sa.select(tables.images.c.id, tables.images.c.parent)
-            .where(
-                tables.images.c.cache_key != "",
-                tables.images.c.hidden == sa.false(),
-                tables.images.c.stored_ns < int(before * 1e9),
-                ~sa.exists().where(tables.names.c.image_id == tables.images.c.id),
-                ~sa.exists().where(children.c.parent == tables.images.c.id),
-            )
-            .order_by(tables.images.c.stored_ns)
-        )
         async with self.database.read() as connection:
-            rows = (await connection.execute(query)).all()
+            rows = (await connection.execute(_unused_steps, {"before_ns": int(before * 1e9)})).all()
         return [(row[0], row[1]) for row in rows]
 
     async def _prune_mounts(self, request: BuildCachePrune, before: float, pruned: PrunedCache) -> None:

@@ -35,6 +35,7 @@ from shared.contracts.containers import (
 from shared.contracts.docker import HealthConfig, HostConfig, Mount, Resources, RestartPolicy
 from shared.contracts.node import InventoryItem
 from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from shared.statements import Prepared
 from tests.integration.control.world import IMAGE_ID, NODE, Control, World
 
 MINUTES = 300.0
@@ -291,7 +292,9 @@ async def _age(world: World, container_id: str) -> None:
     """As if nothing had happened to a container for long."""
     async with world.controls[0].database.transaction() as tx:
         old = time.time_ns() - 600 * 10**9
-        await tx.execute(sa.update(sql.containers).where(sql.containers.c.id == container_id).values(changed_ns=old))
+        await tx.execute(
+            Prepared(sa.update(sql.containers).where(sql.containers.c.id == container_id).values(changed_ns=old))
+        )
 
 
 async def test_a_start_cut_off_before_its_commit_is_found_by_the_inventory(world: World) -> None:

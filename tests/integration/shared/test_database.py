@@ -13,6 +13,7 @@ from shared import outbox
 from shared.database import Database
 from shared.errors import Conflict, Internal, InvalidArgument, Unavailable
 from shared.events import DomainEvent
+from shared.statements import Prepared
 from tests.integration.shared.conftest import HISTORY, things
 
 
@@ -22,7 +23,7 @@ def event(name: str) -> DomainEvent:
 
 async def add(database: Database, name: str, *, fail: bool = False) -> None:
     async with database.transaction() as transaction:
-        await transaction.execute(sa.insert(things), {"id": name, "n": 1})
+        await transaction.execute(Prepared(sa.insert(things)), {"id": name, "n": 1})
         transaction.emit(event(name))
         if fail:
             raise LookupError(name)
@@ -37,7 +38,7 @@ async def recorded(database: Database) -> list[tuple[int, str]]:
 async def test_change_and_event_commit_together(database: Database) -> None:
     await add(database, "a")
     async with database.read() as connection:
-        assert await connection.scalars(sa.select(things.c.id)) == ["a"]
+        assert await connection.scalars(Prepared(sa.select(things.c.id))) == ["a"]
     assert await recorded(database) == [(1, "a")]
 
 
@@ -75,7 +76,7 @@ async def test_a_taken_key_is_a_conflict(database: Database) -> None:
 async def test_a_wrong_statement_is_a_defect_and_the_connection_stays_usable(database: Database) -> None:
     with pytest.raises(Internal):
         async with database.transaction() as transaction:
-            await transaction.execute(sa.text("SELECT * FROM nothing_of_that_name"))
+            await transaction.execute(Prepared(sa.text("SELECT * FROM nothing_of_that_name")))
     await add(database, "a")
 
 
@@ -83,17 +84,17 @@ async def test_reads_see_one_state(database: Database) -> None:
     await add(database, "a")
     async with database.read() as connection:
         if not database.is_sqlite:
-            await connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        assert await connection.scalar(sa.select(sa.func.count()).select_from(things)) == 1
+            await connection.execute(Prepared(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")))
+        assert await connection.scalar(Prepared(sa.select(sa.func.count()).select_from(things))) == 1
         await add(database, "b")
-        assert await connection.scalar(sa.select(sa.func.count()).select_from(things)) == 1
+        assert await connection.scalar(Prepared(sa.select(sa.func.count()).select_from(things))) == 1
 
 
 async def test_results_outlive_their_connection(database: Database) -> None:
     for name in "abc":
         await add(database, name)
     async with database.read() as connection:
-        result = await connection.execute(sa.select(things.c.id).order_by(things.c.id))
+        result = await connection.execute(Prepared(sa.select(things.c.id).order_by(things.c.id)))
     assert [row.id for row in result] == ["a", "b", "c"]
 
 
@@ -102,7 +103,7 @@ async def test_a_cancelled_transaction_holds_no_lock(database: Database) -> None
 
     async def never_ends() -> None:
         async with database.transaction() as transaction:
-            await transaction.execute(sa.insert(things), {"id": "x", "n": 1})
+            await transaction.execute(Prepared(sa.insert(things)), {"id": "x", "n": 1})
             started.set()
             await asyncio.Event().wait()
 
@@ -123,7 +124,7 @@ async def test_cancelling_during_commits_never_splits_a_change_from_its_event(da
             task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     async with database.read() as connection:
-        rows = set(await connection.scalars(sa.select(things.c.id)))
+        rows = set(await connection.scalars(Prepared(sa.select(things.c.id))))
     events = await recorded(database)
     assert {name for _, name in events} == rows
     assert [sequence for sequence, _ in events] == list(range(1, len(rows) + 1))
@@ -133,7 +134,7 @@ async def test_commits_wake_the_relay_only_when_they_recorded_events(database: D
     woken: list[int] = []
     database.on_commit(lambda: woken.append(1))
     async with database.transaction() as transaction:
-        await transaction.execute(sa.insert(things), {"id": "silent", "n": 1})
+        await transaction.execute(Prepared(sa.insert(things)), {"id": "silent", "n": 1})
     assert woken == []
     await add(database, "loud")
     assert woken == [1]
@@ -148,7 +149,7 @@ async def test_an_event_too_large_for_the_bus_is_refused(database: Database) -> 
 
 async def test_a_newer_database_is_refused(database: Database, database_url: str, tmp_path: Path) -> None:
     async with database.transaction() as transaction:
-        await transaction.execute(sa.text("UPDATE alembic_version SET version_num = '0009'"))
+        await transaction.execute(Prepared(sa.text("UPDATE alembic_version SET version_num = '0009'")))
     with pytest.raises(Conflict, match=r"revision 0009.*knows up to 0001"):
         await Database.open(database_url, service="demo", migrations=HISTORY)
 
@@ -164,7 +165,7 @@ async def test_an_older_database_is_brought_up_to_date(database: Database, datab
     )
     opened = await asyncio.gather(*(Database.open(database_url, service="demo", migrations=history) for _ in range(3)))
     async with opened[0].read() as connection:
-        assert (await connection.execute(sa.text("SELECT id, more FROM things"))).all() == [("kept", "x")]
+        assert (await connection.execute(Prepared(sa.text("SELECT id, more FROM things")))).all() == [("kept", "x")]
     await asyncio.gather(*(each.close() for each in opened))
 
 
