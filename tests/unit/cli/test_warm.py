@@ -26,5 +26,5 @@ for found in statements:
 @pytest.mark.parametrize("database", ["", "postgresql://localhost/davit"])
 def test_no_statement_is_left_to_compile(database: str) -> None:
     """Compiling one in a service takes longer than the query, and unshares some megabytes for good."""
-    done = subprocess.run([sys.executable, "-c", WARM_UP % database], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", WARM_UP % database], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
