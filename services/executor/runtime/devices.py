@@ -10,7 +10,7 @@ import os
 import stat
 
 from services.executor.runtime import beneath, kernel, mountcalls
-from services.executor.runtime.errors import InvalidSpec
+from services.executor.runtime.errors import InvalidSpec, RuntimeFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def _make(parent: int, name: str, device: Device) -> None:
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if found.st_rdev == device.number and stat.S_IFMT(found.st_mode) == stat.S_IFMT(device.mode):
             return
+        if device not in DEFAULT_DEVICES:
+            raise RuntimeFailure(f"{device.path} exists, and is not the device asked for", step="devices") from None
         os.unlink(name, dir_fd=parent)
         os.mknod(name, device.mode, device.number, dir_fd=parent)
     if os.geteuid() != device.uid or device.gid:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MAX_ID = 2**32 - 2
+_MOST_IDS = 2**32 - 1
 _MAX_LINES = 340
 _HELPERS = {"uid_map": "newuidmap", "gid_map": "newgidmap"}
 _HELPER_PATHS = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin")
@@ -38,11 +39,14 @@ def map_lines(mappings: Sequence[dict[str, Any]], field: str) -> list[str]:
         row = []
         for key in ("containerID", "hostID", "size"):
             value = entry.get(key)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_ID:
+            most = _MOST_IDS if key == "size" else _MAX_ID
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
                 raise InvalidSpec(f"{field}[{index}].{key}", f"{value!r} is not an id")
             row.append(value)
         if row[2] == 0:
             raise InvalidSpec(f"{field}[{index}].size", "must not be 0")
+        if max(row[:2]) + row[2] > _MOST_IDS:
+            raise InvalidSpec(f"{field}[{index}].size", f"there are no {row[2]} ids from {max(row[:2])} on")
         rows.append((row[0], row[1], row[2]))
     for side in (0, 1):
         ordered = sorted(rows, key=lambda row: row[side])

@@ -74,6 +74,21 @@ class Init:
             kernel.unshare(kernel.CLONE_NEWCGROUP)
         if "network" in self.plan.namespaces.new:
             namespaces.raise_loopback()
+        self._take_network_devices()
+
+    def _take_network_devices(self) -> None:
+        """Before an outer hook looks at the network, and while /proc still shows our namespaces."""
+        devices = self.plan.linux.get("netDevices")
+        if not devices:
+            return
+        from services.executor.runtime import netdevices
+
+        netdevices.check_free(devices)
+        own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.channel.send("network", (own,), devices=devices)
+        os.close(own)
+        moved, _ = self.channel.expect("moved")
+        netdevices.set_up(moved["devices"])
 
     def keyring(self) -> None:
         """A session keyring of its own, while nothing yet filters system calls."""
@@ -97,6 +112,7 @@ class Init:
             fallback=plan.mount_fallback,
         )
         mounter.apply(plan.mounts)
+        self.root = mounter.root
         if self._owns_dev():
             with kernel.reporting("mknod", "/dev"):
                 devices.create(self.root, plan.devices, by_bind=plan.namespaces.has("user"))

@@ -184,6 +184,13 @@ class Mounter:
             mountcalls.set_attributes(fd, destination, add=mountcalls.MOUNT_ATTR_RDONLY)
             os.close(fd)
 
+    def _step_up(self, mount: Mount) -> None:
+        """What was mounted on "/" is the rootfs from now on; our descriptor still refers to what it covers."""
+        if mount.destination != "/":
+            return
+        covered, self.root = self.root, os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.close(covered)
+
     def _one(self, mount: Mount) -> None:
         if mount.options.flags & mountcalls.MS_REMOUNT:
             self._remount(mount)
@@ -249,6 +256,7 @@ class Mounter:
         if mount.kind not in _UNLABELLED:
             data = labelled(data, self.label)
         mountcalls.mount(mount.source or mount.kind, f"/proc/self/fd/{target}", mount.kind, flags, data or None)
+        self._step_up(mount)
         if mount.kind == "mqueue" and self.label:
             self._label_files(mount.destination)
         if options.copy_up:
@@ -310,6 +318,7 @@ class Mounter:
             self._set_flags(source, mount)
             mountcalls.attach(source, target, mount.destination)
             os.close(target)
+            self._step_up(mount)
             # after attaching: a mount that is attached to a shared parent would become shared again
             self._adjust(source, mount)
         finally:

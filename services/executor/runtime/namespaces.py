@@ -88,6 +88,14 @@ class Namespaces:
         """Whether the container does not share the runtime's."""
         return kind in self.new or kind in self.paths
 
+    def is_private(self, kind: str) -> bool:
+        """`has`, and one that is joined is not the runtime's own by another name."""
+        if kind not in self.paths:
+            return kind in self.new
+        return not os.path.exists(self.paths[kind]) or not os.path.samefile(
+            self.paths[kind], f"/proc/self/ns/{FILES[kind]}"
+        )
+
     @property
     def needs_stage(self) -> bool:
         """Whether a process in between must set things up before the container's first process can be born."""

@@ -149,6 +149,9 @@ class Launch:
             self.master = fds[0] if fds else None
             self.waiting = bool(message.get("wait"))
             return True
+        if kind == "network":
+            self.move_devices(message["devices"], fds[0])
+            return False
         try:
             reaction = _REACTIONS[kind]
         except KeyError:
@@ -180,6 +183,16 @@ class Launch:
         hooks.run("prestart", message["hooks"], state)
         hooks.run("createRuntime", message["hooks"], state)
         self.channel.send("hooked")
+
+    def move_devices(self, devices: dict[str, Any], namespace: int) -> None:
+        """Network devices of ours go to the container's namespace, whose descriptor is closed then."""
+        from services.executor.runtime import netdevices
+
+        try:
+            moved = netdevices.move(devices, namespace)
+        finally:
+            os.close(namespace)
+        self.channel.send("moved", devices=moved)
 
     def take_listener(self, message: dict[str, Any]) -> None:
         """Fetch the seccomp listener out of the process and pass it on."""
@@ -270,7 +283,9 @@ def _preload(plan: ContainerPlan) -> None:
     if any(mount.kind in {"cgroup", "cgroup2"} for mount in plan.mounts):
         import services.executor.runtime.cgroupmount
     if any(mount.options.copy_up for mount in plan.mounts):
-        import services.executor.runtime.copytree  # noqa: F401
+        import services.executor.runtime.copytree
+    if plan.linux.get("netDevices"):
+        import services.executor.runtime.netdevices  # noqa: F401
 
 
 def _kept(plan: ContainerPlan, namespace_fds: dict[str, int], doors: list[int]) -> set[int]:

@@ -91,7 +91,9 @@ CONFIG: dict[str, Any] = {
             "gidMappings": _IDS,
         }
     ],
-    "hooks": {"*": _HOOK},
+    "hooks": dict.fromkeys(
+        ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"), _HOOK
+    ),
     "annotations": {"*": _TEXT},
     "linux": _LINUX,
 }

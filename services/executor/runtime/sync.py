@@ -7,6 +7,8 @@
       | go ---------------------------------> |
       |   <-------------------------- map     |   only with a new user namespace: asks for its id maps
       | mapped -----------------------------> |
+      |   <-------------------------- network |   only with devices to move: comes with the namespace they are to go to
+      | moved ------------------------------> |   with the addresses that they had
       |   <-------------------------- hooks   |   only with hooks of the runtime namespace
       | hooked -----------------------------> |
       |   <-------------------------- seccomp |   only with a notify listener; the parent fetches its descriptor

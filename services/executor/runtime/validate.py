@@ -88,9 +88,11 @@ def _intel_rdt(plan: ContainerPlan) -> None:
 def _net_devices(plan: ContainerPlan) -> None:
     if not plan.linux.get("netDevices"):
         return
-    if not plan.namespaces.has("network"):
-        raise InvalidSpec("linux.netDevices", "unable to move network devices without a NET namespace")
-    raise NotSupported("linux.netDevices", "this runtime does not move network devices")
+    if not plan.namespaces.is_private("network"):
+        raise InvalidSpec("linux.netDevices", "unable to move network devices without a private NET namespace")
+    from services.executor.runtime import netdevices
+
+    netdevices.validate(plan.linux["netDevices"])
 
 
 def _mount_label(plan: ContainerPlan) -> None:

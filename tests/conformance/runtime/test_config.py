@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.runtime.conftest import Bundle, Runtime, eventually
+from tests.conformance.runtime.conftest import Bundle, Runtime, eventually, make_rootfs
 
 pytestmark = pytest.mark.root
 
@@ -136,6 +136,18 @@ class TestMounts:
             {"destination": "/mnt", "type": "tmpfs", "source": "t", "options": ["tmpcopyup", "rw"]}
         )
         assert oci.output(bundle, "cat /mnt/kept") == "kept"
+
+    def test_the_root_itself_can_be_mounted_on(self, oci: Runtime, bundle: Bundle, tmp_path: Path) -> None:
+        other = tmp_path / "other"
+        make_rootfs(other)
+        (other / "here").write_text("other")
+        bundle.spec["mounts"].insert(0, {"destination": "/", "type": "bind", "source": str(other), "options": ["bind"]})
+        assert oci.output(bundle, "cat /here; test -d /proc/self && echo proc").split() == ["otherproc"]
+        bundle.spec["mounts"][0] = {"destination": "/", "type": "tmpfs", "source": "t", "options": ["tmpcopyup"]}
+        assert oci.output(bundle, "awk '$2 == \"/\" {print $3}' /proc/mounts; ls /etc/passwd").split() == [
+            "tmpfs",
+            "/etc/passwd",
+        ]
 
 
 class TestProcess:
@@ -374,4 +386,5 @@ class TestAnnotations:
         bundle.spec["annotations"] = {"com.example.unknown": "", "x": "y"}
         bundle.spec["unknownProperty"] = {"a": 1}
         bundle.linux["unknownProperty"] = 1
+        bundle.spec["hooks"] = {"unknownKind": [{"path": "relative"}]}
         assert oci.run(bundle).code == 0

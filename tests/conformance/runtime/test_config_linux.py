@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,12 @@ class TestUserNamespaceMappings:
         found = oci.output(bundle, "id -u; awk '{print $1, $2, $3}' /proc/self/uid_map; stat -c %u /bin")
         assert found.splitlines() == ["0", "0 100000 65536", "0"]
 
+    def test_all_ids_can_be_mapped(self, oci: Runtime, bundle: Bundle) -> None:
+        bundle.add_namespace("user")
+        bundle.linux["uidMappings"] = [{"containerID": 0, "hostID": 0, "size": 4294967295}]
+        bundle.linux["gidMappings"] = bundle.linux["uidMappings"]
+        assert oci.output(bundle, "awk '{print $1, $2, $3}' /proc/self/uid_map") == "0 0 4294967295"
+
     def test_mappings_without_the_namespace_are_an_error(self, oci: Runtime, bundle: Bundle) -> None:
         if not oci.is_ours:
             pytest.skip("runc 1.1 takes and ignores them; nothing is accepted and ignored here")
@@ -122,6 +129,18 @@ class TestDevices:
             "block special file 7:63 600 0:0",
             "fifo 622",
         ]
+
+    def test_another_file_in_the_place_must_be_an_error(self, oci: Runtime, bundle: Bundle) -> None:
+        if not oci.is_ours:
+            pytest.skip("runc leaves the file there and says nothing")
+        bundle.linux["devices"] = [{"path": "/etc/passwd", "type": "c", "major": 1, "minor": 3}]
+        assert "/etc/passwd exists, and is not the device asked for" in oci.refuses(bundle).err
+        assert (bundle.rootfs / "etc/passwd").is_file()
+
+    def test_the_device_itself_may_be_there(self, oci: Runtime, bundle: Bundle) -> None:
+        os.mknod(bundle.rootfs / "etc" / "zero", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+        bundle.linux["devices"] = [{"path": "/etc/zero", "type": "c", "major": 1, "minor": 5}]
+        assert oci.output(bundle, "stat -c '%F %t:%T' /etc/zero") == "character special file 1:5"
 
 
 def hierarchy(controller: str) -> Path:

@@ -114,7 +114,7 @@ def test_errors(runc: Runc, tmp_path: Path) -> None:
         ({"process": {"oomScoreAdj": 5000}}, "process.oomScoreAdj"),
         ({"process": {"capabilities": {"bounding": [1]}}}, "process.capabilities.bounding"),
         ({"process": {"env": ["NAME"]}}, "process.env"),
-        ({"linux": {"netDevices": {"eth0": {}}}}, "linux.netDevices"),
+        ({"linux": {"netDevices": {"a/b": {}}}}, "linux.netDevices"),
         ({"mounts": [{"destination": "/x", "type": "tmpfs", "options": ["idmap"]}]}, "mounts[0].options"),
         ({"linux": {"memoryPolicy": {"mode": "BIND"}}}, "linux.memoryPolicy.mode"),
         ({"process": {"scheduler": {"policy": "SCHED_NICE"}}}, "process.scheduler.policy"),

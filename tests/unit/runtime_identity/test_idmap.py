@@ -14,6 +14,10 @@ def entry(container: Any, host: Any, size: Any) -> dict[str, Any]:
     return {"containerID": container, "hostID": host, "size": size}
 
 
+def test_all_ids_at_once() -> None:
+    assert idmap.map_lines([entry(0, 0, 2**32 - 1)], "f") == ["0 0 4294967295"]
+
+
 def test_lines_are_the_kernels() -> None:
     assert idmap.map_lines([entry(0, 1000, 1), entry(1, 100000, 65535)], "f") == ["0 1000 1", "1 100000 65535"]
 
@@ -22,6 +26,8 @@ def test_lines_are_the_kernels() -> None:
     ("mappings", "field"),
     [
         ([entry(0, 0, 0)], "f[0].size"),
+        ([entry(1, 0, 2**32 - 1)], "f[0].size"),
+        ([entry(0, 0, 2**32)], "f[0].size"),
         ([entry(-1, 0, 1)], "f[0].containerID"),
         ([entry(0, 2**32, 1)], "f[0].hostID"),
         ([entry(0, None, 1)], "f[0].hostID"),

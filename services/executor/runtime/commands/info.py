@@ -57,6 +57,7 @@ def describe() -> dict[str, Any]:
             "selinux": {"enabled": os.path.exists("/sys/fs/selinux/enforce")},
             "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": True}},
+            "netDevices": {"enabled": True},
         },
         "annotations": {"davit.runtime": "davit-runc"},
     }
