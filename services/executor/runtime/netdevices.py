@@ -173,7 +173,7 @@ class _Route:
     def dump_addresses(self) -> list[bytes]:
         """The addresses of all devices, each a struct ifaddrmsg with its attributes."""
         self._send(_RTM_GETADDR, _DUMP, bytes(8))
-        found = []
+        found: list[bytes] = []
         while True:
             for kind, body in self._messages():
                 if kind == _DONE:
