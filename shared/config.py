@@ -18,7 +18,10 @@ from typing import Annotated, Any, Literal, Self
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from shared import configvalues as values_of
+from shared.contracts.docker import ULIMITS
 from shared.errors import InvalidArgument, Unsupported
+from shared.logconfig import check_options
 from shared.logs import HIDDEN, hide_secrets, is_secret
 
 DEFAULT_FILE = Path("/etc/davit/daemon.json")
@@ -64,7 +67,8 @@ def _parsed(value: Any) -> Any:
     return value
 
 
-StringList = Annotated[list[str], BeforeValidator(_listed)]
+_Listed = BeforeValidator(_listed)
+StringList = Annotated[list[str], _Listed]
 StringMap = Annotated[dict[str, str], BeforeValidator(_parsed)]
 
 
@@ -75,6 +79,11 @@ class AddressPool(BaseModel):
 
     base: str
     size: int
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        values_of.pool(self.base, self.size)
+        return self
 
 
 class RuntimeEntry(BaseModel):
@@ -92,8 +101,16 @@ class UlimitEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     Name: str
-    Hard: int
-    Soft: int
+    Hard: int = Field(ge=-1)
+    Soft: int = Field(ge=-1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.Name not in ULIMITS:
+            raise ValueError(f"invalid ulimit type: {self.Name}")
+        if self.Hard != -1 and (self.Soft == -1 or self.Soft > self.Hard):
+            raise ValueError(f"soft limit {self.Soft} is more than the hard limit {self.Hard}")
+        return self
 
 
 def _key(name: str) -> str:
@@ -134,8 +151,8 @@ class EngineConfig(BaseModel):
     tlscert: str = ""
     tlskey: str = ""
 
-    registry_mirrors: StringList = Field(default_factory=list)
-    insecure_registries: StringList = Field(default_factory=list)
+    registry_mirrors: Annotated[list[values_of.Mirror], _Listed] = Field(default_factory=list)
+    insecure_registries: Annotated[list[values_of.RegistryOrNetwork], _Listed] = Field(default_factory=list)
     max_concurrent_downloads: int = Field(default=3, ge=1)
     max_concurrent_uploads: int = Field(default=5, ge=1)
     registry_listen: str = ""
@@ -144,23 +161,23 @@ class EngineConfig(BaseModel):
     registry_tls_key: str = ""
     registry_users: str = ""
 
-    log_driver: str = "json-file"
+    log_driver: values_of.LogDriver = "json-file"
     log_opts: StringMap = Field(default_factory=dict)
     runtimes: Annotated[dict[str, RuntimeEntry], BeforeValidator(_parsed)] = Field(default_factory=dict)
     default_runtime: str = ""
     default_ulimits: Annotated[dict[str, UlimitEntry], BeforeValidator(_parsed)] = Field(default_factory=dict)
-    default_shm_size: int | str = "64m"
+    default_shm_size: values_of.Size = "64m"
     default_ipc_mode: Literal["private", "shareable"] = "private"
     default_cgroupns_mode: Literal["private", "host"] = "private"
     init: bool = False
-    labels: StringList = Field(default_factory=list)
+    labels: Annotated[list[values_of.Label], _Listed] = Field(default_factory=list)
 
     default_address_pools: Annotated[list[AddressPool], BeforeValidator(_parsed)] = Field(default_factory=list)
-    bip: str = ""
-    dns: StringList = Field(default_factory=list)
+    bip: values_of.HostInNetwork = ""
+    dns: Annotated[list[values_of.Address], _Listed] = Field(default_factory=list)
     mtu: int = Field(default=1500, ge=68, le=65535)
     icc: bool = True
-    ip: str = "0.0.0.0"
+    ip: values_of.Address = "0.0.0.0"
 
     live_restore: bool = True
     event_retention_s: int = Field(default=7 * DAY_S, ge=60)
@@ -169,6 +186,10 @@ class EngineConfig(BaseModel):
     def _consistent(self) -> Self:
         if not self.live_restore:
             raise ValueError("live-restore: containers always outlive the engine; false is not supported")
+        try:
+            check_options(self.log_driver, self.log_opts, "log-opts")
+        except InvalidArgument as error:
+            raise ValueError(f"log-opts: {error.message}") from error
         for name in self.runtimes:
             if not _RUNTIME_NAME.fullmatch(name):
                 raise ValueError(f"runtimes: {name!r} is not a name for a runtime")

@@ -137,6 +137,15 @@ class DeviceRequest(DockerModel):
     options: StrMap = Field(default_factory=dict)
 
 
+# getrlimit(2), in lower case without RLIMIT_.
+ULIMITS = frozenset(
+    {
+        "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
+        "rttime", "sigpending", "stack",
+    }
+)  # fmt: skip
+
+
 class Ulimit(DockerModel):
     name: Str = ""
     soft: Int = 0

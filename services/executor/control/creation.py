@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from services.executor.control.domain import Record, rfc3339
 from services.executor.control.mountspec import PlannedMount, mount_point
-from services.executor.control.validate import parse_size
 from shared.config import OWN_RUNTIME, EngineConfig
 from shared.contracts.containers import Container, CreateContainer, NodeFacts
 from shared.contracts.docker import ContainerConfig, EndpointSettings, HealthConfig, HostConfig, Ulimit
@@ -15,6 +14,7 @@ from shared.contracts.images import ResolvedImage
 from shared.contracts.node import OrderedMount
 from shared.contracts.volumes import Volume, WantedVolume
 from shared.errors import InvalidArgument
+from shared.logconfig import parse_size
 
 DEFAULT_LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
 LOCAL_LOG_OPTIONS = {"max-size": "20m", "max-file": "5", "compress": "true"}

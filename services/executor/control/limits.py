@@ -9,17 +9,11 @@ import re
 
 from services.executor.control.subject import Subject, refuse
 from shared.contracts.containers import NodeFacts
-from shared.contracts.docker import HostConfig
+from shared.contracts.docker import ULIMITS, HostConfig
 
 MIB = 1024 * 1024
 MIN_MEMORY = 6 * MIB
 CPUSET = re.compile(r"^\d+(-\d+)?(,\d+(-\d+)?)*$")
-ULIMITS = frozenset(
-    {
-        "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-        "rttime", "sigpending", "stack",
-    }
-)  # fmt: skip
 # Attribute -> Docker's name.
 THROTTLES = {
     "blkio_device_read_bps": "BlkioDeviceReadBps",

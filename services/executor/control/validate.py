@@ -21,15 +21,11 @@ from services.executor.control.limits import blkio, cpu, memory, memory_nodes, u
 from services.executor.control.signals import parse_signal
 from services.executor.control.subject import Subject, refuse, unsupported
 from shared.contracts.docker import RestartPolicy
-from shared.errors import InvalidArgument
+from shared.logconfig import check_driver, check_options
 
 HOSTNAME = re.compile(r"^[a-zA-Z0-9_.-]+$")
 MAX_HOSTNAME = 64
 PORT = re.compile(r"^(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?$")
-SIZE = re.compile(r"^(\d+(?:\.\d+)?) ?([bkmgt])?(?:ib|b)?$")
-LOG_OPTIONS = frozenset(
-    {"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode"}
-)
 # tmpfs(5), and the flags of mount(8) that apply to it.
 TMPFS_VALUES = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
 TMPFS_FLAGS = frozenset(
@@ -159,43 +155,11 @@ def runtime(subject: Subject) -> None:
         raise refuse(f"unknown or invalid runtime name: {name}", "HostConfig.Runtime")
 
 
-def parse_size(text: str) -> int:
-    """Bytes of ``10m``, ``1.5g``, ``100``. Raises InvalidArgument."""
-    match = SIZE.match(text.lower())
-    if not match:
-        raise InvalidArgument(f"invalid size: '{text}'")
-    return int(float(match[1]) * 1024 ** "bkmgt".index(match[2] or "b"))
-
-
 def log_driver(subject: Subject) -> None:
     log = subject.host.log_config
-    if log.type == "none":
-        return
-    if log.type not in ("", "json-file", "local"):
-        raise refuse(
-            f'error looking up logging plugin {log.type}: plugin "{log.type}" not found', "HostConfig.LogConfig.Type"
-        )
-    field = "HostConfig.LogConfig.Config"
-    for option, value in log.config.items():
-        if option not in LOG_OPTIONS:
-            raise refuse(f"unknown log opt '{option}' for {log.type or 'json-file'} log driver", field)
-        if option == "max-size" and value != "-1":
-            parse_size(value)
-        if option == "max-file" and (not value.isdecimal() or int(value) < 1):
-            raise refuse("max-file cannot be less than 1", field)
-        if option == "compress" and value not in ("true", "false"):
-            raise refuse(f"invalid value for compress: {value}", field)
-        if option == "mode" and value != "blocking":
-            raise refuse(f"log mode {value} is not supported by this engine: containers never wait for a reader", field)
-        if option.endswith("-regex"):
-            _check_pattern(value, field)
-
-
-def _check_pattern(pattern: str, field: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise refuse(f"invalid pattern {pattern!r}: {error}", field) from error
+    driver = log.type or "json-file"
+    check_driver(driver, "HostConfig.LogConfig.Type")
+    check_options(driver, log.config, "HostConfig.LogConfig.Config")
 
 
 def extra_hosts(subject: Subject) -> None:

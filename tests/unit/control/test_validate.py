@@ -8,10 +8,11 @@ import pytest
 
 from services.executor.control.limits import discard
 from services.executor.control.subject import Subject
-from services.executor.control.validate import check, parse_size, warnings
+from services.executor.control.validate import check, warnings
 from shared.contracts.containers import NodeFacts
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.errors import InvalidArgument
+from shared.logconfig import parse_size
 
 NODE = NodeFacts(node="n1", cpus=2)
 

@@ -68,11 +68,56 @@ def test_what_a_child_gets_is_what_was_set(tmp_path: Path) -> None:
         ({"runtimes": ["kata"]}, InvalidArgument, "runtimes"),
         ({"node": "a b"}, InvalidArgument, "node"),
         ({"default-address-pools": [{"base": "10.0.0.0/8"}]}, InvalidArgument, "default-address-pools.0.size"),
+        ({"default-address-pools": [{"base": "x", "size": 24}]}, InvalidArgument, "default-address-pools.0: base 'x'"),
+        ({"default-address-pools": [{"base": "10.0.0.0/16", "size": 8}]}, InvalidArgument, "size 8 is not between"),
+        ({"default-address-pools": [{"base": "fd00::/48", "size": 64}]}, InvalidArgument, "not an IPv4 network"),
+        ({"bip": "x"}, InvalidArgument, "bip: 'x' is not an IPv4 address with a prefix"),
+        ({"bip": "10.0.0.0/24"}, InvalidArgument, "bip: '10.0.0.0/24' is the address of a network"),
+        ({"bip": "10.0.0.1"}, InvalidArgument, "bip: '10.0.0.1' leaves no addresses"),
+        ({"dns": ["9.9.9.9", "x"]}, InvalidArgument, "dns.1: 'x' is not an IP address"),
+        ({"ip": "any"}, InvalidArgument, "ip: 'any' is not an IP address"),
+        ({"log-driver": "syslog"}, InvalidArgument, 'log-driver: .*plugin "syslog" not found'),
+        ({"log-opts": {"max-size": "x"}}, InvalidArgument, "log-opts: invalid size: 'x'"),
+        ({"log-opts": {"depth": "1"}}, InvalidArgument, "log-opts: unknown log opt 'depth' for json-file log driver"),
+        ({"default-shm-size": "big"}, InvalidArgument, "default-shm-size: invalid size: 'big'"),
+        ({"default-shm-size": 0}, InvalidArgument, "default-shm-size: 0 is not more than 0 bytes"),
+        (
+            {"default-ulimits": {"x": {"Name": "x", "Hard": 1, "Soft": 1}}},
+            InvalidArgument,
+            "default-ulimits.x: invalid ulimit type: x",
+        ),
+        (
+            {"default-ulimits": {"nofile": {"Name": "nofile", "Hard": 1, "Soft": 2}}},
+            InvalidArgument,
+            "default-ulimits.nofile: soft limit 2 is more than the hard limit 1",
+        ),
+        ({"registry-mirrors": ["mirror.example"]}, InvalidArgument, "registry-mirrors.0: invalid mirror"),
+        ({"registry-mirrors": ["https://u:p@mirror.example"]}, InvalidArgument, "registry-mirrors.0: invalid mirror"),
+        ({"insecure-registries": ["http://one:5000"]}, InvalidArgument, "insecure-registries.0: insecure registry"),
+        ({"labels": ["fast"]}, InvalidArgument, "labels.0: bad attribute format: fast"),
     ],
 )
 def test_a_wrong_key_is_named(values: dict[str, object], error: type[Exception], words: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=words):
         EngineConfig.load({}, file=write(tmp_path / "daemon.json", values))
+
+
+def test_values_of_a_form_of_their_own(tmp_path: Path) -> None:
+    values: dict[str, object] = {
+        "bip": "10.0.0.1/24",
+        "dns": ["9.9.9.9", "2001:db8::53"],
+        "ip": "::",
+        "log-driver": "local",
+        "log-opts": {"max-size": "-1", "labels": "a,b"},
+        "default-shm-size": 1048576,
+        "default-ulimits": {"nofile": {"Name": "nofile", "Hard": -1, "Soft": -1}},
+        "default-address-pools": [{"base": "10.1.0.0/16", "size": 16}, {"base": "10.2.0.0/16", "size": 30}],
+        "registry-mirrors": ["https://mirror.example:8443/"],
+        "insecure-registries": ["one", "one.example:5000", "[::1]:5000", "10.0.0.0/8"],
+        "labels": ["a=", "b=c=d"],
+    }
+    config = EngineConfig.load({}, file=write(tmp_path / "daemon.json", values))
+    assert config.model_dump(mode="json", by_alias=True, include=config.model_fields_set) == values
 
 
 def test_runtimes_of_flags_join_those_of_the_file(tmp_path: Path) -> None:
