@@ -31,6 +31,7 @@ from services.executor.agent.reports import Reporter
 from services.executor.agent.restart import Backoff, should_restart, should_start_at_boot
 from services.executor.agent.shims import ShimClient, ShimGone
 from services.executor.runtime.cgroups.interface import CgroupBackend
+from services.executor.runtime.errors import NotFound as ProcessEnded
 from services.executor.runtime.errors import RuntimeFailure
 from services.executor.runtime.exitrecord import ExitRecord as ShimExit
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, Started
@@ -332,7 +333,7 @@ class Containers:
     async def _signal(self, live: Live, number: int) -> None:
         try:
             await live.shim.signal(number)
-        except ShimGone as gone:
+        except (ShimGone, ProcessEnded) as gone:
             log.debug("signal %d came after the end: %s", number, gone)
 
     async def signal(self, container_id: str, number: int, *, deliberate: bool) -> None:
