@@ -27,7 +27,10 @@ def check_kernel() -> None:
     if "\toverlay\n" not in Path("/proc/filesystems").read_text() and not _module_exists("overlay"):
         raise Unsupported("this kernel has no overlayfs (CONFIG_OVERLAY_FS): try modprobe overlay")
     if not any(" - cgroup" in line for line in Path("/proc/self/mountinfo").read_text().splitlines()):
-        raise Unsupported("no control group file system is mounted (see cgroups(7)): mount one at /sys/fs/cgroup")
+        raise Unsupported(
+            "no control group file system is mounted (see cgroups(7)): mount one at /sys/fs/cgroup "
+            "(under ip netns exec, which hides it: use nsenter --net=/run/netns/NAME)"
+        )
     try:
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER).close()
     except OSError as error:

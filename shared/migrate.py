@@ -97,7 +97,8 @@ async def _run(database: Database, history: Path) -> None:
     try:
         await (_run_on_sqlite(database, run) if database.is_sqlite else _run_on_postgres(database, run))
     except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, OSError) as error:
-        raise Unavailable(f"the database of service {database.service} cannot be migrated: {error}") from error
+        reason = getattr(error, "orig", error)  # without SQLAlchemy's address of an explanation
+        raise Unavailable(f"the database of service {database.service} cannot be migrated: {reason}") from error
 
 
 async def _run_on_sqlite(database: Database, run: Callable[[sa.Connection], None]) -> None:

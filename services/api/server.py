@@ -90,7 +90,7 @@ def open_listener(host: str, *, tls: TlsSettings | None, allow_insecure: bool, g
         if not verified and not allow_insecure:
             raise InvalidArgument(
                 f"{host}: a TCP listener without client verification gives root to whoever can reach it; "
-                "set tlsverify, or allow-insecure-tcp to accept that",
+                "set tlsverify, or say that it is not wanted (tlsverify false, --no-tlsverify)",
                 field="hosts",
             )
         context = tls.context() if tls is not None else None

@@ -88,7 +88,7 @@ def number(field: bytes) -> int:
     try:
         return int(digits.split(b"\0")[0], 8)
     except ValueError as error:
-        raise TarError(f"invalid tar header: {field!r} is no number") from error
+        raise TarError("invalid tar header: a number has other characters than octal digits") from error
 
 
 def parse(block: bytes) -> Entry:

@@ -18,6 +18,7 @@ from services.api.call import Call, Routes
 from services.api.streaming import flushed
 from services.api.views import events as views
 from services.api.views.events import EventFilter
+from shared.errors import InvalidArgument
 from shared.events import DomainEvent
 
 # How many events later than its own time an event may have been recorded, and is still put into its place.
@@ -27,10 +28,12 @@ OUT_OF_ORDER = 1000
 async def events(call: Call) -> Response | None:
     """The head leaves at once. Without `since`, from now on; with an `until` that has passed, the history only."""
     now = time.time_ns()
-    since_ns = call.params.time_ns("since", now) or now
-    until_ns = call.params.time_ns("until", now)
+    since_ns, until_ns = call.params.time_ns("since", now), call.params.time_ns("until", now)
+    if since_ns > until_ns > 0:
+        since, until = call.params.text("since"), call.params.text("until")
+        raise InvalidArgument(f"`since` time ({since}) cannot be after `until` time ({until})", field="since")
     chosen = EventFilter(call.params.filters())
-    await flushed(_lines(call, chosen, since_ns, until_ns, now), call, media_type="application/json")
+    await flushed(_lines(call, chosen, since_ns or now, until_ns, now), call, media_type="application/json")
     return None
 
 

@@ -32,7 +32,7 @@ class Execs:
         async with self._records.database.transaction() as tx:
             record = await sql.find(tx, request.ref)
             if record.status == "paused":
-                raise Conflict(f"Container {record.id} is paused, unpause the container before exec")
+                raise Conflict(f"Container {request.ref} is paused, unpause the container before exec")
             if record.status != "running":
                 raise Conflict(f"container {record.id} is not running")
             item.container_id = record.id

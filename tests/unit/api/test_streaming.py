@@ -278,6 +278,12 @@ async def test_events_replay_and_filter(edge):
     assert [line["time"] for line in await ask({}, since="2")] == [2, 3]
 
 
+async def test_events_that_would_end_before_they_begin_are_refused(edge):
+    reply = await edge.client.request("GET", "/events?since=5&until=4.5")
+    assert reply.status == 400
+    assert b"`since` time (5) cannot be after `until` time (4.5)" in reply.body
+
+
 async def test_history_is_told_in_the_order_of_time(edge):
     """Services record side by side: what one has recorded may be there before what happened earlier elsewhere."""
     recorded = ((1, "control"), (5, "control"), (2, "network"), (4, "network"), (3, "network"))

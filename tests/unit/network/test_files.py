@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from services.executor.agent.network import files
 from shared.contracts.networks import Attachment, NodeNetwork
 
@@ -17,17 +19,23 @@ def test_hosts() -> None:
         "web",
         "example.org",
         [attachment(links={"db": "172.17.0.9"})],
-        ["other:10.0.0.1", "six:[::1]", "up:host-gateway"],
+        ["other:10.0.0.1", "six:[::1]", "seven=::2", "up:host-gateway"],
     )
     lines = text.splitlines()
     assert lines[0] == "127.0.0.1\tlocalhost"
-    assert lines[-5:] == [
+    assert lines[-6:] == [
         "10.0.0.1\tother",
         "::1\tsix",
+        "::2\tseven",
         "172.17.0.1\tup",
         "172.17.0.9\tdb",
         "172.17.0.2\tweb.example.org web",
     ]
+
+
+@pytest.mark.parametrize(("host", "domain"), [("web.example.org", ""), ("web.example", "org"), ("web", "example.org")])
+def test_the_own_line_has_the_full_name_and_the_bare_one(host: str, domain: str) -> None:
+    assert files.hosts_file(host, domain, [attachment()], []).splitlines()[-1] == "172.17.0.2\tweb.example.org web"
 
 
 def test_hosts_on_the_hosts_network_start_from_its_own() -> None:

@@ -46,7 +46,7 @@ def hosts_file(
     if host_network:
         lines = (_read(HOSTS) if host is None else host).rstrip("\n").split("\n")
     for extra in extra_hosts:
-        name, _, address = extra.partition(":")
+        name, _, address = extra.replace("=", ":", 1).partition(":")
         address = address.strip("[]")
         if address == HOST_GATEWAY:
             found = ["127.0.0.1"] if host_network else host_gateways(attachments)
@@ -54,8 +54,7 @@ def hosts_file(
         else:
             lines.append(f"{address}\t{name}")
     full = f"{hostname}.{domainname}" if domainname else hostname
-    short = hostname if domainname else hostname.partition(".")[0]
-    own = " ".join(filter(None, dict.fromkeys((full, short))))
+    own = " ".join(filter(None, dict.fromkeys((full, full.partition(".")[0]))))
     for attachment in attachments:
         if not attachment.network.dns:
             lines += [f"{address}\t{names}" for names, address in attachment.links.items()]
