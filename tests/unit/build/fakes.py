@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
 import shutil
 import tarfile
@@ -49,6 +50,7 @@ class FakeImages:
         self.stored: list[NewImage] = []
         self.pulled: list[str] = []
         self.targets: list[FileTarget] = []
+        self._numbers = itertools.count()
         self.visible: set[str] = set()
         self.remote: dict[str, BuiltImage] = {}
 
@@ -93,8 +95,9 @@ class FakeImages:
 
     def begin_layer(self) -> FileTarget:
         self.root.mkdir(exist_ok=True)
-        self.targets.append(FileTarget(self.root / f"tar-{len(self.targets)}"))
-        return self.targets[-1]
+        target = FileTarget(self.root / f"tar-{next(self._numbers)}")  # from several threads: stages go side by side
+        self.targets.append(target)
+        return target
 
     async def add(self, image: NewImage) -> BuiltImage:
         await asyncio.sleep(0)
