@@ -1,39 +1,47 @@
-"""Files handed from one service to another on the same machine, which spares large bodies the way over the bus.
+"""Bytes handed from one service to another on the same machine, which spares large bodies the way over the bus.
 
 ::
 
     sender                                   receiver
-      │ an unnamed file, written whole          │
-      │ request with its `FileRef` ────────────►│ opens /proc/<pid>/fd/<descriptor>, and checks that it is that file
+      │ makes a pipe                            │
+      │ request with its `PipeRef` ────────────►│ opens /proc/<pid>/fd/<descriptor>, and checks that it is that pipe
       │◄──────────────────────────────── answer │ or refuses with `field="file"`: then the sender uses a stream
-      │ closes the file                         │ reads on
+      │ writes, while the body arrives          │ reads, and works on what it has
+      │ closes the pipe                         │ comes to its end
 
-The file has no name, so nothing is left of it when both are gone, however they went.
+An end may come of the sender's death: that the body was whole has to be told beside the pipe.
 
-Source: proc(5), /proc/[pid]/fd; open(2), O_TMPFILE; pid_namespaces(7).
+Source: proc(5), /proc/[pid]/fd; pipe(7); fcntl(2), F_SETPIPE_SZ; pid_namespaces(7).
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
 import os
 import stat
-import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any
 
 from pydantic import BaseModel
 
 from shared.errors import Unavailable
 
 FIELD = "file"
+# What an unprivileged process may ask for, and what it falls back to when users have used up theirs.
+PIPE_BYTES = 1 << 20
+READ_BYTES = 1 << 18
 
 
-class FileRef(BaseModel):
-    """Names an open file of a process.
+class PipeRef(BaseModel):
+    """Names a pipe of a process.
 
     Attributes:
         machine: The kernel's boot id and the process's pid namespace; a pid means something only there.
+        descriptor: Its reading end.
     """
 
     machine: str
@@ -45,42 +53,110 @@ class FileRef(BaseModel):
 
 @cache
 def machine() -> str:
-    """What `FileRef.machine` is for this process."""
+    """What `PipeRef.machine` is for this process."""
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
 
 
-def unnamed_file(directory: Path) -> BinaryIO:
-    """A new file in a directory that is gone once it is closed everywhere. Raises OSError."""
-    return cast(BinaryIO, tempfile.TemporaryFile(dir=directory, buffering=0))
+class Sender:
+    """The end that writes. `taken` once the receiver has answered, `close` in any case.
+
+    Raises:
+        Unavailable: This process has no descriptors left.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._reading, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise Unavailable(f"no pipe can be made: {error.strerror}", field=FIELD) from error
+        with contextlib.suppress(OSError):  # it holds less then
+            fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    def ref(self) -> PipeRef:
+        status = os.fstat(self._reading)
+        return PipeRef(
+            machine=machine(),
+            pid=os.getpid(),
+            descriptor=self._reading,
+            device=status.st_dev,
+            inode=status.st_ino,
+        )
+
+    def taken(self) -> None:
+        """The receiver has its own reading end: from now on a write fails when it is gone."""
+        self._reading = _closed(self._reading)
+
+    async def write(self, data: bytes) -> None:
+        """Wait while the pipe is full. Raises BrokenPipeError when the receiver reads no further."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._writing, view) :]
+            except BlockingIOError:
+                loop = asyncio.get_running_loop()
+                await _ready(self._writing, loop.add_writer, loop.remove_writer)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._reading, self._writing = _closed(self._reading), _closed(self._writing)
 
 
-def refer(file: BinaryIO) -> FileRef:
-    """The reference to a file that stays open until the request that carries it has been answered."""
-    status = os.fstat(file.fileno())
-    return FileRef(
-        machine=machine(),
-        pid=os.getpid(),
-        descriptor=file.fileno(),
-        device=status.st_dev,
-        inode=status.st_ino,
-    )
+class Receiver:
+    """The end that reads: an iterator of chunks. Made by `take`."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __aiter__(self) -> Receiver:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while True:
+            try:
+                data = os.read(self._descriptor, READ_BYTES)
+            except BlockingIOError:
+                loop = asyncio.get_running_loop()
+                await _ready(self._descriptor, loop.add_reader, loop.remove_reader)
+                continue
+            if not data:
+                raise StopAsyncIteration
+            return data
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._descriptor = _closed(self._descriptor)
 
 
-def take(ref: FileRef) -> BinaryIO:
-    """The file that a reference names, at its beginning, opened anew.
+def take(ref: PipeRef) -> Receiver:
+    """The pipe that a reference names.
 
     Raises:
         Unavailable: It is not on this machine, or is not there any more; ``detail["field"]`` is ``file``.
     """
     if ref.machine != machine():
-        raise Unavailable("the file is on another machine", field=FIELD)
+        raise Unavailable("the pipe is on another machine", field=FIELD)
     try:
-        # Not blocking: should it be a pipe after all, opening it must not wait for a writer.
         descriptor = os.open(f"/proc/{ref.pid}/fd/{ref.descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Unavailable(f"the file cannot be opened: {error}", field=FIELD) from error
+        raise Unavailable(f"the pipe cannot be opened: {error}", field=FIELD) from error
     status = os.fstat(descriptor)
-    if (status.st_dev, status.st_ino) != (ref.device, ref.inode) or not stat.S_ISREG(status.st_mode):
+    if (status.st_dev, status.st_ino) != (ref.device, ref.inode) or not stat.S_ISFIFO(status.st_mode):
         os.close(descriptor)
-        raise Unavailable("the file is not there any more", field=FIELD)
-    return os.fdopen(descriptor, "rb")
+        raise Unavailable("the pipe is not there any more", field=FIELD)
+    return Receiver(descriptor)
+
+
+async def _ready(descriptor: int, add: Callable[..., Any], remove: Callable[[int], Any]) -> None:
+    """Wait until a descriptor can be read or written, whichever `add` and `remove` are about."""
+    ready = asyncio.Event()
+    add(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        remove(descriptor)
+
+
+def _closed(descriptor: int) -> int:
+    if descriptor >= 0:
+        os.close(descriptor)
+    return -1

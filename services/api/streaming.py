@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -96,7 +96,7 @@ async def progress_response(
     call: Call,
     request: Callable[[ByteStream], Awaitable[Any]],
     *,
-    upload: bool = False,
+    upload: Callable[[ByteStream], Coroutine[Any, Any, None]] | None = None,
     media_type: str = "application/json",
 ) -> Response:
     """Long work with JSON progress lines: pull, push, load, import, build.
@@ -106,14 +106,14 @@ async def progress_response(
 
     Args:
         request: Sends the request that names the stream.
-        upload: Whether the request's body goes into the stream.
+        upload: Sends the request's body to where `request` said that it comes from.
     """
     stream = await call.deps.offer()
     sending: asyncio.Task[None] | None = None
     try:
         await request(stream)
-        if upload:
-            sending = asyncio.create_task(upload_body(call, stream))
+        if upload is not None:
+            sending = asyncio.create_task(upload(stream))
         else:
             await stream.close_write()
         first = await _first_chunk(stream, sending)
@@ -122,7 +122,7 @@ async def progress_response(
     except BaseException as error:
         await end_tasks(sending)
         await end_stream(stream, finished=False)
-        if upload and isinstance(error, DavitError):
+        if upload is not None and isinstance(error, DavitError):
             await drain(call)
         raise
     return StreamedResponse(call, stream, media_type=media_type, first=first, upload=sending)
@@ -200,17 +200,17 @@ async def upload_request(call: Call, request: Callable[[ByteStream], Awaitable[A
         await end_stream(stream, finished=finished)
 
 
-async def drain(call: Call) -> None:
-    """Take in the rest of a body that nobody wants, if it is short, before its refusal is sent.
+async def drain(call: Call, *, whole: bool = False) -> None:
+    """Take in the rest of a body that nobody wants, if it is short or all of it is to go, before its refusal is sent.
 
     Clients that are told while they still send complain about the sending too. Go's server does the same.
     """
     size = 0
     with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # RuntimeError: it has been read already
-        async with asyncio.timeout(DRAIN_S):
+        async with asyncio.timeout(None if whole else DRAIN_S):
             async for chunk in call.stream():
                 size += len(chunk)
-                if size > DRAIN_BYTES:
+                if size > DRAIN_BYTES and not whole:
                     return
 
 

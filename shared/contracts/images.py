@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from shared.bus import Contract, Empty
 from shared.contracts.docker import ContainerConfig, Filters
-from shared.handover import FileRef
+from shared.handover import PipeRef
 from shared.streams import StreamRef
 
 
@@ -356,14 +356,15 @@ class BuildImage(BaseModel):
     """A build: the context tar arrives on `stream` (nothing when `remote` is set), JSON lines leave on it.
 
     Attributes:
-        context: A file of this machine that has the context, in place of the stream.
+        context: A pipe of this machine through which the context comes, in place of the stream, whose end then says
+            that the context was whole.
         secrets: Base64 values by id, for ``RUN --mount=type=secret``. Never logged or recorded.
 
     Source: Docker Engine API 1.50, ImageBuild.
     """
 
     stream: StreamRef
-    context: FileRef | None = None
+    context: PipeRef | None = None
     dockerfile: str = "Dockerfile"
     tags: list[str] = Field(default_factory=list)
     extra_hosts: list[str] = Field(default_factory=list)

@@ -80,6 +80,11 @@ class TarStream:
         """Bytes that were read from the source and not used yet: the rest of the last chunk."""
         return len(self._chunk) - self._at
 
+    @property
+    def left_bytes(self) -> int:
+        """Bytes of the current entry that are still to come, with what fills its last block."""
+        return self._left + self._padding
+
     def data(self) -> Iterator[memoryview]:
         """The current entry's data, in pieces that are only valid until the next one."""
         while self._left:

@@ -6,17 +6,17 @@ Source: Docker Engine API 1.50, ImageBuild, BuildPrune.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any
 
 from starlette.responses import Response
 
 from services.api import credentials
 from services.api.call import Call, Routes, json_response
-from services.api.received import received_file, send_file
-from services.api.streaming import progress_response
+from services.api.received import send_body
+from services.api.streaming import drain, progress_response, upload_body
 from shared.contracts import images as contracts
-from shared.errors import InvalidArgument, Unavailable, Unsupported
-from shared.handover import FIELD, FileRef, refer
+from shared.errors import DavitError, InvalidArgument, Unavailable, Unsupported
+from shared.handover import FIELD, PipeRef, Sender
 from shared.streams import ByteStream
 
 BUILDKIT = "2"
@@ -46,7 +46,7 @@ def ulimits(call: Call) -> list[dict[str, int | str]]:
         raise InvalidArgument("invalid value for ulimits: not a list of {Name, Soft, Hard}", field="ulimits") from error
 
 
-def build_request(call: Call, stream: ByteStream, context: FileRef | None = None) -> contracts.BuildImage:
+def build_request(call: Call, stream: ByteStream, context: PipeRef | None = None) -> contracts.BuildImage:
     params = call.params
     return contracts.BuildImage(
         stream=stream.ref,
@@ -96,26 +96,57 @@ async def build(call: Call) -> Response:
     if kind not in CONTEXT_TYPES and not params.text("remote"):
         raise InvalidArgument(f"unsupported Content-Type header ({kind}): must be 'application/x-tar'")
 
-    async def ask(stream: ByteStream) -> None:
-        await call.ask(contracts.BUILD, build_request(call, stream))
-
     if params.text("remote"):
-        return await progress_response(call, ask)
-    async with received_file(call) as context:
-        if context is None:
-            return await progress_response(call, ask, upload=True)
-        return await progress_response(call, partial(_ask_with_file, call, context))
-
-
-async def _ask_with_file(call: Call, context: BinaryIO, stream: ByteStream) -> None:
-    """Hand the context over as a file, and by the stream to a builder on another machine."""
+        return await progress_response(call, partial(_ask, call))
+    context = _Context(call)
     try:
-        await call.ask(contracts.BUILD, build_request(call, stream, refer(context)))
-    except Unavailable as error:
-        if error.detail.get("field") != FIELD:
-            raise
-        await call.ask(contracts.BUILD, build_request(call, stream))
-        await send_file(context, stream)
+        return await progress_response(call, context.ask, upload=context.send)
+    except DavitError:
+        await drain(call, whole=True)  # contexts are large, and a client that still sends would hear of nothing else
+        raise
+    finally:
+        if not context.sending:
+            context.close()
+
+
+async def _ask(call: Call, stream: ByteStream, pipe: PipeRef | None = None) -> None:
+    await call.ask(contracts.BUILD, build_request(call, stream, pipe))
+
+
+class _Context:
+    """A request's body on its way to a builder: through a pipe, and on the stream to one on another machine."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._pipe: Sender | None = None
+        self.sending = False
+
+    async def ask(self, stream: ByteStream) -> None:
+        self._pipe = Sender()
+        try:
+            await _ask(self._call, stream, self._pipe.ref())
+            self._pipe.taken()
+        except Unavailable as error:
+            if error.detail.get("field") != FIELD:
+                raise
+            self.close()
+            await _ask(self._call, stream)
+
+    async def send(self, stream: ByteStream) -> None:
+        if self._pipe is None:
+            await upload_body(self._call, stream)
+            return
+        self.sending = True
+        try:
+            await send_body(self._call, self._pipe)
+            await stream.close_write()  # says that the body was whole
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+        self._pipe = None
 
 
 async def prune(call: Call) -> Response:

@@ -5,11 +5,13 @@ Source: Docker Engine API 1.50, Image, Distribution.
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.responses import Response
 
 from services.api import credentials
 from services.api.call import Call, Routes, empty_response, json_response
-from services.api.streaming import download_response, progress_response
+from services.api.streaming import download_response, progress_response, upload_body
 from services.api.views import images as views
 from shared.contracts import containers as container_contracts
 from shared.contracts import images as contracts
@@ -88,7 +90,7 @@ async def import_image(call: Call) -> Response:
             ),
         )
 
-    return await progress_response(call, ask, upload=source == "-")
+    return await progress_response(call, ask, upload=partial(upload_body, call) if source == "-" else None)
 
 
 async def load(call: Call) -> Response:
@@ -98,7 +100,7 @@ async def load(call: Call) -> Response:
             contracts.LoadImages(stream=stream.ref, quiet=call.params.flag("quiet"), platform=platform_of(call)),
         )
 
-    return await progress_response(call, ask, upload=True)
+    return await progress_response(call, ask, upload=partial(upload_body, call))
 
 
 async def _save(call: Call, names: list[str]) -> Response:

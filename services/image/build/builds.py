@@ -13,12 +13,12 @@ import base64
 import binascii
 import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import BinaryIO
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 
 from services.image.build import intake
 from services.image.build.arguments import KEEP_GIT_DIR, is_true
+from services.image.build.context.directories import KnownDigests
 from services.image.build.dockerfile.stages import Dockerfile, parse_dockerfile
 from services.image.build.output import BuildOutput, StageOutput
 from services.image.build.platforms import check_platform
@@ -29,6 +29,7 @@ from services.image.build.workdirs import Scratch, WorkDirectories
 from shared.cancellation import to_the_end
 from shared.contracts.images import BuildImage
 from shared.errors import DavitError, InvalidArgument, Unsupported
+from shared.handover import Receiver
 from shared.streams import ByteStream, StreamBroken, StreamCancelled
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,31 @@ ISOLATIONS = ("", "default")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a build's context comes from: what the request names, else the file, else the stream."""
+    """Where a build's context comes from: what the request names, else the pipe, else the stream."""
 
     request: BuildImage
     stream: ByteStream
-    file: BinaryIO | None = None
+    pipe: Receiver | None = None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The context as it arrives. Raises DavitError when it ends before it is whole."""
+        if self.pipe is not None:
+            async for chunk in self.pipe:
+                yield chunk
+                await asyncio.sleep(0)  # a pipe may be full for long, and others are served meanwhile
+        # The end of the stream says that nothing is missing in the pipe either.
+        while chunk := await self.stream.read():
+            yield chunk
+
+    async def skip(self) -> None:
+        """Take in what nobody needs: clients that are told while they still send complain about the sending."""
+        if not self.request.remote:
+            async for _ in self.chunks():
+                pass
+
+    def close(self) -> None:
+        if self.pipe is not None:
+            self.pipe.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +73,20 @@ class Builder:
     images: ImageStores
     executor: Executor
     directories: WorkDirectories
+    digests: KnownDigests = field(default_factory=KnownDigests)
 
-    async def serve(self, request: BuildImage, stream: ByteStream, context: BinaryIO | None = None) -> None:
-        """Carry out a request whose context comes in a file, else on the stream, and whose lines leave on it.
+    async def serve(self, source: Source) -> None:
+        """Carry out a request; its lines leave on the stream.
 
         A client that goes away ends the build: containers are removed, scratch space too. Steps that were finished
         stay as cache.
         """
-        try:
-            await self._converse(request, stream, context)
-        finally:
-            if context is not None:
-                # Letting go of a large file takes a while, and nobody waits for it any more.
-                await asyncio.shield(asyncio.to_thread(context.close))
+        with closing(source):
+            await self._converse(source)
 
-    async def _converse(self, request: BuildImage, stream: ByteStream, context: BinaryIO | None) -> None:
-        async with stream:
-            work = asyncio.create_task(self._build(request, stream, context), name="build")
+    async def _converse(self, source: Source) -> None:
+        async with source.stream as stream:
+            work = asyncio.create_task(self._build(source), name="build")
             gone = asyncio.create_task(stream.gone(), name="build client")
             try:
                 await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -83,13 +101,17 @@ class Builder:
             if isinstance(outcome, Exception) and not isinstance(outcome, DavitError):
                 raise outcome
 
-    async def _build(self, request: BuildImage, stream: ByteStream, context: BinaryIO | None) -> None:
-        check_request(request)
-        names = [self.images.familiar_name(name) for name in request.tags]
-        secrets = decode_secrets(request.secrets)
-        out = BuildOutput(stream.write, quiet=request.quiet)
+    async def _build(self, source: Source) -> None:
+        request = source.request
+        out = BuildOutput(source.stream.write, quiet=request.quiet)
         try:
-            source = Source(request, stream, context)
+            try:
+                check_request(request)
+                names = [self.images.familiar_name(name) for name in request.tags]
+                secrets = decode_secrets(request.secrets)
+            except DavitError:
+                await source.skip()
+                raise
             image = await self._make(source, out, names, secrets)
             if image is not None:
                 await finish(out, request, image, names)
@@ -103,7 +125,11 @@ class Builder:
         with ExitStack() as stack:
             scratch = stack.enter_context(self.directories.scratch())
             secrets_dir = stack.enter_context(self.directories.secrets())
-            context, dockerfile = await prepare(source, scratch)
+            try:
+                context, dockerfile = await prepare(source, scratch)
+            except DavitError:
+                await source.skip()
+                raise
             async with self.images.session() as images:
                 shop = Workshop(
                     source.request,
@@ -113,6 +139,7 @@ class Builder:
                     scratch,
                     secrets_dir,
                     self.directories.caches,
+                    self.digests,
                     secrets,
                 )
                 return await self._solve(Solver(dockerfile, shop, out), shop, out, names)
@@ -175,17 +202,10 @@ async def prepare(source: Source, scratch: Scratch) -> tuple[intake.Context, Doc
     if request.remote:
         keep_git_dir = is_true(request.build_args.get(KEEP_GIT_DIR))
         context = await intake.fetch(request.remote, request.dockerfile, scratch, keep_git_dir=keep_git_dir)
-    elif source.file is not None:
-        context = await intake.read(source.file, request.dockerfile, scratch)
     else:
-        context = await intake.receive(_chunks(source.stream), request.dockerfile, scratch)
+        context = await intake.receive(source.chunks(), request.dockerfile, scratch)
     dockerfile = parse_dockerfile(context.dockerfile, name=request.dockerfile)
     return context, dockerfile.until(request.target).with_labels(request.labels)
-
-
-async def _chunks(stream: ByteStream) -> AsyncIterator[bytes]:
-    while chunk := await stream.read():
-        yield chunk
 
 
 async def fail(out: BuildOutput, error: DavitError, stage: StageOutput | None) -> None:

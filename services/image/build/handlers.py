@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.image.build.builds import Builder
+from services.image.build.builds import Builder, Source
 from services.image.build.executor import BusExecutor
 from services.image.build.images import DepotImages
 from services.image.build.pruning import BuildCache
@@ -51,14 +51,14 @@ class BuildHandlers:
 
     async def build(self, request: BuildImage) -> Empty:
         """Answered once stream and context are accepted; the build goes on and tells the rest on the stream."""
-        context = take(request.context) if request.context is not None else None
+        pipe = take(request.context) if request.context is not None else None
         try:
             stream = await accept(self.bus, request.stream)
         except BaseException:
-            if context is not None:
-                context.close()
+            if pipe is not None:
+                pipe.close()
             raise
-        self.jobs.start(self.builder.serve(request, stream, context), "build")
+        self.jobs.start(self.builder.serve(Source(request, stream, pipe)), "build")
         return EMPTY
 
     async def prune(self, request: BuildCachePrune) -> PrunedCache:

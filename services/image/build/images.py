@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -48,7 +49,17 @@ from shared.streams import offer
 # One query finds the steps after a cached one too: so many, and good for so long.
 STEPS_AHEAD = 256
 AHEAD_S = 2.0
+# Some 10 KB each.
+RECENT_IMAGES = 128
 DOCKER_HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io", "docker.io")
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """An image's configuration, as it is stored and as builds see it."""
+
+    raw: dict[str, Any]
+    image: BuiltImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,7 @@ class DepotImages:
     importer: Importer
     bus: Bus
     clock: Clock
+    _recent: OrderedDict[str, _Loaded] = field(default_factory=OrderedDict)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[DepotSession]:
@@ -69,6 +81,33 @@ class DepotImages:
                 yield session
             finally:
                 await asyncio.shield(session.flush())
+
+    async def load(self, image_id: str) -> _Loaded:
+        """An image that is there. What its id is the digest of never changes."""
+        found = self._recent.get(image_id)
+        if found is None:
+            data = await asyncio.to_thread(self.depot.content.read, image_id, MAX_CONFIG_BYTES)
+            found = self.loaded(image_id, ImageConfig.parse(data))
+        self._recent[image_id] = found
+        self._recent.move_to_end(image_id)
+        if len(self._recent) > RECENT_IMAGES:
+            self._recent.popitem(last=False)
+        return found
+
+    def loaded(self, image_id: str, config: ImageConfig) -> _Loaded:
+        files = self.depot.layers.files
+        image = BuiltImage(
+            image_id,
+            ContainerConfig.model_validate(config.raw.get("config") or {}),
+            tuple(files(chain_id) for chain_id in chain_ids(config.diff_ids)),
+            tuple(config.diff_ids),
+            tuple(_past_step(step) for step in config.raw.get("history") or []),
+            config.platform.os,
+            config.platform.architecture,
+            config.platform.variant,
+            str(config.raw.get("author") or ""),
+        )
+        return _Loaded(config.raw, image)
 
     def familiar_name(self, name: str) -> str:
         reference = parse(name)
@@ -95,14 +134,6 @@ class _Ahead:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """An image's configuration and layers, lowest first."""
-
-    raw: dict[str, Any]
-    layers: list[LayerRecord]
-
-
-@dataclass(frozen=True, slots=True)
 class _Pending:
     record: ImageRecord
     blobs: tuple[bytes, bytes]
@@ -119,8 +150,8 @@ class DepotSession:
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     _names: dict[tuple[str, str], str] = field(default_factory=dict)
     _ahead: _Ahead = field(default_factory=_Ahead)
-    _known: dict[str, _Known] = field(default_factory=dict)
-    _built: dict[str, BuiltImage] = field(default_factory=dict)
+    _loaded: dict[str, _Loaded] = field(default_factory=dict)
+    _layers: dict[str, list[LayerRecord]] = field(default_factory=dict)
     _by_key: dict[tuple[str, str], str] = field(default_factory=dict)
     _unheld: set[str] = field(default_factory=set)
     _pending: list[_Pending] = field(default_factory=list)
@@ -133,50 +164,34 @@ class DepotSession:
             return await self._get(name, platform)
 
     async def _get(self, name: str, platform: str) -> BuiltImage:
-        if name in self._built:
-            return self._built[name]
+        if name in self._loaded:
+            return self._loaded[name].image
         if (name, platform) in self._names:
-            return self._built[self._names[name, platform]]
+            return self._loaded[self._names[name, platform]].image
         found = await self.images.depot.find(name, parse_platform(platform))
-        image = await self._load(found.id)
-        self._names[name, platform] = image.id
-        return image
+        if found.id not in self._loaded:
+            self._loaded[found.id] = await self.images.load(found.id)
+            self._unheld.add(found.id)
+        self._names[name, platform] = found.id
+        return self._loaded[found.id].image
 
-    async def _load(self, image_id: str) -> BuiltImage:
-        """An image by its id. It is only held (a write each) once something is built on it."""
-        if image_id not in self._built:
-            depot = self.images.depot
-            async with depot.catalog.reading() as reader:
-                layers = await reader.layers_of(image_id)
-            data = await asyncio.to_thread(depot.content.read, image_id, MAX_CONFIG_BYTES)
-            self._remember(image_id, _Known(ImageConfig.parse(data).raw, layers))
-            self._unheld.add(image_id)
-        return self._built[image_id]
+    async def _layers_of(self, image_id: str) -> list[LayerRecord]:
+        """Lowest first."""
+        if image_id and image_id not in self._layers:
+            async with self.images.depot.catalog.reading() as reader:
+                self._layers[image_id] = await reader.layers_of(image_id)
+        return self._layers.get(image_id, [])
 
     async def _hold(self, image_id: str) -> None:
-        """Keep what an image that was there before consists of until this build ends."""
+        """Keep what an image that was there before consists of until this build ends.
+
+        Only once something is built on it: it is a write.
+        """
         if image_id in self._unheld:
             self._unheld.discard(image_id)
-            layers = self._known[image_id].layers
+            layers = await self._layers_of(image_id)
             lease = await self._open_lease()
             await lease.keep(image_id, *(layer.chain_id for layer in layers), *(layer.blob for layer in layers))
-
-    def _remember(self, image_id: str, known: _Known) -> BuiltImage:
-        self._known[image_id] = known
-        platform = ImageConfig(known.raw, []).platform
-        files = self.images.depot.layers.files
-        image = self._built[image_id] = BuiltImage(
-            image_id,
-            ContainerConfig.model_validate(known.raw.get("config") or {}),
-            tuple(files(layer.chain_id) for layer in known.layers),
-            tuple(layer.diff_id for layer in known.layers),
-            tuple(_past_step(step) for step in known.raw.get("history") or []),
-            platform.os,
-            platform.architecture,
-            platform.variant,
-            str(known.raw.get("author") or ""),
-        )
-        return image
 
     async def cached(self, parent_id: str, cache_key: str) -> str | None:
         image_id = self._by_key.get((parent_id, cache_key)) or self._ahead.find(parent_id, cache_key)
@@ -216,9 +231,10 @@ class DepotSession:
     # -- making -------------------------------------------------------------------------------------------------
 
     async def add(self, image: NewImage) -> BuiltImage:
-        parent = self._known.get(image.parent.id) or _Known({}, [])
         await self._hold(image.parent.id)
-        layers = list(parent.layers)
+        parent = self._loaded.get(image.parent.id)
+        parent_layers = await self._layers_of(image.parent.id)
+        layers = list(parent_layers)
         below = layers[-1].chain_id if layers else ""
         if image.layer is not None:
             layers.append(await self._take(image.layer, below))
@@ -230,9 +246,9 @@ class DepotSession:
                 Platform(image.parent.os, image.parent.architecture, image.parent.variant),
                 layers,
                 self.images.clock.now(),
-                parent=parent.raw,
+                parent=parent.raw if parent else {},
                 parent_id=image.parent.id,
-                adds_layer=len(layers) > len(parent.layers),
+                adds_layer=len(layers) > len(parent_layers),
                 author=image.author,
                 comment=image.comment,
                 created_by=image.created_by,
@@ -257,7 +273,9 @@ class DepotSession:
         self._pending.append(_Pending(record, (data, manifest)))
         if image.cache_key:
             self._by_key[image.parent.id, image.cache_key] = record.image.id
-        return self._remember(record.image.id, _Known(config.raw, layers))
+        loaded = self._loaded[record.image.id] = self.images.loaded(record.image.id, config)
+        self._layers[record.image.id] = layers
+        return loaded.image
 
     def begin_layer(self) -> LayerTarget:
         return _Target(self.images.depot.content.ingest(hashing=False), self.images.depot.layers.stage_files())

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from services.image.build.context.directories import DirectoryTree
 from services.image.build.context.remote import clone, download, is_git, is_url, parse_git
+from services.image.build.context.spool import ContextSpool
 from services.image.build.context.tartree import TarTree
 from services.image.build.context.tree import Entry, MemoryTree, Tree, resolve, walk
 from services.image.build.ignore import IgnoreRules, read_ignore_file
@@ -42,20 +43,57 @@ class Context:
 
 
 async def receive(chunks: AsyncIterator[bytes], dockerfile: str, scratch: Scratch) -> Context:
-    """A context that arrives as a tar in any compression.
+    """A context that arrives as a tar in any compression; it is looked through as it arrives.
 
     Raises:
         InvalidArgument: It is no tar, a truncated one, or has no such Dockerfile.
     """
-    spool = scratch.spool("context")
+    spool = ContextSpool(lambda: scratch.spool("context"))
+    scratch.files.callback(spool.close)
+    arriving = _Arriving(spool, TarTree(spool))
     async for chunk in chunks:
-        spool.write(chunk)
-    return await read(spool, dockerfile, scratch)
+        if spool.fits_memory(len(chunk)):
+            arriving.take(chunk)
+        else:
+            await asyncio.to_thread(arriving.take, chunk)
+    arriving.finish()
+    if arriving.compression:
+        with open(spool.fileno(), "rb", closefd=False) as file:
+            return await asyncio.to_thread(_from_file, file, dockerfile, scratch)
+    if spool.fits_memory(0):
+        return _whole(arriving.tree, dockerfile)
+    return await asyncio.to_thread(_whole, arriving.tree, dockerfile)
 
 
-async def read(spool: BinaryIO, dockerfile: str, scratch: Scratch) -> Context:
-    """A context that a file has, as `receive` gets it; the file stays the caller's to close."""
-    return await asyncio.to_thread(_from_spool, spool, dockerfile, scratch)
+@dataclass(slots=True)
+class _Arriving:
+    """A context of which a part is here. compression: of the tar; None while too little of it is known."""
+
+    spool: ContextSpool
+    tree: TarTree
+    head: bytes = b""
+    compression: str | None = None
+
+    def take(self, chunk: bytes) -> None:
+        """Blocks unless the spool is in memory."""
+        digesting = self.spool.fits_memory(len(chunk))
+        self.spool.write(chunk)
+        if self.compression is None:
+            self.head += chunk
+            if len(self.head) < HEAD_BYTES:
+                return
+            self.compression, chunk, self.head = detect(self.head), self.head, b""
+        if not self.compression:
+            self.tree.feed(chunk, digesting=digesting)
+
+    def finish(self) -> None:
+        """All of it is here. Raises InvalidArgument."""
+        if self.compression is None:
+            self.compression = detect(self.head)
+            if not self.compression:
+                self.tree.feed(self.head)
+        if not self.compression:
+            self.tree.finish()
 
 
 async def fetch(remote: str, dockerfile: str, scratch: Scratch, *, keep_git_dir: bool = False) -> Context:
@@ -79,7 +117,7 @@ async def fetch(remote: str, dockerfile: str, scratch: Scratch, *, keep_git_dir:
         spool.seek(0)
         text = spool.read(MAX_DOCKERFILE_BYTES)
         return Context(MemoryTree({DEFAULT_DOCKERFILE: text}), _decoded(text))
-    return await asyncio.to_thread(_from_spool, spool, dockerfile, scratch, ignore=True)
+    return await asyncio.to_thread(_from_file, spool, dockerfile, scratch, ignore=True)
 
 
 def _is_text(head: bytes, content_type: str, remote: str) -> bool:
@@ -95,21 +133,24 @@ def _is_text(head: bytes, content_type: str, remote: str) -> bool:
     return kind == "text/plain"
 
 
-def _from_spool(spool: BinaryIO, dockerfile: str, scratch: Scratch, *, ignore: bool = False) -> Context:
-    spool.flush()
-    spool.seek(0)
-    compression = detect(spool.read(HEAD_BYTES))
+def _from_file(file: BinaryIO, dockerfile: str, scratch: Scratch, *, ignore: bool = False) -> Context:
+    file.seek(0)
+    compression = detect(file.read(HEAD_BYTES))
     if compression:
-        spool.seek(0)
+        file.seek(0)
         plain = scratch.spool("context")
         try:
-            for piece in decompressed(partial(spool.read, 1 << 20), compression):
+            for piece in decompressed(partial(file.read, 1 << 20), compression):
                 plain.write(piece)
         except CompressionError as error:
             raise InvalidArgument(f"Error processing tar file({compression}): {error}") from error
         plain.flush()
-        spool = plain
-    tree = TarTree(spool)
+        file = plain
+    return _whole(TarTree.of(file), dockerfile, ignore=ignore)
+
+
+def _whole(tree: TarTree, dockerfile: str, *, ignore: bool = False) -> Context:
+    """Args: ignore: apply ``.dockerignore``, which clients do themselves."""
     text = _read_dockerfile(tree, dockerfile)
     if ignore:
         _apply_ignore_file(tree, dockerfile)
@@ -190,6 +231,8 @@ def _parents(path: str) -> list[str]:
 
 class FilteredTree:
     """A tree without what the rules leave out. A directory stays when something below it does."""
+
+    in_memory = False
 
     def __init__(self, tree: Tree, rules: IgnoreRules) -> None:
         self._tree = tree

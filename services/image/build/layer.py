@@ -74,6 +74,8 @@ class _Item:
 class LayerPlan:
     """What a layer will hold, seen together with the file system it goes on (itself a `Tree` for lookups)."""
 
+    in_memory = False
+
     def __init__(self, base: Tree, *, now_ns: int | None = None) -> None:
         self._base = base
         self._items: dict[str, _Item] = {}

@@ -18,9 +18,8 @@ from pathlib import Path
 from services.image.build.cachedirs import CacheDirectories
 from services.image.build.context.directories import DirectoryTree
 from services.image.build.context.materialise import materialise
-from services.image.build.context.tree import Entry, Tree, resolve
+from services.image.build.context.tree import Entry, Tree, looked_up, resolve
 from services.image.build.copying import checksum, select
-from services.image.build.dockerfile.expand import expand_word
 from services.image.build.dockerfile.instructions import Run
 from services.image.build.dockerfile.lines import as_heredoc
 from services.image.build.mounts import RunMount, parse_mount
@@ -108,8 +107,7 @@ async def prepare_run(run: Run, state: StageState, place: RunPlace) -> PreparedR
     """Raises DavitError for a mount that cannot be."""
     words, script = _words(run)
     command = (*state.shell, *words) if run.shell and script is None else tuple(words)
-    env = state.variables()
-    expand = lambda text: expand_word(text, env, escape=state.escape)  # noqa: E731
+    expand = state.expander()
     mounts = tuple(parse_mount(text, state.config.working_dir, expand) for text in run.mounts)
     prepared = PreparedRun(command, (), (), [], mounts, script=script)
     hidden = [item.partition("=")[0] for item in state.config.env]
@@ -144,8 +142,8 @@ async def _mount_facts(prepared: PreparedRun, place: RunPlace) -> AsyncIterator[
         tree, image_id = await place.find_tree(mount.origin)
         prepared.trees[index] = (tree, mount.source)
         if mount.kind == "bind" and not image_id:
-            selected = await asyncio.to_thread(select, tree, mount.source or ".", keyword="RUN")
-            yield await asyncio.to_thread(checksum, selected, ownership=False)
+            selected = await looked_up([tree], partial(select, tree, mount.source or ".", keyword="RUN"))
+            yield await looked_up([tree], partial(checksum, selected, ownership=False))
         else:
             yield image_id
 

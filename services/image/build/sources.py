@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from services.image.build.context.directories import DirectoryTree
 from services.image.build.context.remote import clone, download, is_git, is_url, parse_git
 from services.image.build.context.tartree import TarTree
-from services.image.build.context.tree import Content, Entry, MemoryTree, Tree
+from services.image.build.context.tree import Content, Entry, MemoryTree, Tree, looked_up
 from services.image.build.copying import Selected, select
 from services.image.build.dockerfile.expand import expand_text
 from services.image.build.dockerfile.instructions import Copy
@@ -56,9 +57,10 @@ async def gather(copy: Copy, place: Gathering) -> list[Selected]:
             continue
         if copy.checksum:
             raise InvalidArgument("checksum can't be specified for non-HTTP(S) sources", field="--checksum")
-        selected = await asyncio.to_thread(
+        look = partial(
             select, place.tree, text, keyword=copy.keyword, parents=copy.parents, from_context=place.from_context
         )
+        selected = await looked_up([place.tree], look)
         if copy.keyword == "ADD" and copy.unpack is not False:
             selected = [await asyncio.to_thread(_with_archive, item, place.scratch) for item in selected]
         found.extend(selected)
@@ -135,6 +137,6 @@ def _with_archive(item: Selected, scratch: Scratch) -> Selected:
             for piece in decompressed(lambda: content.read(1 << 20), compression):
                 spool.write(piece)
         spool.flush()
-        return replace(item, archive=TarTree(spool))
+        return replace(item, archive=TarTree.of(spool))
     except (CompressionError, InvalidArgument):
         return item  # compressed, but no archive: Docker copies such a file as it is

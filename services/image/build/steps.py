@@ -20,8 +20,8 @@ from functools import partial
 from services.image.build import metadata
 from services.image.build.cachedirs import CacheDirectories
 from services.image.build.caching import CacheProbe, cache_key
-from services.image.build.context.directories import DirectoryTree
-from services.image.build.context.tree import MemoryTree, Tree, resolve
+from services.image.build.context.directories import DirectoryTree, KnownDigests
+from services.image.build.context.tree import MemoryTree, Tree, looked_up, resolve
 from services.image.build.copying import Placement, absolute_destination, check_destination, checksum, place
 from services.image.build.dockerfile.errors import SyntaxProblem
 from services.image.build.dockerfile.instructions import Copy, Instruction, Run, Text
@@ -84,9 +84,13 @@ class Workshop:
     scratch: Scratch
     secrets_dir: Scratch
     caches: CacheDirectories
+    digests: KnownDigests
     secrets: Mapping[str, bytes] = field(default_factory=dict)
     containers: set[str] = field(default_factory=set)
     removals: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def files_of(self, image: BuiltImage) -> DirectoryTree:
+        return DirectoryTree(image.layers, self.digests)
 
     def write_layer(self, plan: LayerPlan) -> WrittenLayer:
         """Write a planned layer; nothing of it stays when that fails. Blocks."""
@@ -219,7 +223,9 @@ class StageBuilder:
         chown, chmod = word(copy.chown), word(copy.chmod)
         exclude = IgnoreRules([word(pattern) for pattern in copy.exclude]) if copy.exclude else None
         keeps_owner = bool(copy.origin) and not chown
-        total = await asyncio.to_thread(checksum, selected, ownership=keeps_owner, exclude=exclude)
+        total = await looked_up(
+            [item.tree for item in selected], partial(checksum, selected, ownership=keeps_owner, exclude=exclude)
+        )
         options = _shown_options(copy, chown, chmod)
         command = (*self._shell(), f"#(nop) {copy.keyword} {options}{total} in {written} ")
 
@@ -242,7 +248,7 @@ class StageBuilder:
         if not copy.origin:
             return self._shop.context, True
         image = await self._find_image(copy.origin)
-        return DirectoryTree(image.layers), False
+        return self._shop.files_of(image), False
 
     # -- RUN ----------------------------------------------------------------------------------------------------
 
@@ -326,7 +332,7 @@ class StageBuilder:
         if not origin:
             return self._shop.context, ""
         image = await self._find_image(origin)
-        return DirectoryTree(image.layers), image.id or "scratch"
+        return self._shop.files_of(image), image.id or "scratch"
 
 
 class _Printer:

@@ -13,11 +13,10 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, closing
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 from services.image.build.cachedirs import CacheDirectories
@@ -26,17 +25,30 @@ LOCK = "lock"
 CONTAINERS = "containers"
 
 
-@dataclass(frozen=True, slots=True)
 class Scratch:
-    """One build's directory; the files opened through it are closed when it goes."""
+    """One build's directory, made when something is put there; the files opened through it are closed when it goes.
 
-    path: Path
-    files: ExitStack
-    numbers: count[int] = field(default_factory=count)
+    Args:
+        parent: Where directories of builds are.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        self.files = ExitStack()
+        self._parent = parent
+        self._numbers = count()
+        self._making = Lock()
+        self._made: tuple[Path, int] | None = None
+
+    @property
+    def path(self) -> Path:
+        with self._making:  # stages that run in threads may ask at the same time
+            if self._made is None:
+                self._made = _locked_directory(self._parent)
+            return self._made[0]
 
     def place(self, what: str) -> Path:
         """A path that nothing has yet."""
-        return self.path / f"{what}-{next(self.numbers)}"
+        return self.path / f"{what}-{next(self._numbers)}"
 
     def note_container(self, container_id: str) -> None:
         """Remember a container, for whoever cleans up after a crash."""
@@ -46,6 +58,14 @@ class Scratch:
     def spool(self, what: str) -> BinaryIO:
         """A new file to write and read again."""
         return self.files.enter_context(self.place(what).open("w+b"))
+
+    def close(self) -> None:
+        """Remove it all."""
+        self.files.close()
+        if self._made is not None:
+            path, lock = self._made
+            shutil.rmtree(path, ignore_errors=True)  # the next start removes what resisted
+            os.close(lock)
 
 
 class WorkDirectories:
@@ -65,29 +85,21 @@ class WorkDirectories:
                 containers.extend(_remove_if_abandoned(child))
         return containers
 
-    @contextmanager
-    def scratch(self) -> Iterator[Scratch]:
+    def scratch(self) -> AbstractContextManager[Scratch]:
         """A directory of one build, gone afterwards."""
-        with _locked_directory(self._temporary) as path, ExitStack() as files:
-            yield Scratch(path, files)
+        return closing(Scratch(self._temporary))
 
-    @contextmanager
-    def secrets(self) -> Iterator[Scratch]:
+    def secrets(self) -> AbstractContextManager[Scratch]:
         """A directory for one build's secrets, gone afterwards."""
-        with _locked_directory(self._secrets) as path, ExitStack() as files:
-            yield Scratch(path, files)
+        return closing(Scratch(self._secrets))
 
 
-@contextmanager
-def _locked_directory(parent: Path) -> Iterator[Path]:
+def _locked_directory(parent: Path) -> tuple[Path, int]:
+    """A new directory, and the descriptor that holds its lock."""
     path = Path(tempfile.mkdtemp(dir=parent))
     lock = os.open(path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)  # the next start removes what resisted
-        os.close(lock)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return path, lock
 
 
 def _remove_if_abandoned(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The way of a build's context to the builder: as a file on one machine, on the stream elsewhere."""
+"""The way of a build's context to the builder: through a pipe on one machine, on the stream elsewhere."""
 
 from __future__ import annotations
 
@@ -30,19 +30,18 @@ class Builder:
     async def build(self, request):
         self.requests.append(request)
         if request.context is not None and self.elsewhere:
-            return Unavailable("the file is on another machine", field="file")
-        file = handover.take(request.context) if request.context is not None else None
+            return Unavailable("the pipe is on another machine", field="file")
+        pipe = handover.take(request.context) if request.context is not None else None
         stream = await streams.accept(self.bus, request.stream)
-        self.tasks.append(asyncio.create_task(self.finish(stream, file)))
+        self.tasks.append(asyncio.create_task(self.finish(stream, pipe)))
         return EMPTY
 
-    async def finish(self, stream, file):
+    async def finish(self, stream, pipe):
         async with stream:
-            if file is not None:
-                with file:
-                    data = file.read()
-            else:
-                data = b"".join([chunk async for chunk in stream])
+            data = b"" if pipe is None else b"".join([chunk async for chunk in pipe])
+            if pipe is not None:
+                pipe.close()
+            data += b"".join([chunk async for chunk in stream])
             self.contexts.append(data)
             await stream.write(orjson.dumps({"stream": str(len(data))}) + b"\n")
 
@@ -52,22 +51,36 @@ async def post(edge):
     return await edge.client.request("POST", "/build?t=x", CONTEXT, headers)
 
 
-@pytest.mark.parametrize(
-    ("here", "elsewhere", "by_file"), [(True, False, [1]), (True, True, [1, 0]), (False, False, [0])]
-)
-async def test_the_context_arrives_whole(edge, here, elsewhere, by_file):
-    if here:
-        edge.data_root.mkdir()
+@pytest.mark.parametrize(("elsewhere", "by_pipe"), [(False, [True]), (True, [True, False])])
+async def test_the_context_arrives_whole(edge, elsewhere, by_pipe):
     builder = Builder(edge.bus, elsewhere=elsewhere)
     reply = await post(edge)
     assert (reply.status, orjson.loads(reply.body)) == (200, {"stream": str(len(CONTEXT))})
     assert builder.contexts == [CONTEXT]
-    assert [request.context is not None for request in builder.requests] == [bool(item) for item in by_file]
-    assert not here or list(edge.data_root.iterdir()) == []
+    assert [request.context is not None for request in builder.requests] == by_pipe
+
+
+async def test_a_builder_that_lets_go_of_the_pipe_says_why(edge):
+    tasks = []
+
+    async def stop(pipe, stream):
+        await anext(pipe)
+        pipe.close()
+        await stream.fail(Conflict("not now"))
+        await stream.aclose()
+
+    async def build(request):
+        pipe = handover.take(request.context)
+        stream = await streams.accept(edge.bus, request.stream)
+        tasks.append(asyncio.create_task(stop(pipe, stream)))
+        return EMPTY
+
+    edge.bus.answer(images.BUILD, build)
+    reply = await post(edge)
+    assert (reply.status, orjson.loads(reply.body)) == (409, {"message": "not now"})
 
 
 async def test_other_refusals_are_not_tried_again(edge):
-    edge.data_root.mkdir()
     asked = []
 
     def refuse(request):
@@ -80,11 +93,10 @@ async def test_other_refusals_are_not_tried_again(edge):
 
 
 async def test_a_builder_that_stops_reading_says_why(edge):
-    edge.data_root.mkdir()
 
     async def build(request):
         if request.context is not None:
-            return Unavailable("the file is on another machine", field="file")
+            return Unavailable("the pipe is on another machine", field="file")
         stream = await streams.accept(edge.bus, request.stream)
         await stream.fail(Conflict("not now"))
         await stream.aclose()

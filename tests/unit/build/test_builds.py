@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from services.image.build.builds import Builder
+from services.image.build.builds import Builder, Source
 from services.image.build.changes import changed_config
 from services.image.build.ports import BuiltImage, Output, RunOrder
 from services.image.build.workdirs import WorkDirectories
@@ -74,7 +74,7 @@ class Lab:
 
     async def build(self, dockerfile: str, files: Mapping[str, bytes | str] | None = None, /, **request: Any) -> Built:
         stream = FakeStream(tar({"Dockerfile": dockerfile, **(files or {})}))
-        await self.builder.serve(BuildImage(stream=StreamRef(id="x"), **request), stream)  # type: ignore[arg-type]
+        await self.builder.serve(Source(BuildImage(stream=StreamRef(id="x"), **request), stream))  # type: ignore[arg-type]
         return Built(stream.written, self)
 
     def leftovers(self) -> list[Path]:
@@ -236,7 +236,7 @@ async def test_client_that_leaves_ends_the_build(lab: Lab) -> None:
 
     lab.executor.script = forever
     stream = FakeStream(tar({"Dockerfile": "FROM busybox AS a\nRUN x\nFROM busybox\nRUN y\nCOPY --from=a / /\n"}))
-    task = asyncio.create_task(lab.builder.serve(BuildImage(stream=StreamRef(id="x")), stream))  # type: ignore[arg-type]
+    task = asyncio.create_task(lab.builder.serve(Source(BuildImage(stream=StreamRef(id="x")), stream)))  # type: ignore[arg-type]
     await started.wait()
     stream.leave()
     await asyncio.wait_for(task, 5)
@@ -474,7 +474,7 @@ async def test_client_that_leaves_while_a_container_is_being_made(lab: Lab) -> N
 
     lab.executor.create = slow  # type: ignore[method-assign]  # the fake, slowed down
     stream = FakeStream(tar({"Dockerfile": "FROM busybox\nRUN x\n"}))
-    task = asyncio.create_task(lab.builder.serve(BuildImage(stream=StreamRef(id="x")), stream))  # type: ignore[arg-type]
+    task = asyncio.create_task(lab.builder.serve(Source(BuildImage(stream=StreamRef(id="x")), stream)))  # type: ignore[arg-type]
     await making.wait()
     stream.leave()
     await asyncio.wait_for(task, 5)

@@ -251,7 +251,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.
 def spooled(tmp_path: Path, buffer: io.BytesIO) -> TarTree:
     path = tmp_path / "spool"
     path.write_bytes(buffer.getvalue())
-    return TarTree(path.open("r+b"))
+    return TarTree.of(path.open("r+b"))
 
 
 def test_hostile_names_stay_inside(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_truncated_context_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:cut])
         spool = path.open("r+b")
         with pytest.raises(DavitError, match="Error processing tar file"):
-            TarTree(spool)
+            TarTree.of(spool)
         spool.close()
 
 
@@ -289,7 +289,7 @@ def test_long_names_and_sparse_files(tmp_path: Path, form: str) -> None:
     (source / "after").write_bytes(b"after")
     command = ["tar", "--sparse", f"--format={form}", "-C", str(source), "-cf", str(tmp_path / "tar"), "."]
     subprocess.run(command, check=True)
-    tree = TarTree((tmp_path / "tar").open("r+b"))
+    tree = TarTree.of((tmp_path / "tar").open("r+b"))
     for name in (long, "sparse", "after"):
         entry, content = tree.lookup(name), (source / name).read_bytes()
         assert entry is not None

@@ -1,55 +1,98 @@
-"""Files handed to another process of the same machine, and references that name something else."""
+"""Pipes handed to another process of the same machine, and references that name something else."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-import subprocess
 import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
 
 from shared.errors import Unavailable
-from shared.handover import refer, take, unnamed_file
+from shared.handover import PIPE_BYTES, PipeRef, Sender, take
 
 READER = """
-import sys
-from shared.handover import FileRef, take
-file = take(FileRef.model_validate_json(sys.argv[1]))
-print("taken", flush=True)
-sys.stdin.read()
-print(file.read().decode(), end="")
+import asyncio, sys
+from shared.handover import PipeRef, take
+
+async def main():
+    pipe = take(PipeRef.model_validate_json(sys.argv[1]))
+    print("taken", flush=True)
+    sys.stdin.readline()
+    print(sum([len(chunk) async for chunk in pipe]))
+
+asyncio.run(main())
 """
 
 
-def test_another_process_reads_on_after_the_sender_is_gone(tmp_path: Path) -> None:
-    with unnamed_file(tmp_path) as file:
-        file.write(b"content")
-        command = [sys.executable, "-c", READER, refer(file).model_dump_json()]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"taken\n"
-    assert list(tmp_path.iterdir()) == []
-    assert process.communicate(b"", timeout=20)[0] == b"content"
+async def test_another_process_reads_what_does_not_fit_the_pipe() -> None:
+    sender = Sender()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", READER, sender.ref().model_dump_json(), stdin=PIPE, stdout=PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"taken\n"
+    sender.taken()
+    writing = asyncio.create_task(sender.write(bytes(3 * PIPE_BYTES)))
+    await asyncio.sleep(0)
+    assert not writing.done()
+    process.stdin.write(b"go\n")
+    await writing
+    sender.close()
+    assert (await process.communicate())[0] == b"%d\n" % (3 * PIPE_BYTES)
+
+
+async def test_a_reader_that_went_is_noticed_while_writing() -> None:
+    sender = Sender()
+    receiver = take(sender.ref())
+    sender.taken()
+    writing = asyncio.create_task(sender.write(bytes(3 * PIPE_BYTES)))
+    await asyncio.sleep(0)
+    receiver.close()
+    with pytest.raises(BrokenPipeError):
+        await writing
+    sender.close()
+
+
+async def test_the_reader_waits_and_comes_to_the_end() -> None:
+    sender = Sender()
+    receiver = take(sender.ref())
+    sender.taken()
+    reading = asyncio.create_task(_all(receiver))
+    for piece in (b"one ", b"two"):
+        await asyncio.sleep(0.01)
+        await sender.write(piece)
+    sender.close()
+    assert await reading == b"one two"
+    receiver.close()
+
+
+async def _all(receiver) -> bytes:
+    return b"".join([chunk async for chunk in receiver])
 
 
 @pytest.mark.parametrize(
     "change", [{"machine": "other"}, {"inode": 1}, {"device": 1}, {"descriptor": 987_654}, {"pid": 1 << 30}]
 )
-def test_what_is_not_that_file_is_refused(tmp_path: Path, change: dict[str, int | str]) -> None:
-    with unnamed_file(tmp_path) as file:
-        ref = refer(file)
-        with take(ref) as again:
-            assert again.read() == b""
-        with pytest.raises(Unavailable) as caught:
-            take(ref.model_copy(update=change))
+def test_what_is_not_that_pipe_is_refused(change: dict[str, int | str]) -> None:
+    sender = Sender()
+    take(sender.ref()).close()
+    with pytest.raises(Unavailable) as caught:
+        take(sender.ref().model_copy(update=change))
     assert caught.value.detail == {"field": "file"}
+    sender.close()
 
 
-def test_only_files_are_handed_over() -> None:
-    reading, writing = os.pipe()
-    os.close(writing)
-    with open(reading, "rb") as pipe:
-        ref = refer(pipe)
+def test_only_pipes_are_handed_over(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"secret")
+    sender = Sender()
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        named = {"descriptor": file.fileno(), "device": status.st_dev, "inode": status.st_ino}
         with pytest.raises(Unavailable):
-            take(ref)
+            take(PipeRef.model_validate(sender.ref().model_dump() | named))
+    sender.close()

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from services.image.build.context.tree import Content, Entry, Kind, hash_content
 
 OPAQUE_XATTR = "trusted.overlay.opaque"
+# Some 150 bytes each.
+KNOWN_DIGESTS = 16384
 # What belongs to the file system that holds the layer, not to the file.
 _HIDDEN_XATTRS = ("trusted.overlay.", "user.overlay.")
 
@@ -31,14 +35,41 @@ _KINDS: tuple[tuple[int, Kind], ...] = (
 )
 
 
+class KnownDigests:
+    """Digests of files of layers, which nobody changes, by what tells one file from another."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[int, ...], bytes] = OrderedDict()
+        self._using = Lock()
+
+    def get(self, status: os.stat_result, compute: Callable[[], bytes]) -> bytes:
+        """The digest of the file that has this status."""
+        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        with self._using:
+            found = self._known.get(key)
+            if found is not None:
+                self._known.move_to_end(key)
+                return found
+        found = compute()
+        with self._using:
+            self._known[key] = found
+            if len(self._known) > KNOWN_DIGESTS:
+                self._known.popitem(last=False)
+        return found
+
+
 class DirectoryTree:
     """A merged view of directories that nobody changes while it is in use.
 
     Args:
         layers: Lowest first. None at all is an empty tree.
+        digests: For layers of images: what is remembered of them.
     """
 
-    def __init__(self, layers: Sequence[Path]) -> None:
+    in_memory = False
+
+    def __init__(self, layers: Sequence[Path], digests: KnownDigests | None = None) -> None:
+        self._digests = digests
         self._top_first = tuple(str(layer) for layer in reversed(layers))
         self._directories = lru_cache(maxsize=4096)(self._find_directories)
 
@@ -68,6 +99,12 @@ class DirectoryTree:
         return open(where[0], "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW))
 
     def digest(self, path: str) -> bytes:
+        where = self._locate(path) if self._digests is not None else None
+        if self._digests is None or where is None:
+            return self._digest(path)
+        return self._digests.get(where[1], lambda: self._digest(path))
+
+    def _digest(self, path: str) -> bytes:
         with closing(self.open(path)) as stream:
             return hash_content(stream)
 

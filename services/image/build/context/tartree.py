@@ -11,17 +11,20 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import defaultdict
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
+from services.image.build.context.tarindex import Runs, TarIndex
 from services.image.build.context.tree import Content, Entry, Kind, hash_content
 from shared.errors import InvalidArgument
 from shared.layers import tarheader
 from shared.layers.tarheader import TarError
-from shared.layers.tarstream import TarStream
 
 READ_BYTES = 1 << 20
+# So many are looked through in a few milliseconds.
+QUICK_FILES = 1000
 _KINDS: dict[bytes, Kind] = {
     tarheader.REGULAR: "file",
     tarheader.DIRECTORY: "dir",
@@ -31,49 +34,62 @@ _KINDS: dict[bytes, Kind] = {
     tarheader.BLOCK_DEVICE: "block",
 }
 
-_Runs = list[tuple[int, int]]
+
+class Spool(Protocol):
+    """Where the bytes of a tar are, to be read by position."""
+
+    def fileno(self) -> int: ...
+
+    def close(self) -> None: ...
 
 
 class TarTree:
     """The files of an uncompressed tar; an empty file is a tar without any.
 
     Args:
-        spool: The tar; owned by the tree from now on and closed with it.
-
-    Raises:
-        InvalidArgument: It is no tar, or a truncated one.
+        spool: Has the tar, or will have what `feed` is told of; owned by the tree from now on and closed with it.
     """
 
-    def __init__(self, spool: BinaryIO) -> None:
+    def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._entries: dict[str, Entry] = {"": Entry("dir", 0o755)}
         # Where a file's data begins, how long it is there, and the runs of a sparse file.
-        self._places: dict[str, tuple[int, int, _Runs | None]] = {}
+        self._places: dict[str, tuple[int, int, Runs | None]] = {}
         self._children: dict[str, set[str]] = defaultdict(set)
         self._digests: dict[str, bytes] = {}
-        try:
-            self._index()
-        except TarError as error:
-            raise InvalidArgument(f"Error processing tar file: {error}") from error
+        self._tar = TarIndex(self._add)
 
-    def _index(self) -> None:
-        self._spool.seek(0)
-        given = 0
+    @classmethod
+    def of(cls, file: BinaryIO) -> TarTree:
+        """The tree of a whole tar. Blocks; raises InvalidArgument for what is no tar, or a truncated one."""
+        tree = cls(file)
+        file.seek(0)
+        while chunk := file.read(READ_BYTES):
+            tree.feed(chunk)
+        tree.finish()
+        return tree
 
-        def read() -> bytes:
-            nonlocal given
-            chunk = self._spool.read(READ_BYTES)
-            given += len(chunk)
-            return chunk
+    def feed(self, chunk: bytes, *, digesting: bool = False) -> None:
+        """Take in the next part of the tar; with the digests of small files, if they are likely to be asked for.
 
-        tar = TarStream(read)
-        while (member := tar.next()) is not None:
-            begins = given - tar.unused_bytes
-            stored = sum(length for _, length in member.sparse) if member.sparse is not None else member.stored
-            self._add(member, (begins, stored, member.sparse))
+        Raises:
+            InvalidArgument: It is no tar.
+        """
+        self._tar.digesting = digesting
+        with _translated():
+            self._tar.feed(chunk)
+
+    def finish(self) -> None:
+        """The tar is here. Raises InvalidArgument when it is a truncated one."""
+        with _translated():
+            self._tar.finish()
 
     def close(self) -> None:
         self._spool.close()
+
+    @property
+    def in_memory(self) -> bool:
+        return len(self._entries) <= QUICK_FILES and len(self._digests) == len(self._places)
 
     def lookup(self, path: str) -> Entry | None:
         return self._entries.get(path)
@@ -98,6 +114,7 @@ class TarTree:
         for item in [item for item in self._entries if item == path or item.startswith(path + "/")]:
             del self._entries[item]
             self._places.pop(item, None)
+            self._digests.pop(item, None)
             self._children.pop(item, None)
         self._children[posixpath.dirname(path)].discard(posixpath.basename(path))
 
@@ -105,20 +122,7 @@ class TarTree:
         """Every path but the root's, parents first."""
         return [path for path in sorted(self._entries) if path]
 
-    def below(self, path: str) -> None:
-        """Make a directory of the tree its root. Raises InvalidArgument when there is no such directory."""
-        entry = self._entries.get(path)
-        if entry is None or entry.kind != "dir":
-            raise InvalidArgument(f"{path!r} is no directory of the context", field="remote")
-        prefix = path + "/"
-        kept = {item.removeprefix(prefix) for item in self._entries if item.startswith(prefix)}
-        self._entries = {"": entry} | {item: self._entries[prefix + item] for item in kept}
-        self._places = {item: self._places[prefix + item] for item in kept if prefix + item in self._places}
-        self._children = defaultdict(set)
-        for item in kept:
-            self._children[posixpath.dirname(item)].add(posixpath.basename(item))
-
-    def _add(self, member: tarheader.Entry, place: tuple[int, int, _Runs | None]) -> None:
+    def _add(self, member: tarheader.Entry, begins: int, stored: int, runs: Runs | None, digest: bytes | None) -> None:
         path = _clean(member.name)
         if member.kind == tarheader.HARD_LINK:
             self._add_hard_link(path, _clean(member.link))
@@ -137,7 +141,9 @@ class TarTree:
         self._link_up(path)
         self._entries[path] = entry
         if kind == "file":
-            self._places[path] = place
+            self._places[path] = (begins, stored, runs)
+            if digest is not None:
+                self._digests[path] = digest
 
     def _add_hard_link(self, path: str, target: str) -> None:
         entry = self._entries.get(target)
@@ -152,6 +158,8 @@ class TarTree:
         self._entries[target] = self._entries[path] = entry
         if target in self._places:
             self._places[path] = self._places[target]
+        if target in self._digests:
+            self._digests[path] = self._digests[target]
 
     def _link_up(self, path: str) -> None:
         """Name a path in its parents, which come into being where the tar left them out."""
@@ -164,6 +172,14 @@ class TarTree:
                 return
             self._entries[parent] = Entry("dir", 0o755)
             path = parent
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except TarError as error:
+        raise InvalidArgument(f"Error processing tar file: {error}") from error
 
 
 def _clean(name: str) -> str:
@@ -207,7 +223,7 @@ class _Window:
 class _Sparse:
     """A sparse file as a stream: the stored runs where they belong, zeros between them."""
 
-    def __init__(self, stored: _Window, runs: _Runs, size: int) -> None:
+    def __init__(self, stored: _Window, runs: Runs, size: int) -> None:
         self._stored = stored
         self._runs = [*runs, (size, 0)]
         self._at = 0

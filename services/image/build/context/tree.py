@@ -6,11 +6,14 @@ Paths in a tree are relative, with slashes, ``""`` for the root; ``lookup`` and 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
+
+Found = TypeVar("Found")
 
 Kind = Literal["file", "dir", "symlink", "fifo", "char", "block"]
 
@@ -50,7 +53,11 @@ class Content(Protocol):
 
 
 class Tree(Protocol):
-    """Files to read. All methods block, and may be called from several threads."""
+    """Files to read. All methods block unless `in_memory`, and may be called from several threads."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether looking, and digesting every file, takes neither the disk nor long."""
 
     def lookup(self, path: str) -> Entry | None:
         """The entry at a path whose parents are directories; None when there is none."""
@@ -74,6 +81,13 @@ def hash_content(stream: Content) -> bytes:
 
 class TooManyLinks(OSError):
     """Symbolic links in a circle."""
+
+
+async def looked_up(trees: Iterable[Tree], look: Callable[[], Found]) -> Found:
+    """What `look`, which only looks at these trees, finds; without a thread where that takes no time."""
+    if all(tree.in_memory for tree in trees):
+        return look()
+    return await asyncio.to_thread(look)
 
 
 def resolve(tree: Tree, path: str, *, follow_last: bool = True) -> tuple[str, Entry | None]:
@@ -128,6 +142,8 @@ def walk(tree: Tree, path: str) -> Iterator[tuple[str, Entry]]:
 
 class MemoryTree:
     """Texts as files: here-documents, and what tests need."""
+
+    in_memory = True
 
     def __init__(self, files: dict[str, bytes | Entry]) -> None:
         self._entries: dict[str, Entry] = {"": Entry("dir", 0o755)}
