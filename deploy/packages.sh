@@ -10,7 +10,7 @@ TEST_PACKAGES=(
   busybox-static debootstrap nftables iptables
   docker.io containerd runc docker-registry skopeo
   postgresql redis-server redis-tools nginx-light
-  gcc libc6-dev util-linux curl systemd
+  gcc libc6-dev util-linux curl systemd uidmap
 )
 
 missing_packages() {

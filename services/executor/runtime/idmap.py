@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MAX_ID = 2**32 - 2
 _MOST_IDS = 2**32 - 1
 _MAX_LINES = 340
+_MOST_SAID_BYTES = 1000
 _HELPERS = {"uid_map": "newuidmap", "gid_map": "newgidmap"}
 _HELPER_PATHS = ("/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin", "/sbin")
 
@@ -98,12 +99,19 @@ def _ask_helper(helper: str, pid: int, lines: Sequence[str]) -> None:
             f"{helper} is needed to map more than one's own id, and is not installed", step="namespaces"
         )
     arguments = [helper, str(pid), *(number for line in lines for number in line.split())]
-    child = os.posix_spawn(program, arguments, {"PATH": ":".join(_HELPER_PATHS)})
-    _, status = os.waitpid(child, 0)
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        said_there = [(os.POSIX_SPAWN_DUP2, writer, 2)]
+        child = os.posix_spawn(program, arguments, {"PATH": ":".join(_HELPER_PATHS)}, file_actions=said_there)
+        _, status = os.waitpid(child, 0)
+        os.close(writer)
+        said = os.read(reader, _MOST_SAID_BYTES).decode(errors="replace").strip()
+    finally:
+        os.close(reader)
     if status != 0:
         code = os.waitstatus_to_exitcode(status)
         raise RuntimeFailure(
-            f"{' '.join(arguments)} ended with {code}: see /etc/subuid and /etc/subgid", step="namespaces"
+            f"{' '.join(arguments)} ended with {code} ({said}): see /etc/subuid and /etc/subgid", step="namespaces"
         )
 
 

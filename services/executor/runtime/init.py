@@ -6,6 +6,7 @@ process. Nothing here returns to the code that cloned.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
 import _socket
 import errno
 import os
@@ -242,6 +243,8 @@ def run(init: Init) -> NoReturn:
 
 def guarded(channel: Channel, action: Callable[[], None]) -> NoReturn:
     """Run `action`, which is to end in execve; report what it raises, and end the process either way."""
+    # the parent's descriptor for signals will be closed here; a signal would complain about it on standard error
+    _signal.set_wakeup_fd(-1)
     try:
         action()
     except RuntimeFailure as failure:
@@ -375,11 +378,20 @@ def _enter_directory(cwd: str, *, final: bool) -> bool:
     return True
 
 
+def _end_by_signals() -> None:
+    """What would end any other process ends this one too, although it may be the first of its pid namespace."""
+    ending = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM)
+    for number in ending:
+        _signal.signal(number, lambda caught, _frame: os._exit(128 + caught))
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, ending)
+
+
 def _await_start(listener: _socket.socket | None, channel: Channel) -> None:
     """Stop until told to run: by the parent, or by whoever connects when the parent does not stay.
 
     That one then takes the parent's place: it hears of a failure, and of success by the end of the connection.
     """
+    _end_by_signals()
     if listener is None:
         if channel.receive() is None:
             os._exit(0)

@@ -243,12 +243,12 @@ def make_rootfs(rootfs: Path) -> None:
 def commands() -> dict[str, list[str] | None]:
     """Command by runtime; None where it is not installed."""
     runc = shutil.which("runc", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    ours = [sys.executable, "-E", "-s", "-c", _OURS]
+    ours = [sys.executable, "-E", "-s", "-c", OURS]
     installed = Path(sys.executable).with_name("davit-runc")
     return {"davit-runc": [str(installed)] if installed.exists() else ours, "runc": [runc] if runc else None}
 
 
-_OURS = (
+OURS = (
     f"import sys; sys.path.insert(0, {str(ROOT)!r}); from services.executor.runtime.cli import main; sys.exit(main())"
 )
 

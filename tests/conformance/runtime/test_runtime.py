@@ -135,9 +135,17 @@ class TestKill:
         container = oci.create(bundle)
         oci.stop(container)
 
+    @pytest.mark.parametrize("signal", ["TERM", "INT", "HUP"])
+    def test_a_created_container_ends_by_what_ends_a_program(self, oci: Runtime, bundle: Bundle, signal: str) -> None:
+        container = oci.create(bundle)
+        assert oci.call("kill", container, signal).code == 0
+        oci.reaches(container, "stopped")
+
     def test_an_unknown_signal_is_an_error(self, oci: Runtime, bundle: Bundle) -> None:
         container = oci.running(bundle)
         assert oci.call("kill", container, "SIGNOTHING").code != 0
+        failed = oci.call("kill", container, "99999999999")
+        assert (failed.code, "unable to signal init: invalid argument" in failed.err) == (1, True), failed
         assert oci.state(container)["status"] == "running"
 
 
@@ -203,6 +211,16 @@ def test_pause_and_resume(oci: Runtime, bundle: Bundle) -> None:
     assert oci.state(container)["status"] == "paused"
     assert oci.call("resume", container).code == 0
     assert oci.state(container)["status"] == "running"
+
+
+def test_a_created_one_can_be_paused(oci: Runtime, bundle: Bundle) -> None:
+    container = oci.create(bundle)
+    assert oci.call("pause", container).code == 0
+    assert oci.state(container)["status"] == "paused"
+    assert "cannot start a container in the paused state" in oci.call("start", container).err
+    assert oci.call("resume", container).code == 0
+    assert oci.state(container)["status"] == "created"
+    assert oci.call("start", container).code == 0
 
 
 def test_exec_runs_beside_the_first_process(oci: Runtime, bundle: Bundle) -> None:

@@ -10,6 +10,8 @@ import select
 import signal
 import socket
 import struct
+import subprocess
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,6 +96,34 @@ class TestForeground:
         bundle.shell("tty; stat -c %u:%g $(tty); exit 3")
         result = oci.run(bundle)
         assert (result.code, result.out) == (3, "/dev/pts/0\n0:5\n")
+
+    @pytest.mark.parametrize("controlling", [True, False])
+    def test_a_terminal_on_one_outside(self, oci: Runtime, bundle: Bundle, controlling: bool) -> None:
+        """It has that one's size from the start, whose change is told to no stage of the container's birth."""
+        bundle.process["terminal"] = True
+        bundle.process["consoleSize"] = {"height": 10, "width": 110}
+        bundle.shell("stty size; tty; exit 3")
+        bundle.write()
+        ours, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+        process = subprocess.Popen(
+            [*oci.command, "run", "-b", str(bundle.directory), oci.new_id()],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=(lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) if controlling else None,  # noqa: PLW1509
+        )
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while data := os.read(ours, 4096):
+                said += data
+        os.close(ours)
+        size, _, rest = said.partition(b"\r\n")
+        assert (process.wait(10), rest) == (3, b"/dev/pts/0\r\n")
+        # runc changes it beside the program, which may be first
+        assert size == b"33 77" or (size == b"10 110" and not oci.is_ours)
 
     def test_an_exec_with_one(self, oci: Runtime, bundle: Bundle) -> None:
         if not oci.is_ours:

@@ -73,7 +73,7 @@ class Streams:
                 | termios.ICRNL
                 | termios.IXON
             )
-            raw[1] &= ~termios.OPOST
+            raw[1] |= termios.OPOST  # lines of the container's end without the carriage return that ours needs
             raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
             raw[2] = raw[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
             termios.tcsetattr(0, termios.TCSANOW, raw)

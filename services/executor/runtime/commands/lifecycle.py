@@ -93,6 +93,8 @@ def kill(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
     return 0
 
 
+#: a number that the kernel refuses, and that fits where numbers of signals go
+_BEYOND_SIGNALS = 1 << 16
 KILL_OPTIONS = (Option("all a", "flag", "send the specified signal to all processes inside the container"),)
 
 
@@ -103,7 +105,7 @@ def signal_number(text: str) -> int:
         RuntimeFailure: there is none.
     """
     if text.isdecimal():
-        return int(text)
+        return min(int(text), _BEYOND_SIGNALS)
     import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
 
     name = text.upper()

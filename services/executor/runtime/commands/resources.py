@@ -41,6 +41,8 @@ _TEXTS = frozenset({"cpuset-cpus", "cpuset-mems"})
 UPDATE_OPTIONS = (
     Option("resources r", "text", "path to the file containing the resources to update or '-' to read from stdin", ""),
     *(Option(name, "text", f"set linux.resources.{group}.{key}", "") for name, (group, key) in _FIELDS.items()),
+    Option("kernel-memory", "text", "obsolete, passed over with a warning", ""),
+    Option("kernel-memory-tcp", "text", "obsolete, passed over with a warning", ""),
     Option("l3-cache-schema", "text", "not supported: resctrl is not managed", ""),
     Option("mem-bw-schema", "text", "not supported: resctrl is not managed", ""),
 )
@@ -54,6 +56,8 @@ def update(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
     for name in ("l3_cache_schema", "mem_bw_schema"):
         if options[name]:
             raise InvalidSpec(f"--{name.replace('_', '-')}", "resctrl is not managed by this runtime")
+    if options["kernel_memory"] or options["kernel_memory_tcp"]:
+        config.warn("Kernel memory settings are ignored and will be removed")
     changed = _from_file(options["resources"]) if options["resources"] else _from_options(options)
     from services.executor.runtime import cgroups
 

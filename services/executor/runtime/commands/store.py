@@ -80,9 +80,9 @@ class Container:
         """ "created", "running", "paused" or "stopped"."""
         if not self.alive():
             return "stopped"
-        if os.path.exists(os.path.join(self.directory, START_SOCKET)):
-            return "created"
-        return "paused" if self.cgroup().frozen() else "running"
+        if self.cgroup().frozen():
+            return "paused"
+        return "created" if os.path.exists(os.path.join(self.directory, START_SOCKET)) else "running"
 
     def describe(self) -> dict[str, Any]:
         """What `davit-runc state` prints."""
