@@ -112,6 +112,11 @@ class ByteStream:
         self._closed = False
         self._gone = asyncio.Event()
 
+    @property
+    def accepted(self) -> bool:
+        """Whether the other side has been heard of."""
+        return self._accepted
+
     # -- making -------------------------------------------------------------------------------------------------
 
     async def _open(self) -> None:

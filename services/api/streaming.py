@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 from starlette.requests import ClientDisconnect
@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from services.api.errors import error_of
 from services.api.hijack import RawConnection
+from services.api.repeating import until_answered
 from shared.errors import DavitError
 
 if TYPE_CHECKING:
@@ -29,8 +30,22 @@ log = logging.getLogger(__name__)
 
 DRAIN_BYTES = 256 * 1024
 DRAIN_S = 1.0
+# Source: moby's stdcopy package, `Systemerr`.
+SYSTEM_ERROR_FRAME = 3
 # How long the reason may take to arrive after a body found no taker.
 REASON_S = 5.0
+
+
+class Output(Protocol):
+    """What a response's body, or a raw connection, is fed from: a stream, or what stands for several."""
+
+    async def read(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
+class CancellableOutput(Output, Protocol):
+    async def cancel(self, reason: str) -> None: ...
 
 
 class StreamedResponse(Response):
@@ -44,7 +59,7 @@ class StreamedResponse(Response):
     def __init__(
         self,
         call: Call,
-        stream: ByteStream,
+        stream: CancellableOutput,
         *,
         media_type: str,
         headers: dict[str, str] | None = None,
@@ -165,14 +180,21 @@ async def download_response(
     media_type: str,
     headers: Callable[[Any], dict[str, str]] | None = None,
 ) -> Response:
-    """A body that leaves on a stream: logs, archives, exports. `headers` is made from the reply."""
-    stream = await call.deps.offer()
-    try:
-        reply = await request(stream)
-        await stream.close_write()
-    except BaseException:
-        await end_stream(stream, finished=False)
-        raise
+    """A body that leaves on a stream: archives, exports. `headers` is made from the reply."""
+
+    async def ask(_: int) -> tuple[ByteStream, Any]:
+        stream = await call.deps.offer()
+        try:
+            reply = await request(stream)
+            await stream.close_write()
+        except BaseException:
+            await end_stream(stream, finished=False)
+            raise
+        return stream, reply
+
+    answered = await until_answered(ask)
+    assert answered is not None  # no error counts as done
+    stream, reply = answered
     return StreamedResponse(call, stream, media_type=media_type, headers=headers(reply) if headers else None)
 
 
@@ -215,15 +237,25 @@ async def drain(call: Call, *, whole: bool = False) -> None:
 
 
 async def pump(
-    connection: RawConnection, stream: ByteStream, *, stdin: bool = True, detach: DetachKeys | None = None
+    connection: RawConnection,
+    stream: ByteStream,
+    *,
+    tty: bool,
+    output: Output | None = None,
+    stdin: bool = True,
+    detach: DetachKeys | None = None,
 ) -> None:
     """Join a raw connection and a stream until the stream's other end has finished or the client is gone.
 
     The client's half-close becomes the stream's; the end of the stream closes the connection. The detach keys, when
-    there are any, end the connection and leave the process alone.
+    there are any, end the connection and leave the process alone. A client whose process cannot be reached any more is
+    told so.
+
+    Args:
+        output: What the client reads, if that is more than the stream.
     """
     inward = asyncio.create_task(_client_to_stream(connection, stream, stdin, detach))
-    outward = asyncio.create_task(_stream_to_client(stream, connection))
+    outward = asyncio.create_task(_output_to_client(stream if output is None else output, connection))
     gone = asyncio.create_task(connection.wait_lost())
     try:
         await asyncio.wait({outward, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -233,6 +265,7 @@ async def pump(
         log.debug("the client left its raw connection")
     except DavitError as error:
         log.info("raw connection ended: %s", error)
+        await tell(connection, f"the connection to the process is lost, it may still run: {error.message}", tty=tty)
     finally:
         await end_tasks(inward, outward, gone)
         await end_stream(stream, finished=outward.done() and not outward.cancelled() and outward.exception() is None)
@@ -256,9 +289,21 @@ async def _client_to_stream(
         await stream.close_write()
 
 
-async def _stream_to_client(stream: ByteStream, connection: RawConnection) -> None:
-    while chunk := await stream.read():
+async def _output_to_client(output: Output, connection: RawConnection) -> None:
+    while chunk := await output.read():
         await connection.write(chunk)
+
+
+async def tell(connection: RawConnection, text: str, *, tty: bool, frame: int = SYSTEM_ERROR_FRAME) -> None:
+    """Say on a raw connection what is wrong with it.
+
+    Args:
+        frame: In which stream, where there are several. Clients fail with what comes as a system error.
+    """
+    line = text.encode() + b"\r\n"
+    head = b"" if tty else bytes([frame, 0, 0, 0]) + len(line).to_bytes(4, "big")
+    with contextlib.suppress(ConnectionResetError):  # the client is gone, too
+        await connection.write(head + line)
 
 
 async def end_tasks(*tasks: asyncio.Future[Any] | None) -> None:
@@ -269,7 +314,7 @@ async def end_tasks(*tasks: asyncio.Future[Any] | None) -> None:
     await asyncio.gather(*running, return_exceptions=True)
 
 
-async def end_stream(stream: ByteStream, *, finished: bool) -> None:
+async def end_stream(stream: CancellableOutput, *, finished: bool) -> None:
     with contextlib.suppress(DavitError):  # the peer may have gone first
         if not finished:
             await stream.cancel("the client has gone")

@@ -268,10 +268,14 @@ class StatsResult(BaseModel):
 
 
 class Logs(ContainerRef):
-    """The log leaves on `stream`, multiplexed unless the container has a TTY. Times: nanoseconds since the epoch.
+    """The log leaves on `stream` in batches (`shared.batches`), their data multiplexed unless the container has a TTY.
 
     Attributes:
+        since_ns, until_ns: Nanoseconds since the epoch.
         tail: Number of last lines; -1 is all.
+        after: The position of a batch: go on behind it; `tail` was counted when the first one was asked for.
+        skip_bytes: Only with `after`, which is then to be exact: leave out the first so many bytes of stdout and of
+            stderr, which whoever asks has had by attaching.
     """
 
     stream: StreamRef
@@ -283,10 +287,16 @@ class Logs(ContainerRef):
     timestamps: bool = False
     tail: int = -1
     details: bool = False
+    after: str = ""
+    skip_bytes: tuple[int, int] = (0, 0)
 
 
 class Attach(ContainerRef):
-    """Output leaves on `stream` (multiplexed unless TTY); what arrives on it is stdin. Closed at the process's end."""
+    """Output leaves on `stream` (multiplexed unless TTY); what arrives on it is stdin. Closed at the process's end.
+
+    Attributes:
+        key: Names this wish: asked again after control has died over it, it is the same client.
+    """
 
     stream: StreamRef
     stdin: bool = False
@@ -294,6 +304,7 @@ class Attach(ContainerRef):
     stderr: bool = False
     stream_output: bool = True
     logs: bool = False
+    key: str = ""
 
 
 class Detached(ContainerRef):
@@ -303,10 +314,15 @@ class Detached(ContainerRef):
 
 
 class AttachInfo(BaseModel):
+    """position: Where in the container's log the output begins (`Logs.after`); empty when that is not known."""
+
     tty: bool
+    position: str = ""
 
 
-class CreateExec(ContainerRef):
+class ExecSpec(ContainerRef):
+    """What a process that is added to a container is to be."""
+
     cmd: list[str]
     env: list[str] = Field(default_factory=list)
     user: str = ""
@@ -320,14 +336,27 @@ class CreateExec(ContainerRef):
     console_size: list[int] = Field(default_factory=list)
 
 
+class CreateExec(ExecSpec):
+    """id, repeated: As in `CreateContainer`."""
+
+    id: str = ""
+    repeated: bool = False
+
+
 class ExecId(BaseModel):
     id: str
 
 
 class StartExec(BaseModel):
-    """With `detach`, answered when the process runs; else output leaves on `stream`, as in Attach."""
+    """With `detach`, answered when the process runs; else output leaves on `stream`, as in Attach.
+
+    Attributes:
+        repeated: An earlier attempt may have been carried out: then its outcome is the answer, and its stream is the
+            one that was accepted.
+    """
 
     id: str
+    repeated: bool = False
     detach: bool = False
     tty: bool = False
     stream: StreamRef | None = None
@@ -344,13 +373,19 @@ class ResizeExec(ExecRef):
 
 
 class Exec(BaseModel):
-    """One exec. started: its process has been ordered, and the outcome is known."""
+    """One exec.
+
+    Attributes:
+        started: Its process has been ordered, and the outcome is known.
+        failure: Why it was not, on the wire's form of an error.
+    """
 
     id: str
     container_id: str
     running: bool = False
     started: bool = False
     exit_code: int | None = None
+    failure: dict[str, Any] | None = None
     pid: int = 0
     cmd: list[str]
     env: list[str] = Field(default_factory=list)
@@ -511,7 +546,7 @@ WAIT = Contract("davit.control.container.wait", WaitContainer, WaitResult, deadl
 REMOVE = Contract("davit.control.container.remove", RemoveContainer, Empty, deadline_s=120)
 INSPECT = Contract("davit.control.container.inspect", InspectContainer, Container, idempotent=True)
 LIST = Contract("davit.control.container.list", ListContainers, ContainerPage, idempotent=True)
-RESIZE = Contract("davit.control.container.resize", ResizeContainer, Empty)
+RESIZE = Contract("davit.control.container.resize", ResizeContainer, Empty, idempotent=True)
 TOP = Contract("davit.control.container.top", Top, TopResult, idempotent=True)
 STATS = Contract("davit.control.container.stats", Stats, StatsResult, idempotent=True)
 LOGS = Contract("davit.control.container.logs", Logs, AttachInfo)
@@ -530,5 +565,5 @@ USING_IMAGE = Contract("davit.control.container.using", UsingImage, ImageUsers, 
 EXEC_CREATE = Contract("davit.control.exec.create", CreateExec, ExecId)
 EXEC_START = Contract("davit.control.exec.start", StartExec, Empty, deadline_s=60)
 EXEC_INSPECT = Contract("davit.control.exec.inspect", ExecRef, Exec, idempotent=True)
-EXEC_RESIZE = Contract("davit.control.exec.resize", ResizeExec, Empty)
+EXEC_RESIZE = Contract("davit.control.exec.resize", ResizeExec, Empty, idempotent=True)
 INFO = Contract("davit.control.system.info", Empty, SystemInfo, idempotent=True)

@@ -150,7 +150,7 @@ class RemoveOrder(BaseModel):
 class ExecOrder(BaseModel):
     id: str
     container_id: str
-    spec: containers.CreateExec
+    spec: containers.ExecSpec
     detach: bool = False
     stream: StreamRef | None = None
     console_size: list[int] = Field(default_factory=list)
@@ -171,6 +171,12 @@ class LogOrder(BaseModel):
 class AttachOrder(BaseModel):
     id: str
     request: containers.Attach
+
+
+class Attached(BaseModel):
+    """position: As in `containers.AttachInfo`."""
+
+    position: str = ""
 
 
 class TopOrder(BaseModel):
@@ -301,11 +307,11 @@ UNPAUSE = Contract("davit.node.{node}.container.unpause", ContainerId, Empty, de
 UPDATE = Contract("davit.node.{node}.container.update", UpdateOrder, Empty, idempotent=True)
 RENAME = Contract("davit.node.{node}.container.rename", RenameOrder, Empty, idempotent=True)
 REMOVE = Contract("davit.node.{node}.container.remove", RemoveOrder, Empty, deadline_s=60, idempotent=True)
-RESIZE = Contract("davit.node.{node}.container.resize", ResizeOrder, Empty)
+RESIZE = Contract("davit.node.{node}.container.resize", ResizeOrder, Empty, idempotent=True)
 TOP = Contract("davit.node.{node}.container.top", TopOrder, containers.TopResult, idempotent=True)
 STATS = Contract("davit.node.{node}.container.stats", StatsOrder, containers.StatsResult, idempotent=True)
 LOGS = Contract("davit.node.{node}.container.logs", LogOrder, Empty)
-ATTACH = Contract("davit.node.{node}.container.attach", AttachOrder, Empty)
+ATTACH = Contract("davit.node.{node}.container.attach", AttachOrder, Attached)
 STAT_PATH = Contract("davit.node.{node}.container.stat", PathOrder, containers.PathStat, deadline_s=30, idempotent=True)
 GET_ARCHIVE = Contract("davit.node.{node}.container.getarchive", GetArchiveOrder, containers.PathStat, deadline_s=30)
 PUT_ARCHIVE = Contract("davit.node.{node}.container.putarchive", PutArchiveOrder, Empty, deadline_s=3600)

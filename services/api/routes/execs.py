@@ -6,6 +6,7 @@ Source: Docker Engine API 1.50, Exec.
 from __future__ import annotations
 
 import asyncio
+import secrets
 
 from pydantic import Field
 from starlette.responses import Response
@@ -13,14 +14,14 @@ from starlette.responses import Response
 from services.api.call import Call, Routes, empty_response, json_response
 from services.api.detach import DEFAULT_KEYS, DetachKeys
 from services.api.hijack import RawConnection
+from services.api.repeating import Offers, until_answered
 from services.api.routes.attach import content_type
-from services.api.streaming import end_stream, pump
+from services.api.streaming import SYSTEM_ERROR_FRAME, pump, tell
 from services.api.views import containers as views
 from shared.contracts import containers as contracts
-from shared.contracts.containers import CreateExec, Detached, ExecRef, ResizeExec, StartExec
+from shared.contracts.containers import CreateExec, Detached, ExecId, ExecRef, ResizeExec, StartExec
 from shared.contracts.docker import Bool, DockerModel, Str, StrList
-from shared.errors import Conflict, DavitError, InvalidArgument
-from shared.streams import ByteStream
+from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, Unavailable
 
 STDOUT_FRAME = 1
 # A refusal can be faster than any process; the client gets this long to read the head.
@@ -52,23 +53,28 @@ async def create(call: Call) -> Response:
     DetachKeys(body.detach_keys or DEFAULT_KEYS)  # refused now, not when it is started
     if not body.cmd:
         raise InvalidArgument("No exec command specified", field="Cmd")
-    created = await call.ask(
-        contracts.EXEC_CREATE,
-        CreateExec(
-            ref=call.path("ref"),
-            cmd=body.cmd,
-            env=body.env,
-            user=body.user,
-            working_dir=body.working_dir,
-            privileged=body.privileged,
-            tty=body.tty,
-            attach_stdin=body.attach_stdin,
-            attach_stdout=body.attach_stdout,
-            attach_stderr=body.attach_stderr,
-            detach_keys=body.detach_keys,
-            console_size=body.console_size or [],
-        ),
+    request = CreateExec(
+        id=secrets.token_hex(32),
+        ref=call.path("ref"),
+        cmd=body.cmd,
+        env=body.env,
+        user=body.user,
+        working_dir=body.working_dir,
+        privileged=body.privileged,
+        tty=body.tty,
+        attach_stdin=body.attach_stdin,
+        attach_stdout=body.attach_stdout,
+        attach_stderr=body.attach_stderr,
+        detach_keys=body.detach_keys,
+        console_size=body.console_size or [],
     )
+
+    async def ask(attempt: int) -> ExecId:
+        request.repeated = attempt > 0
+        return await call.ask(contracts.EXEC_CREATE, request)
+
+    created = await until_answered(ask)
+    assert created is not None  # no error counts as done
     return json_response({"Id": created.id}, 201)
 
 
@@ -82,43 +88,46 @@ async def start(call: Call) -> Response | None:
     body = await call.json_body(StartBody)
     request = StartExec(id=call.path("id"), detach=body.detach, tty=body.tty, console_size=body.console_size or [])
     if body.detach:
-        await call.ask(contracts.EXEC_START, request)
+        await _ask_to_start(call, request, None)
         return empty_response(200)
     found = await call.ask(contracts.EXEC_INSPECT, ExecRef(id=request.id))
     if found.running or found.exit_code is not None:
         raise Conflict(f"Error: Exec command {found.id} has already run")
-    stream = await call.deps.offer()
+    connection = await call.hijack(content_type(call, body.tty).encode())
+    offers = Offers(call.deps.offer)
     try:
-        connection = await call.hijack(content_type(call, body.tty).encode())
-        failure = await _start_attached(call, request, stream)
-    except BaseException:
-        await end_stream(stream, finished=False)
-        raise
-    if failure is not None:
-        await end_stream(stream, finished=False)
-        await _tell(connection, failure, body.tty)
+        await _ask_to_start(call, request, offers)
+    except DavitError as error:
+        await offers.end()
+        await _refuse(connection, error, body.tty)
         return None
+    except BaseException:
+        await offers.end()
+        raise
     keys = DetachKeys(found.detach_keys or DEFAULT_KEYS)
-    await pump(connection, stream, detach=keys if found.tty and found.attach_stdin else None)
+    stream = await offers.accepted()
+    await pump(connection, stream, tty=body.tty, detach=keys if found.tty and found.attach_stdin else None)
     if keys.seen:
         await call.ask(contracts.DETACHED, Detached(ref=found.container_id, exec_id=found.id))
     return None
 
 
-async def _start_attached(call: Call, request: StartExec, stream: ByteStream) -> DavitError | None:
-    try:
-        await call.ask(contracts.EXEC_START, request.model_copy(update={"stream": stream.ref}))
-    except DavitError as error:
-        return error
-    return None
+async def _ask_to_start(call: Call, request: StartExec, offers: Offers | None) -> None:
+    async def ask(attempt: int) -> None:
+        request.repeated = attempt > 0
+        if offers is not None:
+            request.stream = (await offers.another()).ref
+        await call.ask(contracts.EXEC_START, request)
+
+    await until_answered(ask)
 
 
-async def _tell(connection: RawConnection, error: DavitError, tty: bool) -> None:
-    text = error.message.encode() + b"\r\n"
-    head = b"" if tty else bytes([STDOUT_FRAME, 0, 0, 0]) + len(text).to_bytes(4, "big")
+async def _refuse(connection: RawConnection, error: DavitError, tty: bool) -> None:
+    """A failure of the command is output, as with Docker; when it is unknown whether it runs, that is none."""
     await asyncio.sleep(AFTER_HEAD_S)
+    unknown = isinstance(error, Unavailable | DeadlineExceeded)
     try:
-        await connection.write(head + text)
+        await tell(connection, error.message, tty=tty, frame=SYSTEM_ERROR_FRAME if unknown else STDOUT_FRAME)
     finally:
         await connection.finish()
 

@@ -12,7 +12,7 @@ from shared.contracts import containers as container_contracts
 from shared.contracts import networks as contracts
 from shared.contracts.docker import Bool, DockerModel, EndpointSettings, Str, StrMap
 from shared.contracts.networks import Ipam, IpamPool, NetworkRef
-from shared.errors import Forbidden, InvalidArgument, NotFound
+from shared.errors import Conflict, Forbidden, InvalidArgument, NotFound
 
 WITH_ENABLE_IPV4 = (1, 48)
 
@@ -72,26 +72,27 @@ async def create(call: Call) -> Response:
     body = await call.json_body(CreateBody)
     if not body.name:
         raise InvalidArgument("invalid name: name is empty", field="Name")
-    created = await call.ask(
-        contracts.CREATE,
-        contracts.CreateNetwork(
-            name=body.name,
-            driver=body.driver,
-            scope=body.scope,
-            # From 1.44 on names are unique, whatever the client says.
-            check_duplicate=True if call.version >= (1, 44) else bool(body.check_duplicate),
-            enable_ipv4=body.enable_ipv4 if call.version >= WITH_ENABLE_IPV4 else None,
-            enable_ipv6=body.enable_ipv6,
-            internal=body.internal,
-            attachable=body.attachable,
-            ingress=body.ingress,
-            config_only=body.config_only,
-            config_from=body.config_from.network if body.config_from else "",
-            ipam=body.ipam.contract() if body.ipam else None,
-            options=body.options,
-            labels=body.labels,
-        ),
+    request = contracts.CreateNetwork(
+        name=body.name,
+        driver=body.driver,
+        scope=body.scope,
+        # From 1.44 on names are unique, whatever the client says.
+        check_duplicate=True if call.version >= (1, 44) else bool(body.check_duplicate),
+        enable_ipv4=body.enable_ipv4 if call.version >= WITH_ENABLE_IPV4 else None,
+        enable_ipv6=body.enable_ipv6,
+        internal=body.internal,
+        attachable=body.attachable,
+        ingress=body.ingress,
+        config_only=body.config_only,
+        config_from=body.config_from.network if body.config_from else "",
+        ipam=body.ipam.contract() if body.ipam else None,
+        options=body.options,
+        labels=body.labels,
     )
+    created = await until_answered(lambda _: call.ask(contracts.CREATE, request), done=(Conflict,))
+    if created is None:  # an earlier attempt has made it: its name is taken now
+        made = await call.ask(contracts.INSPECT, NetworkRef(ref=body.name))
+        created = contracts.CreatedNetwork(id=made.id)
     return json_response({"Id": created.id, "Warning": created.warning}, 201)
 
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from shared.errors import DavitError
+from shared.errors import DavitError, Unavailable
 from shared.streams import ByteStream
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,9 @@ async def join(
         await stream.close_write()
     except DavitError as error:
         log.debug("attached stream ended: %s", error)
+    except asyncio.CancelledError:
+        await stream.fail(Unavailable("the node's agent is being stopped"))  # not the end of the process
+        raise
     finally:
         stdin.cancel()
         await asyncio.gather(stdin, return_exceptions=True)

@@ -89,6 +89,10 @@ class Containers:
             raise Conflict(f"container {container_id} is not running")
         return live
 
+    def runs(self, container_id: str) -> bool:
+        live = self._live.get(container_id)
+        return live is not None and not live.exited.is_set()
+
     def ended(self, container_id: str) -> asyncio.Event:
         """Set once the container's process is gone; already set when it does not run."""
         live = self._live.get(container_id)
@@ -381,7 +385,7 @@ class Containers:
         """Join a client to the container's stdio: now when it runs, or at its next start."""
         pending = PendingAttach(spec, stream)
         live = self._live.get(container_id)
-        if live is None or live.exited.is_set():
+        if live is None or not self.runs(container_id):
             self._pending.setdefault(container_id, []).append(pending)
             self._spawn(self._drop_when_gone(container_id, pending), name=f"attach {container_id[:12]}")
             return

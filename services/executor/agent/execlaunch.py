@@ -11,7 +11,7 @@ from services.executor.agent.failures import translated
 from services.executor.agent.records import ExecPaths, NodeRecord
 from services.executor.agent.spec import exec_process
 from services.executor.agent.zygote import LaunchResult, Zygote
-from shared.contracts.containers import CreateExec
+from shared.contracts.containers import ExecSpec
 from shared.errors import Conflict
 
 
@@ -26,7 +26,7 @@ class ExecLauncher:
         self,
         container_id: str,
         exec_id: str,
-        spec: CreateExec,
+        spec: ExecSpec,
         paths: ExecPaths,
         console_size: list[int] | None = None,
     ) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class ExecLauncher:
         return self._order(record, exec_id, spec, paths, console_size or [])
 
     def _order(
-        self, record: NodeRecord, exec_id: str, spec: CreateExec, paths: ExecPaths, console_size: list[int]
+        self, record: NodeRecord, exec_id: str, spec: ExecSpec, paths: ExecPaths, console_size: list[int]
     ) -> dict[str, Any]:
         plan = exec_process(record.order, spec, console_size)
         order = {

@@ -155,6 +155,7 @@ class Execs:
         for container_id, exec_id in self._records.ended_execs():
             if exec_id not in self._shims:
                 ended = ShimClient.read_exit_file(self._paths(exec_id, container_id).exit)
+                self._answers[exec_id] = Started(pid=0, started_at_ns=0)  # should it be ordered again: it has run
                 self._spawn(self._tell(exec_id, container_id, ended), name=f"exec exit {exec_id[:12]}")
 
     async def resize(self, exec_id: str, height: int, width: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from services.executor.agent.attach import AttachSpec
 from services.executor.agent.containers import Containers
 from services.executor.agent.execs import Execs
 from services.executor.agent.layers import NodeLayers
-from services.executor.agent.logs import LogReader, encode
+from services.executor.agent.logs import LogReader, encode, end_of_log
 from services.executor.agent.mounts import check_sources
 from services.executor.agent.network import NodeNetwork
 from services.executor.agent.records import NodeRecord
@@ -20,6 +21,7 @@ from services.executor.agent.spec import oci_resources
 from services.executor.agent.stats import docker_stats, with_previous
 from services.executor.agent.volumes import NodeVolumes
 from services.executor.runtime.cgroups.interface import CgroupBackend
+from shared.batches import Batch, pack
 from shared.bus import EMPTY, Bus, Empty
 from shared.contracts import networks as network_contract
 from shared.contracts import node as contract
@@ -27,6 +29,7 @@ from shared.contracts import volumes as volume_contract
 from shared.contracts.containers import Changes, Logs, PathStat, StatsResult, TopResult
 from shared.contracts.networks import Attachment
 from shared.contracts.node import (
+    Attached,
     AttachNetwork,
     AttachOrder,
     ContainerId,
@@ -53,10 +56,11 @@ from shared.contracts.node import (
     TopOrder,
     UpdateOrder,
 )
-from shared.errors import DavitError
-from shared.streams import ByteStream, accept
+from shared.errors import DavitError, Internal, Unavailable
+from shared.streams import ByteStream, StreamBroken, StreamCancelled, accept
 
-STATS_PERIOD_S = 1.0
+# Keys of attached clients that are remembered; one is asked again within seconds, or never.
+CLIENTS_KNOWN = 4096
 
 
 class Handlers:
@@ -84,6 +88,7 @@ class Handlers:
         self._cgroups = cgroups
         self._spawn = spawn
         self._samples: dict[str, dict[str, Any]] = {}
+        self._clients: deque[str] = deque(maxlen=CLIENTS_KNOWN)
 
     async def serve(self, node: str) -> None:
         """Subscribe to all orders of this node."""
@@ -205,21 +210,29 @@ class Handlers:
     async def _send_logs(self, container_id: str, request: Logs, stream: ByteStream) -> None:
         record = self._containers.records.find(container_id)
         tty = record.order.config.tty if record is not None else False
+        max_files = int(record.order.log_options.get("max-file", 1)) if record is not None else 1
         paths = self._containers.records.paths(container_id)
         ended = self._containers.ended(container_id) if request.follow else None
         try:
-            async for batch in LogReader(paths.log, request).read(ended):
-                await stream.write(encode(batch, request, tty=tty))
+            async for records, position in LogReader(paths.log, request, max_files=max_files).read(ended):
+                await stream.write(pack(Batch(position, encode(records, request, tty=tty))))
             await stream.close_write()
-        except DavitError:  # the reader went away: nobody is left to tell
+        except (StreamCancelled, StreamBroken):  # the reader went away: nobody is left to tell
             return
+        except DavitError as error:
+            await stream.fail(error)
         except OSError as error:
-            await stream.cancel(f"the log of container {container_id} cannot be read: {error}")
+            await stream.fail(Internal(f"the log of container {container_id} cannot be read: {error}"))
+        except asyncio.CancelledError:
+            await stream.fail(Unavailable("the node's agent is being stopped"))  # not the end of the log
+            raise
         finally:
             await stream.aclose()
 
-    async def attach(self, order: AttachOrder) -> Empty:
+    async def attach(self, order: AttachOrder) -> Attached:
         request = order.request
+        if not self._new_client(request.key):
+            return Attached()
         stream = await accept(self._bus, request.stream)
         spec = AttachSpec(stdin=request.stdin, stdout=request.stdout, stderr=request.stderr)
         if request.logs:
@@ -227,9 +240,20 @@ class Handlers:
         if not request.stream_output:
             await stream.close_write()
             await stream.aclose()
-            return EMPTY
+            return Attached()
+        # Of a container that does not run, the client is going to get all that is logged from here on.
+        paths = self._containers.records.paths(order.id)
+        position = end_of_log(paths.log) if not self._containers.runs(order.id) else ""
         await self._containers.attach(order.id, spec, stream)
-        return EMPTY
+        return Attached(position=position)
+
+    def _new_client(self, key: str) -> bool:
+        """Whether a client has not been attached before: control may have died over it, and it asks again."""
+        if key in self._clients:
+            return False
+        if key:
+            self._clients.append(key)
+        return True
 
     async def _replay(self, container_id: str, stdout: bool, stderr: bool, stream: ByteStream) -> None:
         """What has been printed so far, for an attach with ``logs=1``."""
@@ -237,8 +261,8 @@ class Handlers:
         if record is None:
             return
         request = Logs(ref=container_id, stream=stream.ref, stdout=stdout, stderr=stderr)
-        async for batch in LogReader(self._containers.records.paths(container_id).log, request).read(None):
-            await stream.write(encode(batch, request, tty=record.order.config.tty))
+        async for records, _ in LogReader(self._containers.records.paths(container_id).log, request).read(None):
+            await stream.write(encode(records, request, tty=record.order.config.tty))
 
     async def stat_path(self, order: PathOrder) -> PathStat:
         return await self._archives.stat(order.id, order.path)

@@ -14,7 +14,7 @@ from services.executor.agent.records import ExecPaths, NodeRecords
 from services.executor.agent.shims import ShimClient, ShimGone
 from services.executor.agent.zygote import LaunchResult
 from services.executor.runtime.errors import RuntimeFailure
-from shared.contracts.containers import CreateExec
+from shared.contracts.containers import ExecSpec
 
 READ_BYTES = 64 * 1024
 KILL = 9
@@ -35,7 +35,7 @@ class Probes:
         """
         probe_id = secrets.token_hex(32)
         paths = self._records.probe_paths(container_id, probe_id)
-        spec = CreateExec(ref=container_id, cmd=command, attach_stdout=True, attach_stderr=True)
+        spec = ExecSpec(ref=container_id, cmd=command, attach_stdout=True, attach_stderr=True)
         order = self._launcher.order(container_id, probe_id, spec, paths)
         launching = self._launcher.launch_attached(order, AttachSpec(stdout=True, stderr=True))
         try:

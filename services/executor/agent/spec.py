@@ -19,7 +19,7 @@ import orjson
 from services.executor.agent.mounts import OciMount, shm_size_bytes
 from services.executor.runtime import capabilities, defaults, seccomp, seccomp_default
 from services.executor.runtime.seccomp_profile import resolve_profile
-from shared.contracts.containers import CreateExec
+from shared.contracts.containers import ExecSpec
 from shared.contracts.docker import DeviceMapping, HostConfig
 from shared.contracts.node import ContainerOrder
 from shared.errors import InvalidArgument
@@ -366,7 +366,7 @@ def _process(
     return process
 
 
-def exec_process(order: ContainerOrder, spec: CreateExec, console_size: list[int]) -> ProcessPlan:
+def exec_process(order: ContainerOrder, spec: ExecSpec, console_size: list[int]) -> ProcessPlan:
     """The OCI process of an exec: the container's environment and limits, its own user, directory and variables."""
     host = order.host_config
     privileged = host.privileged or spec.privileged

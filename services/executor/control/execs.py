@@ -9,9 +9,9 @@ from services.executor.control.peers import Peers
 from services.executor.control.records import Records
 from shared.bus import EMPTY, Empty
 from shared.contracts import node
-from shared.contracts.containers import CreateExec, Exec, ExecId, ExecRef, ResizeExec, StartExec
+from shared.contracts.containers import CreateExec, Exec, ExecId, ExecRef, ExecSpec, ResizeExec, StartExec
 from shared.contracts.node import ExecOrder, ResizeOrder
-from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable, from_wire
 from shared.events import DomainEvent
 
 START_FAILED = "OCI runtime exec failed: exec failed: unable to start container process: "
@@ -28,8 +28,11 @@ class Execs:
     async def create(self, request: CreateExec) -> ExecId:
         if not request.cmd:
             raise InvalidArgument("No exec command specified", field="Cmd")
-        item = Exec(id=new_id(), container_id="", **request.model_dump(exclude={"ref", "console_size"}))
+        spec = request.model_dump(include=set(ExecSpec.model_fields) - {"ref", "console_size"})
+        item = Exec(id=request.id or new_id(), container_id="", **spec)
         async with self._records.database.transaction() as tx:
+            if request.repeated and await sql.has_exec(tx, item.id):
+                return ExecId(id=item.id)
             record = await sql.find(tx, request.ref)
             if record.status == "paused":
                 raise Conflict(f"Container {request.ref} is paused, unpause the container before exec")
@@ -45,17 +48,12 @@ class Execs:
         async with self._records.database.read() as reader:
             item = await sql.find_exec(reader, request.id)
             record = await sql.find(reader, item.container_id)
-        if record.status == "paused":
-            raise Conflict(f"Container {record.id} is paused, unpause the container before exec")
-        if item.running:
-            raise Conflict(f"Error: Exec command {item.id} is already running")
-        if item.exit_code is not None:
-            raise Conflict(f"Error: Exec command {item.id} has already run")
-        if record.status != "running":
-            raise Conflict(f"container {record.id} is not running")
-        spec = CreateExec(
-            ref=record.id, **item.model_dump(include=set(CreateExec.model_fields) - {"ref", "console_size"})
-        )
+        if request.repeated and item.failure is not None:
+            raise from_wire(item.failure)
+        if request.repeated and item.exit_code is not None:
+            return EMPTY
+        _check_startable(record, item, again=request.repeated)
+        spec = ExecSpec(ref=record.id, **item.model_dump(include=set(ExecSpec.model_fields) - {"ref", "console_size"}))
         order = ExecOrder(
             id=item.id,
             container_id=record.id,
@@ -69,22 +67,25 @@ class Execs:
         except (Unavailable, DeadlineExceeded):
             raise  # whether it runs is unknown: its exit tells
         except DavitError as error:
-            await self._failed(record, item.id, int(error.detail.get("exit_code", 126)))
+            told = error
             if "exit_code" in error.detail:
-                raise InvalidArgument(f"{START_FAILED}{_reason(error.message)}: unknown", **error.detail) from error
-            raise
+                told = InvalidArgument(f"{START_FAILED}{_reason(error.message)}: unknown", **error.detail)
+            await self._failed(record, item.id, told)
+            raise told from error
         async with self._records.database.transaction() as tx:
             current = await sql.find_exec(tx, item.id)
-            if current.exit_code is None:  # else it has ended already, and that is known
+            if current.exit_code is None and not current.running:  # else that is known, and also that it has ended
                 current.running, current.started, current.pid = True, True, started.pid
                 tx.emit(_start_event(record, current))
                 await sql.save_exec(tx, current, self._records.clock.time_ns())
         return EMPTY
 
-    async def _failed(self, record: Record, exec_id: str, code: int) -> None:
+    async def _failed(self, record: Record, exec_id: str, error: DavitError) -> None:
+        code = int(error.detail.get("exit_code", 126))
         async with self._records.database.transaction() as tx:
             current = await sql.find_exec(tx, exec_id)
             current.running, current.started, current.exit_code = False, True, code
+            current.failure = error.to_wire()
             tx.emit(_start_event(record, current))  # it was tried: Docker says so too
             await sql.save_exec(tx, current, self._records.clock.time_ns())
 
@@ -123,6 +124,18 @@ class Execs:
         order = ResizeOrder(id=record.id, exec_id=item.id, height=request.height, width=request.width)
         await self._bus.request(node.RESIZE, order, node=record.node)
         return EMPTY
+
+
+def _check_startable(record: Record, item: Exec, *, again: bool) -> None:
+    """Raises Conflict."""
+    if record.status == "paused":
+        raise Conflict(f"Container {record.id} is paused, unpause the container before exec")
+    if item.running and not again:
+        raise Conflict(f"Error: Exec command {item.id} is already running")
+    if item.exit_code is not None:
+        raise Conflict(f"Error: Exec command {item.id} has already run")
+    if record.status != "running":
+        raise Conflict(f"container {record.id} is not running")
 
 
 def _start_event(record: Record, item: Exec) -> DomainEvent:

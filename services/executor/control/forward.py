@@ -70,10 +70,13 @@ class Forward:
             raise Conflict(f"container {record.id} is being removed")
         if request.stdin and not record.container.config.open_stdin:
             request = request.model_copy(update={"stdin": False})
-        await self._bus.request(node.ATTACH, AttachOrder(id=record.id, request=request), node=record.node)
+        order = AttachOrder(id=record.id, request=request)
+        attached = await self._bus.request(node.ATTACH, order, node=record.node)
         if request.stream_output:  # else it was only a replay of the log
             await self._records.note(record.event("attach"))
-        return AttachInfo(tty=record.container.config.tty)
+        return AttachInfo(
+            tty=record.container.config.tty, position="" if record.log_driver == "none" else attached.position
+        )
 
     async def detached(self, request: Detached) -> Empty:
         record = await self._records.find(request.ref)

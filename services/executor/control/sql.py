@@ -405,6 +405,10 @@ def _exec_row(item: Exec, now_ns: int) -> dict[str, Any]:
     return {"document": item.model_dump_json(exclude_none=True), "status": status, "changed_ns": now_ns}
 
 
+async def has_exec(reader: Reader, exec_id: str) -> bool:
+    return await reader.scalar(_exec, {"key": exec_id}) is not None
+
+
 async def insert_exec(tx: Transaction, item: Exec, now_ns: int) -> None:
     await tx.execute(_insert_exec, {"id": item.id, "container_id": item.container_id, **_exec_row(item, now_ns)})
 

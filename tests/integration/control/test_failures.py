@@ -262,7 +262,8 @@ async def test_execs_that_have_ended_are_forgotten_after_a_while(world: World) -
         await world.node.exec_exit(one, container_id, 0)
     old = time.time_ns() - 601 * 10**9
     async with world.controls[0].database.transaction() as tx:
-        await tx.execute(sa.update(sql.execs).where(sql.execs.c.id.in_([ended, created])).values(changed_ns=old))
+        for one in (ended, created):
+            await tx.execute(Prepared(sa.update(sql.execs).where(sql.execs.c.id == one).values(changed_ns=old)))
     await _sweeper(world.controls[0], LaterClock()).sweep()
     for one in (created, young):
         await world.ask(contract.EXEC_INSPECT, ExecRef(id=one))

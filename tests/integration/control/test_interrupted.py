@@ -9,7 +9,14 @@ import pytest
 
 from shared import inflight
 from shared.contracts import containers as contract
-from shared.contracts.containers import CreateContainer, RemoveContainer, StopContainer
+from shared.contracts.containers import (
+    CreateContainer,
+    CreateExec,
+    ExecRef,
+    RemoveContainer,
+    StartExec,
+    StopContainer,
+)
 from shared.contracts.docker import ContainerConfig, HostConfig, RestartPolicy
 from shared.errors import Conflict, DavitError, Interrupted, NotFound, Unavailable
 from tests.integration.control.world import World
@@ -266,3 +273,56 @@ async def test_a_container_whose_kill_failed_is_not_removed_much_later(world: Wo
     item.exit = ended.model_copy(update={"finished_at_ns": ended.finished_at_ns + 120 * 10**9})
     await world.node.report(container_id, "exited", exit=item.exit)
     assert await world.status("web") == "exited"
+
+
+# Execs
+
+
+async def test_an_exec_created_again_is_the_same(world: World) -> None:
+    container_id = await world.run("web")
+    request = CreateExec(id="e" * 64, ref="web", cmd=["ls"])
+    assert (await world.ask(contract.EXEC_CREATE, request)).id == request.id
+    again = request.model_copy(update={"repeated": True})
+    assert (await world.ask(contract.EXEC_CREATE, again)).id == request.id
+    assert (await world.actions(container_id)).count("exec_create: ls") == 1
+
+
+async def _exec(world: World) -> str:
+    return str((await world.ask(contract.EXEC_CREATE, CreateExec(ref="web", cmd=["job"]))).id)
+
+
+async def test_an_exec_started_again_after_control_died_is_the_same_start(world: World) -> None:
+    container_id = await world.run("web")
+    exec_id = await _exec(world)
+    loop = asyncio.get_running_loop()
+    killed = loop.create_future()
+    world.node.before["exec_start"] = lambda: killed.set_result(loop.create_task(world.kill_control()))
+    starting = asyncio.create_task(world.ask(contract.EXEC_START, StartExec(id=exec_id, detach=True)))
+    await (await killed)
+    world.node.before.clear()
+    await world.add_control()
+    with pytest.raises(Interrupted):
+        await starting
+    again = StartExec(id=exec_id, detach=True, repeated=True)
+    for _ in range(2):
+        await world.ask(contract.EXEC_START, again)
+    assert (await world.ask(contract.EXEC_INSPECT, ExecRef(id=exec_id))).running
+    with pytest.raises(Conflict, match="is already running"):
+        await world.ask(contract.EXEC_START, StartExec(id=exec_id, detach=True))
+    await world.node.exec_exit(exec_id, container_id, 3)
+    await world.ask(contract.EXEC_START, again)
+    actions = [action for action in await world.actions(container_id) if action.startswith("exec_")]
+    assert actions == ["exec_create: job", "exec_start: job", "exec_die"]
+
+
+async def test_an_exec_that_failed_fails_again_with_the_same_words(world: World) -> None:
+    await world.run("web")
+    exec_id = await _exec(world)
+    world.node.fail["exec_start"] = NotFound("unable to start container process: nope", exit_code=127)
+    outcomes = []
+    for repeated in (False, True):
+        with pytest.raises(DavitError) as refused:
+            await world.ask(contract.EXEC_START, StartExec(id=exec_id, detach=True, repeated=repeated))
+        outcomes.append((type(refused.value), refused.value.message, refused.value.detail))
+    assert outcomes[0] == outcomes[1]
+    assert [verb for verb, _ in world.node.calls].count("exec_start") == 1

@@ -24,6 +24,8 @@ from shared.contracts.docker import ContainerConfig, EndpointSettings, HostConfi
 from shared.contracts.images import ImageId, ImageRef, Images, ResolvedImage
 from shared.contracts.networks import Attachment, ConnectNetwork, Joined, JoinNetworks, LeaveNetworks, Left, NodeNetwork
 from shared.contracts.node import (
+    Attached,
+    AttachOrder,
     ContainerOrder,
     ContainerReport,
     ExecOrder,
@@ -82,7 +84,7 @@ class FakeNode:
             (node.REMOVE, self.remove),
             (node.RESIZE, self.plain("resize")),
             (node.LOGS, self.plain("logs")),
-            (node.ATTACH, self.plain("attach")),
+            (node.ATTACH, self.attach),
             (node.SIZES, self.sizes),
             (node.EXEC_START, self.exec_start),
             (node.ATTACH_NETWORK, self.plain("attach_network")),
@@ -187,6 +189,10 @@ class FakeNode:
             raise Conflict(f"container {order.id} is running")
         self.items.pop(order.id, None)
         return EMPTY
+
+    async def attach(self, order: AttachOrder) -> Attached:
+        self._called("attach", order.id)
+        return Attached(position="1.2.3")
 
     async def sizes(self, order: SizesOrder) -> Sizes:
         return Sizes(rw=dict.fromkeys(order.ids, 10), root_fs=dict.fromkeys(order.ids, 100))

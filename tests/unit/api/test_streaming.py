@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from shared import streams
+from shared.batches import Batch, pack
 from shared.bus import EMPTY
 from shared.contracts import containers as contracts
 from shared.contracts import images
@@ -75,8 +76,14 @@ def sending(edge, chunks, reply):
     return handler
 
 
+def batched(*texts):
+    """As the agent sends a log; cut where no batch ends."""
+    sent = b"".join(pack(Batch(f"p{number}", text)) for number, text in enumerate(texts))
+    return [sent[:5], sent[5:]]
+
+
 async def test_logs(edge):
-    edge.bus.answer(contracts.LOGS, sending(edge, [b"one", b"two"], AttachInfo(tty=False)))
+    edge.bus.answer(contracts.LOGS, sending(edge, batched(b"one", b"", b"two"), AttachInfo(tty=False)))
     reply = await edge.client.request("GET", "/containers/x/logs?stdout=1&tail=5&since=1.5&timestamps=1")
     assert (reply.status, reply.body) == (200, b"onetwo")
     assert reply.headers["content-type"] == "application/vnd.docker.multiplexed-stream"
