@@ -41,7 +41,7 @@ jetstream {{
   max_memory_store: {memory_bytes}
   sync_interval: always
 }}
-max_payload: 1MB
+max_payload: 8MB
 write_deadline: "10s"
 log_file: {log}
 logfile_size_limit: 4MB

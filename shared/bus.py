@@ -31,6 +31,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from shared.context import RequestContext, current_context, use_context
+from shared.envelope import packed, unpacked
 from shared.errors import (
     DavitError,
     DeadlineExceeded,
@@ -57,6 +58,8 @@ Handler = Callable[[Req], Awaitable[Rep]]
 
 HEADER_ERROR = "Davit-Error"
 RETRY_PAUSE_S = 0.1
+# More than the headers of a message take; they count as a part of it.
+HEADERS_BYTES = 4096
 # Grace between the deadline a server sees and the time a caller stops waiting, so that the server's own
 # DeadlineExceeded, which says what was slow, arrives before the caller gives up.
 REPLY_GRACE_S = 0.25
@@ -187,6 +190,11 @@ class Bus:
         self._reconnected.append(callback)
 
     @property
+    def _room_bytes(self) -> int:
+        """The largest body that the server takes, headers being there too."""
+        return int(self._client.max_payload) - HEADERS_BYTES
+
+    @property
     def connected(self) -> bool:
         return bool(self._client.is_connected)
 
@@ -210,9 +218,13 @@ class Bus:
         deadline = _nearest_deadline(context, contract.deadline_s if deadline_s is None else deadline_s)
         context = context.with_deadline(deadline)
         subject = contract.subject_for(node)
-        data = payload.model_dump_json(by_alias=True, exclude_none=True).encode()
+        data, encoding = await packed(payload.model_dump_json(by_alias=True, exclude_none=True).encode())
+        if len(data) > self._room_bytes:
+            raise InvalidArgument(
+                f"the request takes {len(data)} bytes on the message bus, which takes at most {self._room_bytes}"
+            )
         queue = _queue_of(subject)
-        headers = context.headers()
+        headers = context.headers() | encoding
         while True:
             remaining = context.remaining_s()
             if remaining is not None and remaining <= 0:
@@ -223,7 +235,7 @@ class Bus:
                     message = await self._client.request(
                         subject, data, timeout=1e9 if remaining is None else remaining + REPLY_GRACE_S, headers=headers
                     )
-                return _decode_reply(contract, message)
+                return await _decode_reply(contract, message)
             except nats.errors.NoRespondersError as error:
                 # Nobody received it, so sending it again is safe: a service being restarted is back in a moment.
                 if remaining is None or remaining < RETRY_PAUSE_S * 2:
@@ -274,12 +286,14 @@ class Bus:
         if remaining is not None and remaining <= 0:
             log.info("dropped %s: its deadline had passed", message.subject)
             return
-        headers: dict[str, str] | None = None
+        headers: dict[str, str] = {}
         with use_context(context):
             try:
-                request = contract.request.model_validate_json(message.data)
+                request = contract.request.model_validate_json(await unpacked(message.data, message.headers))
                 reply = await handler(request)
-                body = reply.model_dump_json(by_alias=True, exclude_none=True).encode()
+                body, headers = await packed(reply.model_dump_json(by_alias=True, exclude_none=True).encode())
+                if len(body) > self._room_bytes:
+                    raise Internal(f"the answer is larger than the {self._room_bytes} bytes that the message bus takes")
             except ValidationError as error:
                 headers, body = _error_reply(_invalid(error))
             except DavitError as error:
@@ -291,7 +305,7 @@ class Bus:
                 headers, body = _error_reply(Internal(f"{type(error).__name__}: {error}"))
         if message.reply:
             try:
-                await self._client.publish(message.reply, body, headers=headers)
+                await self._client.publish(message.reply, body, headers=headers or None)
             except (nats.errors.Error, OSError) as error:
                 log.warning("reply to %s could not be sent: %s", message.subject, error)
 
@@ -354,11 +368,11 @@ def _nearest_deadline(context: RequestContext, seconds: float | None) -> float |
     return own if context.deadline is None else min(own, context.deadline)
 
 
-def _decode_reply(contract: Contract[Any, Rep], message: Msg) -> Rep:
+async def _decode_reply(contract: Contract[Any, Rep], message: Msg) -> Rep:
     if message.headers and HEADER_ERROR in message.headers:
         raise from_wire(orjson.loads(message.data))
     try:
-        return contract.reply.model_validate_json(message.data)
+        return contract.reply.model_validate_json(await unpacked(message.data, message.headers))
     except ValidationError as error:
         raise Internal(f"{contract.subject}: the reply cannot be read: {error}") from error
 

@@ -93,7 +93,9 @@ async def store(connection: Connection, service: str, events: list[DomainEvent])
 def _row(event: DomainEvent) -> dict[str, Any]:
     payload = event.model_dump_json()
     if len(payload) > LARGEST_EVENT_BYTES:
-        raise InvalidArgument(f"event {event.type} {event.action} of {event.actor_id} is larger than 1 MB")
+        raise InvalidArgument(
+            f"event {event.type} {event.action} of {event.actor_id} is larger than 1 MB, labels included"
+        )
     return {
         "sequence": event.sequence,
         "message_id": event.message_id,

@@ -44,6 +44,20 @@ def environment(subject: Subject) -> None:
             raise refuse(f"invalid environment variable: {entry}", "Env")
 
 
+def no_nul(subject: Subject) -> None:
+    """What the kernel takes as texts that end at a NUL cannot have one inside."""
+    config = subject.config
+    for name, values in (
+        ("Env", config.env),
+        ("Entrypoint", config.entrypoint or ()),
+        ("Cmd", config.cmd or ()),
+        ("WorkingDir", (config.working_dir,)),
+        ("User", (config.user,)),
+    ):
+        if any("\0" in value for value in values):
+            raise refuse(f"invalid {name}: it has a NUL character inside", name)
+
+
 def hostname(subject: Subject) -> None:
     name = subject.config.hostname
     # Docker takes more than RFC 1123 does; what the kernel or a line of /etc/hosts cannot hold is refused.
@@ -215,6 +229,7 @@ def refused_fields(subject: Subject) -> None:
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     environment,
+    no_nul,
     hostname,
     working_dir,
     stop_signal,

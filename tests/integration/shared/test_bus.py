@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator
 
@@ -66,6 +67,37 @@ async def test_a_payload_of_another_shape_names_the_field(caller: Bus, server: B
     with pytest.raises(InvalidArgument) as caught:
         await caller.request(wrong, Text(value="many"))
     assert caught.value.detail["field"] == "value"
+
+
+class Page(BaseModel):
+    lines: list[str]
+
+
+ECHO = Contract("davit.test.page.echo", Page, Page, deadline_s=5)
+MORE = Contract("davit.test.page.more", Page, Page, deadline_s=5)
+
+
+async def test_what_is_larger_than_a_message_of_the_bus_is_compressed(caller: Bus, server: Bus) -> None:
+    async def echo(request: Page) -> Page:
+        return request
+
+    await server.serve(ECHO, echo)
+    page = Page(lines=[f"/some/rather/long/directory/name/file-{number}" for number in range(100_000)])
+    assert len(page.model_dump_json()) > 4 * caller.nats.max_payload
+    assert await caller.request(ECHO, page) == page
+
+
+async def test_what_no_compression_makes_small_enough_is_refused_at_once(caller: Bus, server: Bus) -> None:
+    async def more(request: Page) -> Page:
+        return Page(lines=[secrets.token_hex(4 << 20)])
+
+    await server.serve(MORE, more)
+    begin = time.monotonic()
+    with pytest.raises(InvalidArgument, match=r"the request takes .* bytes on the message bus, which takes at most"):
+        await caller.request(MORE, Page(lines=[secrets.token_hex(4 << 20)]))
+    with pytest.raises(Internal, match="the answer is larger than the"):
+        await caller.request(MORE, Page(lines=[]))
+    assert time.monotonic() - begin < 4
 
 
 async def test_actor_and_request_travel(caller: Bus, server: Bus) -> None:

@@ -117,6 +117,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (host(Tmpfs={"rel": ""}), "invalid mount path: 'rel' mount path must be absolute"),
     (host(Runtime="foo"), "unknown or invalid runtime name: foo"),
     ({"Env": ["=x"]}, "invalid environment variable: =x"),
+    ({"Env": ["A=b\0c"]}, "invalid Env: it has a NUL character inside"),
+    ({"Cmd": ["echo", "a\0"]}, "invalid Cmd: it has a NUL character inside"),
     ({"WorkingDir": "rel"}, "the working directory 'rel' is invalid, it needs to be an absolute path"),
     ({"StopSignal": "FOO"}, "Invalid signal: FOO"),
     ({"Hostname": "a b"}, "invalid hostname format: a b"),
