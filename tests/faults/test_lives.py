@@ -123,6 +123,33 @@ def test_what_happens_in_the_moment_of_a_kill_is_not_lost(engine: Engine, proces
     assert engine.docker("volume", "ls", "-q").stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "state"), [("goes on", "running 0"), ("ends", "exited 7"), ("its shim is killed", "exited 255")]
+)
+def test_a_start_that_the_agent_had_no_time_to_write_down(
+    engine: Engine, meanwhile: str, state: str, tmp_path: Path
+) -> None:
+    """The record says that the container starts; what became of it, the next agent finds out."""
+    now = Round(engine, meanwhile.split()[-1], tmp_path)
+    agent = engine.pids()["agent"]
+    now.run("brief", "exit 7")
+    os.kill(agent, signal.SIGKILL)
+    started = now.state("brief", "{{.State.StartedAt}}")
+    record = engine.data / "containers" / now.state("brief", "{{.Id}}") / "record.json"
+    assert json.loads(record.read_bytes())["status"] == "starting"
+    if meanwhile == "ends":
+        (tmp_path / "now").touch()
+    elif meanwhile == "its shim is killed":
+        pid = int(now.state("brief", "{{.State.Pid}}"))
+        os.kill(int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]), signal.SIGKILL)
+    now.becomes("brief", "{{.State.Status}} {{.State.ExitCode}}", state)
+    eventually(lambda: json.loads(record.read_bytes())["status"] == state.split()[0], 15, "a record of that")
+    assert now.state("brief", "{{.State.StartedAt}}") == started
+    told = ["create", "start", *["die"] * (state != "running 0")]
+    eventually(lambda: now.actions("brief") == told, 15, "its events")
+    engine.docker("rm", "-f", now.name("brief"), timeout_s=60)
+
+
 def test_an_exit_that_a_restart_followed_is_told_by_the_next_agent(engine: Engine, tmp_path: Path) -> None:
     """Control hears of nothing, the container ends and restarts, and the agent that knew of it is killed."""
     now = Round(engine, "told", tmp_path)

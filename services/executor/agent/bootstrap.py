@@ -40,6 +40,11 @@ async def start(ctx: ServiceContext) -> None:
     records = NodeRecords(data_root, run_dir)
     records.load()
 
+    async def settled() -> None:
+        records.settle_all()
+
+    ctx.on_close(settled)
+
     zygote = Zygote(run_dir)
     await zygote.start()
     ctx.on_close(zygote.close)

@@ -150,7 +150,7 @@ class Containers:
         record.shim_pid = launched.result.shim_pid
         record.started_at_ns = launched.result.started_at_ns
         record.status = "running"
-        self.records.keep(record)
+        self.records.settle(record)
         self._watch(record, shim)
         for notify in self.on_started:
             notify(record)
@@ -211,7 +211,7 @@ class Containers:
             start_key=record.order.start_key,
             exit_code=ended.exit_code,
             oom_killed=ended.oom_killed,
-            started_at_ns=record.started_at_ns,
+            started_at_ns=record.started_at_ns or ended.started_at_ns,
             finished_at_ns=ended.finished_at_ns,
             error=ended.error,
         )
@@ -228,7 +228,10 @@ class Containers:
         record.status = "restarting" if again else "exited"
         record.pid = 0
         record.unreported = True
-        self.records.keep(record)
+        if again:
+            self.records.keep(record)
+        else:
+            self.records.settle(record)
         self._live.pop(record.id, None)
         if live is not None:
             live.exited.set()
@@ -300,7 +303,7 @@ class Containers:
             record.unreported = False
         else:
             return
-        self.records.keep(record)
+        self.records.settle(record)
 
     # Stop and signals
 
@@ -456,7 +459,7 @@ class Containers:
             shim = await ShimClient.connect(paths.socket)
             state = await shim.state()
         except ShimGone:
-            if record.status == "starting" and not paths.exit.exists():
+            if record.status == "starting" and not (paths.exit.exists() or paths.socket.exists()):
                 self._never_ran(record)
             else:
                 await self._ended_meanwhile(record)

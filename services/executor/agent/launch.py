@@ -144,7 +144,9 @@ class Launcher:
         paths.upper.mkdir(mode=0o755, exist_ok=True)
         paths.work.mkdir(mode=0o700, exist_ok=True)
         furnish(paths.upper, self._layers.lower(order))
+        # What tells of an earlier run: the exit record, and the socket of a shim that was killed.
         paths.exit.unlink(missing_ok=True)
+        paths.socket.unlink(missing_ok=True)
         netfiles.write(order, paths)
 
     def _file_mounts(self, order: ContainerOrder, paths: ContainerPaths) -> list[dict[str, Any]]:

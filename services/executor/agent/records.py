@@ -11,12 +11,14 @@ One directory per container, ``<data>/containers/<id>/``::
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
 import shutil
 import time
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +30,8 @@ from shared.errors import Internal, NotFound
 
 log = logging.getLogger(__name__)
 
+SETTLE_S = 1.0
+PATHS_KEPT = 128
 DELETE_ATTEMPTS = 10
 DELETE_PAUSE_S = 0.02
 
@@ -77,42 +81,42 @@ class NodeRecord(BaseModel):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ContainerPaths:
     """Where a container's files are on this node."""
 
     directory: Path
     socket: Path
 
-    @property
+    @cached_property
     def record(self) -> Path:
         return self.directory / "record.json"
 
-    @property
+    @cached_property
     def upper(self) -> Path:
         return self.directory / "upper"
 
-    @property
+    @cached_property
     def work(self) -> Path:
         return self.directory / "work"
 
-    @property
+    @cached_property
     def exit(self) -> Path:
         return self.directory / "exit.json"
 
-    @property
+    @cached_property
     def log(self) -> Path:
         return self.directory / f"{self.directory.name}-json.log"
 
-    @property
+    @cached_property
     def hosts(self) -> Path:
         return self.directory / "hosts"
 
-    @property
+    @cached_property
     def hostname(self) -> Path:
         return self.directory / "hostname"
 
-    @property
+    @cached_property
     def resolv_conf(self) -> Path:
         return self.directory / "resolv.conf"
 
@@ -137,6 +141,11 @@ class NodeRecords:
         self._sockets = run_dir / "s"
         self._records: dict[str, NodeRecord] = {}
         self._unwritten: set[str] = set()
+        # When what is put off is to be written; the first in first.
+        self._settling: dict[str, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        # For those in work, which are asked for a dozen times in a start.
+        self.paths = lru_cache(maxsize=PATHS_KEPT)(self._paths)
 
     def load(self) -> None:
         """Read what an earlier agent left. A directory without a readable record was never acknowledged."""
@@ -150,7 +159,7 @@ class NodeRecords:
             record = NodeRecord.model_validate_json(data)
             self._records[record.id] = record
 
-    def paths(self, container_id: str) -> ContainerPaths:
+    def _paths(self, container_id: str) -> ContainerPaths:
         return ContainerPaths(self._root / container_id, self._sockets / f"{container_id[:16]}.sock")
 
     def exec_paths(self, container_id: str, exec_id: str) -> ExecPaths:
@@ -208,6 +217,7 @@ class NodeRecords:
         except OSError as error:
             raise Internal(f"the record of container {record.id} cannot be written: {error}") from error
         self._records[record.id] = record
+        self._settling.pop(record.id, None)
 
     def keep(self, record: NodeRecord) -> None:
         """Write down what has happened already; when the disk does not take it, with `catch_up`.
@@ -223,6 +233,37 @@ class NodeRecords:
             self._unwritten.add(record.id)
         else:
             self._unwritten.discard(record.id)
+
+    def settle(self, record: NodeRecord) -> None:
+        """Write down within `SETTLE_S` what a next agent would find out by itself, from shims and exit records.
+
+        A container that is gone by then is written once, at its start.
+        """
+        self._records[record.id] = record
+        loop = asyncio.get_running_loop()
+        self._settling.setdefault(record.id, loop.time() + SETTLE_S)
+        if self._timer is None:
+            self._timer = loop.call_later(SETTLE_S, self._settle_due)
+
+    def _settle_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        for container_id, due in list(self._settling.items()):
+            if due > loop.time():
+                self._timer = loop.call_at(due, self._settle_due)
+                return
+            self._settle(container_id)
+
+    def settle_all(self) -> None:
+        """Write down now what `settle` has put off."""
+        for container_id in list(self._settling):
+            self._settle(container_id)
+
+    def _settle(self, container_id: str) -> None:
+        self._settling.pop(container_id, None)
+        record = self._records.get(container_id)
+        if record is not None:
+            self.keep(record)
 
     def catch_up(self) -> None:
         """Write what the disk did not take before."""
@@ -261,3 +302,4 @@ class NodeRecords:
     def forget(self, container_id: str) -> None:
         """Drop the record from memory, so that nobody saves it again."""
         self._records.pop(container_id, None)
+        self._settling.pop(container_id, None)

@@ -262,7 +262,8 @@ def _row(record: Record, now_ns: int) -> dict[str, Any]:
         "changed_ns": now_ns,
         "version": record.version,
         "summary": record.summary().model_dump_json(by_alias=True, exclude_none=True),
-        "document": record.model_dump_json(by_alias=True, exclude_none=True),
+        # Without what is as by default: half the pages to write. A default can thus only change with a migration.
+        "document": record.model_dump_json(by_alias=True, exclude_defaults=True),
     }
 
 
