@@ -6,16 +6,15 @@ Source: Docker Engine API 1.50, HostConfig.PidMode, IpcMode, NetworkMode; setns(
 from __future__ import annotations
 
 import os
-import threading
 
 from services.executor.agent.failures import translated
 from services.executor.agent.records import NodeRecords
 from services.executor.runtime import kernel, mountcalls
+from services.executor.runtime.threads import in_a_thread
 from shared.contracts.node import ContainerOrder
 from shared.errors import Conflict
 
 SHARED_MEMORY = "/dev/shm"
-CLONE_FS = 0x200
 # An IPC namespace that is nobody else's to join.
 PRIVATE_MODES = frozenset({"", "none", "private"})
 
@@ -70,20 +69,10 @@ def _clone_from(namespace: int, path: str) -> int:
 
     The thread ends there: one that came back would have lost its working directory and root.
     """
-    found: list[int] = []
-    failures: list[BaseException] = []
 
-    def work() -> None:
-        try:
-            kernel.unshare(CLONE_FS)  # setns(2) refuses a thread whose root others share
-            kernel.setns(namespace, kernel.CLONE_NEWNS, "the container's mounts")
-            found.append(mountcalls.clone_tree_at(path, recursive=False))
-        except BaseException as failure:
-            failures.append(failure)
+    def clone() -> int:
+        kernel.unshare(kernel.CLONE_FS)  # setns(2) refuses a thread whose root others share
+        kernel.setns(namespace, kernel.CLONE_NEWNS, "the container's mounts")
+        return mountcalls.clone_tree_at(path, recursive=False)
 
-    thread = threading.Thread(target=work, name="join mounts")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return found[0]
+    return in_a_thread(clone)

@@ -13,30 +13,35 @@ from services.executor.runtime.errors import KernelFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from services.executor.runtime.mounts import Mount, Mounter
+    from services.executor.runtime.mountplan import Mount
 
 
-def apply(mounter: Mounter, mount: Mount) -> None:
-    """Mount cgroup2, or a tmpfs with a directory per v1 hierarchy."""
+def apply(mount: Mount, target: int, rootfs: str, groups: dict[str, str], *, own_namespace: bool) -> None:
+    """Mount cgroup2, or a tmpfs with a directory per v1 hierarchy.
+
+    Args:
+        target: descriptor of the directory to mount on, closed here.
+        rootfs: where it is.
+        groups: directories of the container's control groups by controller.
+        own_namespace: whether its cgroup namespace is not the runtime's.
+    """
     # a /sys of the host's, mounted in the container before, shows the hierarchies too
-    inside = mounter.path.replace(" ", "\\040") + "/"
+    inside = rootfs.replace(" ", "\\040") + "/"
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         v1, _ = parse("".join(line for line in lines if not line.split(" ", 5)[4].startswith(inside)))
     if mount.kind == "cgroup2" or not v1:
-        _unified(mounter, mount)
+        _unified(mount, target, groups.get("unified"))
     else:
-        _separate(mounter, mount, v1)
+        _separate(mount, target, v1, own_namespace=own_namespace)
 
 
-def _unified(mounter: Mounter, mount: Mount) -> None:
-    target = mounter.directory(mount)
+def _unified(mount: Mount, target: int, own: str | None) -> None:
     try:
         mountcalls.mount(
             "cgroup", f"/proc/self/fd/{target}", "cgroup2", mount.options.flags, mount.options.data or None
         )
     except KernelFailure:
         # no privilege over the cgroup namespace (a user namespace without one): show the directory itself
-        own = mounter.cgroup_paths.get("unified")
         if own is None:
             raise
         tree = mountcalls.clone_tree_at(own, recursive=True)
@@ -47,8 +52,7 @@ def _unified(mounter: Mounter, mount: Mount) -> None:
     os.close(target)
 
 
-def _separate(mounter: Mounter, mount: Mount, v1: dict[str, str]) -> None:
-    target = mounter.directory(mount)
+def _separate(mount: Mount, target: int, v1: dict[str, str], *, own_namespace: bool) -> None:
     attributes, _ = mount.options.attributes()
     tmpfs = mountcalls.new_filesystem(
         "tmpfs", [("source", "tmpfs"), ("mode", "755")], attributes & ~mountcalls.MOUNT_ATTR_RDONLY, mount.destination
@@ -63,7 +67,7 @@ def _separate(mounter: Mounter, mount: Mount, v1: dict[str, str]) -> None:
         name = os.path.basename(mount_point)
         os.mkdir(name, 0o755, dir_fd=tmpfs)
         directory = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tmpfs)
-        if mounter.cgroup_namespace:
+        if own_namespace:
             data = ",".join("none," + item if item.startswith("name=") else item for item in controllers)
             mountcalls.mount("cgroup", f"/proc/self/fd/{directory}", "cgroup", mount.options.flags, data)
         else:

@@ -115,9 +115,9 @@ def install_filter(process: ProcessPlan, channel: Channel) -> None:
 
     The parent fetches the descriptor itself: the filter may already trap the calls that would send it.
     """
-    from services.executor.runtime import seccomp  # is there: the filter was made with it
+    from services.executor.runtime import seccomp_filter  # is there: the filter was made with it
 
-    listener = seccomp.install(process.seccomp)
+    listener = seccomp_filter.install(process.seccomp)
     if listener is not None and listener >= 0:
         channel.send("seccomp", fd=listener)
         if channel.receive() is None:

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import os
 
-from services.executor.runtime import cgroups, jsonlite, process, state, validate
+from services.executor.runtime import cgroups, execs, jsonlite, process, state, validate
 from services.executor.runtime.errors import InvalidSpec, NotFound, NotSupported, RuntimeFailure
 from services.executor.runtime.namespaces import Namespaces
 from services.executor.runtime.plan import ContainerPlan, ProcessPlan
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from services.executor.runtime.cgroups.interface import Cgroup, CgroupBackend
+    from services.executor.runtime.conversation import Launch
     from services.executor.runtime.foreign import Process
     from services.executor.runtime.logfile import JsonLog
 
@@ -117,9 +118,7 @@ def _open_log(options: dict[str, Any]) -> JsonLog | None:
 class Launched:
     """A process that runs (or waits for `start`), and what belongs to it."""
 
-    def __init__(
-        self, made: process.Launch | Process, streams: Streams, cgroup: Cgroup | None, *, owns_cgroup: bool
-    ) -> None:
+    def __init__(self, made: Launch | Process, streams: Streams, cgroup: Cgroup | None, *, owns_cgroup: bool) -> None:
         self.process = made
         self.pid = made.pid
         self.waiting = made.waiting
@@ -165,7 +164,7 @@ def _launch_container(order: dict[str, Any], details: bytes, fds: list[int], mea
         plan.cgroup_paths = backend().create(hints["cgroup"], resources(plan)).paths
         return plan
 
-    made: process.Launch | None = None
+    made: Launch | None = None
     try:
         made = process.launch_container(build, birth, streams.theirs)
         after_clone(birth.cgroup_fd, order, fds, streams)
@@ -302,14 +301,16 @@ def _put_init(spec: dict[str, Any], proc: dict[str, Any], path: str) -> None:
 
 def seccomp_filter(order: dict[str, Any], profile: dict[str, Any] | None) -> Any:
     """The compiled filter: from the order when somebody compiled it before, else made of the profile."""
-    from services.executor.runtime import seccomp
-
     if order.get("seccomp_bpf"):
         import binascii
 
-        return seccomp.CompiledFilter(binascii.a2b_base64(order["seccomp_bpf"]), int(order.get("seccomp_flags") or 0))
+        from services.executor.runtime.seccomp_filter import CompiledFilter
+
+        return CompiledFilter(binascii.a2b_base64(order["seccomp_bpf"]), int(order.get("seccomp_flags") or 0))
     if not profile:
         return None
+    from services.executor.runtime import seccomp
+
     return seccomp.compile_filter(profile)
 
 
@@ -332,7 +333,7 @@ def _launch_exec(order: dict[str, Any], details: bytes, fds: list[int], meanwhil
     def build() -> ProcessPlan:
         return exec_plan({**jsonlite.loads(details), **order})
 
-    made = process.launch_exec(
+    made = execs.launch_exec(
         build,
         pid,
         cgroup.paths if cgroup else {},

@@ -1,4 +1,4 @@
-"""The mounts of config.json: read into a plan first, then made beneath the rootfs, by descriptors.
+"""The mounts of a plan (`mountplan.py`), made beneath the rootfs, by descriptors.
 
 Source: OCI runtime-spec 1.2, config.md "Mounts".
 """
@@ -11,12 +11,10 @@ import stat
 
 from services.executor.runtime import beneath, idmap, kernel, mountcalls
 from services.executor.runtime.errors import InvalidSpec, KernelFailure, RuntimeFailure
-from services.executor.runtime.mountoptions import MountOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
+    from services.executor.runtime.mountplan import Mount
     from services.executor.runtime.namespaces import Namespaces
 
 #: files of /proc that something may be mounted over: made-up numbers for the container (lxcfs), and no way out
@@ -45,62 +43,6 @@ def labelled(data: str, label: str) -> str:
     if not label:
         return data
     return ",".join(filter(None, (data, f'context="{label}"')))
-
-
-class Mount:
-    """One entry of `mounts`.
-
-    Attributes:
-        field: its path in config.json, for errors.
-        destination: absolute, normalised, as the container sees it.
-        kind: filesystem type; "bind" for bind mounts whatever the spec says.
-        source: absolute path for bind mounts, else what the filesystem is told (a device, or a name).
-        mappings: (uid, gid) map lines for an idmapped mount, else None.
-        tree: descriptor of the source as a detached mount, where it was opened beforehand.
-    """
-
-    __slots__ = ("destination", "field", "kind", "mappings", "options", "source", "tree")
-
-    def __init__(self, field: str, entry: dict[str, Any], bundle: str) -> None:
-        destination = entry.get("destination")
-        if not isinstance(destination, str) or not destination:
-            raise InvalidSpec(f"{field}.destination", "is required")
-        self.field = field
-        self.destination = os.path.normpath("/" + destination.lstrip("/"))
-        self.options = MountOptions(entry.get("options") or [])
-        self.kind = str(entry.get("type") or "")
-        if self.options.is_bind or self.kind in {"bind", "rbind"}:
-            self.options.flags |= mountcalls.MS_BIND | (mountcalls.MS_REC if self.kind == "rbind" else 0)
-            self.kind = "bind"
-        self.source = str(entry.get("source") or "")
-        if self.kind == "bind":
-            if not self.source:
-                raise InvalidSpec(f"{field}.source", "a bind mount needs one")
-            self.source = os.path.join(bundle, self.source)
-        elif not self.kind and not self.options.flags & mountcalls.MS_REMOUNT:
-            raise InvalidSpec(f"{field}.type", "is required unless the mount is a bind mount")
-        self.mappings = self._mappings(entry)
-        self.tree: int | None = None
-
-    def _mappings(self, entry: dict[str, Any]) -> tuple[list[str], list[str]] | None:
-        uids, gids = entry.get("uidMappings"), entry.get("gidMappings")
-        if self.options.idmap is not None and self.kind != "bind":
-            raise InvalidSpec(f"{self.field}.options", "only a bind mount can be id-mapped")
-        if not uids and not gids:
-            return None
-        if not uids or not gids:
-            raise InvalidSpec(f"{self.field}.uidMappings", "uidMappings and gidMappings go together")
-        if self.kind != "bind":
-            raise InvalidSpec(f"{self.field}.uidMappings", "only a bind mount can be id-mapped")
-        return (
-            idmap.map_lines(uids, f"{self.field}.uidMappings"),
-            idmap.map_lines(gids, f"{self.field}.gidMappings"),
-        )
-
-
-def plan(spec: dict[str, Any], bundle: str) -> list[Mount]:
-    """The mounts in order. Relative bind sources are relative to the bundle."""
-    return [Mount(f"mounts[{i}]", entry, bundle) for i, entry in enumerate(spec.get("mounts") or [])]
 
 
 def open_sources(mounts: list[Mount], names: Namespaces) -> set[int]:
@@ -199,13 +141,15 @@ class Mounter:
         elif mount.kind in {"cgroup", "cgroup2"}:
             from services.executor.runtime import cgroupmount
 
-            cgroupmount.apply(self, mount)
-            self.adjust(mount)
+            cgroupmount.apply(
+                mount, self._directory(mount), self.path, self.cgroup_paths, own_namespace=self.cgroup_namespace
+            )
+            self._adjust_placed(mount)
         else:
             self._filesystem(mount)
-            self.adjust(mount)
+            self._adjust_placed(mount)
 
-    def directory(self, mount: Mount) -> int:
+    def _directory(self, mount: Mount) -> int:
         """The mount's target, made when it is missing."""
         if mount.kind in {"proc", "sysfs"}:
             return self._plain_directory(mount.destination)
@@ -243,7 +187,7 @@ class Mounter:
     def _filesystem(self, mount: Mount) -> None:
         options = mount.options
         inherits_mode = mount.kind == "tmpfs" and "mode=" not in options.data and self._exists(mount.destination)
-        target = self.directory(mount)
+        target = self._directory(mount)
         flags = options.flags
         later = flags & mountcalls.MS_RDONLY and mount.kind == "tmpfs"
         if later:
@@ -287,7 +231,7 @@ class Mounter:
         os.close(below)
         os.close(fresh)
 
-    def adjust(self, mount: Mount) -> None:
+    def _adjust_placed(self, mount: Mount) -> None:
         """Propagation and recursive attributes of a mount that is in place."""
         options = mount.options
         if not options.propagation and options.recursive == (0, 0):
@@ -341,4 +285,4 @@ class Mounter:
         flags = mount.options.flags
         mountcalls.mount(mount.source or None, f"/proc/self/fd/{target}", None, flags, mount.options.data or None)
         os.close(target)
-        self.adjust(mount)
+        self._adjust_placed(mount)

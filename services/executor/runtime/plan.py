@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from services.executor.runtime import devices, memorypolicy, mounts, rlimits, scheduling
+from services.executor.runtime import devices, memorypolicy, mountplan, rlimits, scheduling
 from services.executor.runtime.errors import InvalidSpec
 from services.executor.runtime.namespaces import Namespaces
 from services.executor.runtime.rootfs import Overlay
@@ -196,7 +196,7 @@ class ContainerPlan:
         self.root_path = os.path.join(bundle, root)
         self.overlay = Overlay(overlay) if overlay else None
         self.namespaces = Namespaces(spec)
-        self.mounts = mounts.plan(spec, bundle)
+        self.mounts = mountplan.plan(spec, bundle)
         self.devices = devices.plan(spec)
         self.hooks: dict[str, list[dict[str, Any]]] = spec.get("hooks") or {}
         self.cgroup_paths: dict[str, str] = {}

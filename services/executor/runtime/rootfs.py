@@ -16,7 +16,6 @@ from services.executor.runtime.mountoptions import PROPAGATION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 _LONGEST_MOUNT_DATA = 4095
@@ -53,7 +52,9 @@ class Overlay:
         except KernelFailure as failure:
             if failure.errno != errno.EINVAL:
                 raise
-        return _in_a_thread(self._copy_of_attached)
+        from services.executor.runtime.threads import in_a_thread
+
+        return in_a_thread(self._copy_of_attached)
 
     def _copy_of_attached(self) -> int:
         kernel.unshare(kernel.CLONE_FS)
@@ -78,27 +79,6 @@ class Overlay:
         finally:
             os.fchdir(before)
             os.close(before)
-
-
-def _in_a_thread(action: Callable[[], int]) -> int:
-    """What `action` returns or raises, called by a thread that ends with it."""
-    import threading
-
-    found: list[int] = []
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            found.append(action())
-        except BaseException as failure:
-            failures.append(failure)
-
-    thread = threading.Thread(target=work, name="mount")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return found[0]
 
 
 def propagation(spec: dict[str, Any]) -> tuple[int, bool]:

@@ -14,11 +14,11 @@ import os
 import select
 import time
 
-from services.executor.runtime import kernel
-from services.executor.runtime.errors import CommandFailure, ForeignFailure, RuntimeFailure, WrongState
+from services.executor.runtime import kernel, shimclients
+from services.executor.runtime.errors import CommandFailure, ForeignFailure, RuntimeFailure
 from services.executor.runtime.exitrecord import ExitRecord
 from services.executor.runtime.launch import launch
-from services.executor.runtime.shimio import MOST_PENDING_BYTES, READ_BYTES, STALL_S, Client, Input, Output
+from services.executor.runtime.shimio import MOST_PENDING_BYTES, STALL_S, Client, Input, Output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Shim:
         """Carry out the order and tell the client that gave it; false when that failed."""
         control = self._adopt(self.fds[self.order["control_fd"]])
         for wish in self.order.get("attach") or []:
-            self._attach(self._adopt(self.fds[wish["fd"]]), wish)
+            shimclients.attach(self, self._adopt(self.fds[wish["fd"]]), wish)
         try:
             self.launched = launch(self.order, self.details, self.fds, meanwhile=self._meanwhile)
         except RuntimeFailure as failure:
@@ -86,7 +86,7 @@ class Shim:
             return False
         if not self.launched.waiting:
             self.started_at_ns = time.time_ns()
-        control.send({"event": "launched", **self._state(), "shim_pid": shim_pid})
+        control.send({"event": "launched", **self.state(), "shim_pid": shim_pid})
         self._watch_memory()
         return True
 
@@ -219,7 +219,7 @@ class Shim:
             if events & select.EPOLLOUT:
                 client.flush()
             if events & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
-                self._receive(client, events)
+                shimclients.receive(self, client, events)
         elif self.input is not None and fd == self.input.fd:
             self.input.flush()
 
@@ -287,66 +287,17 @@ class Shim:
         self._unregister(fd)
         del self.clients[fd]
         client.socket.close()
-        self._input_left(client)
+        self.input_left(client)
 
-    def _input_left(self, client: Client) -> None:
+    def input_left(self, client: Client) -> None:
         """With StdinOnce the input ends with its first client."""
         if client.wants and "stdin" in client.wants and not client.stdin_ended:
             client.stdin_ended = True
             if self.input is not None and self.input.once:
                 self.input.end()
 
-    # -- clients ---------------------------------------------------------------------------------------------------
-
-    def _receive(self, client: Client, events: int) -> None:
-        try:
-            data = client.socket.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-            client.closing = True
-        if not data:
-            if client.wants is None or events & select.EPOLLHUP:
-                client.closing = True
-                client.pending.clear()
-            self._input_left(client)
-            client.stdin_ended = True
-            return
-        if client.wants is not None:
-            self._type(client, data)
-            return
-        client.unpacker.feed(data)
-        try:
-            while client.wants is None and (message := client.unpacker.next()) is not None:
-                self._answer(client, message)
-        except (RuntimeFailure, ValueError):
-            client.closing = True
-            return
-        if client.wants is not None and client.unpacker.rest:
-            rest, client.unpacker.rest = client.unpacker.rest, b""
-            self._type(client, rest)
-
-    def _type(self, client: Client, data: bytes) -> None:
-        if self.input is not None and client.wants and "stdin" in client.wants:
-            self.input.write(data)
-
-    def _answer(self, client: Client, message: dict[str, Any]) -> None:
-        number = message.get("id", 0)
-        try:
-            operation = _OPERATIONS.get(message.get("op", ""))
-            if operation is None:
-                raise RuntimeFailure(f'unknown operation "{message.get("op")}"')
-            answer = operation(self, client, message)
-        except RuntimeFailure as failure:
-            client.send({"id": number, "error": failure.to_wire()})
-        except OSError as error:
-            client.send({"id": number, "error": RuntimeFailure(str(error), errno=error.errno).to_wire()})
-        else:
-            if answer is not None:
-                client.send({"id": number, "ok": answer})
-
-    def _state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
+        """What `state` answers, and what is told of a launch."""
         running = "running" if self.started_at_ns else "created"
         status = running if self.status is None else "stopped"
         return {
@@ -358,80 +309,6 @@ class Shim:
             "started_at_ns": self.started_at_ns,
             "exit": None if self.record is None else self.record.to_dict(),
         }
-
-    def op_state(self, _client: Client, _message: dict[str, Any]) -> dict[str, Any]:
-        """What `state` answers."""
-        return self._state()
-
-    def op_start(self, _client: Client, _message: dict[str, Any]) -> dict[str, Any]:
-        """Let a created process execve.
-
-        Raises:
-            WrongState: it was started before.
-            RuntimeFailure: execve failed; the exit record follows.
-        """
-        if self.started_at_ns or self.status is not None:
-            raise WrongState("the process has been started already")
-        process = self.launched.process
-        assert process is not None
-        process.start()
-        process.until_running()
-        self.started_at_ns = time.time_ns()
-        return self._state()
-
-    def op_signal(self, _client: Client, message: dict[str, Any]) -> dict[str, Any]:
-        """Send a signal to the process, or with `all` to everything in its cgroup.
-
-        Raises:
-            NotFound: it has ended.
-        """
-        from services.executor.runtime.errors import NotFound
-
-        if self.status is not None:
-            raise NotFound("process already finished")
-        number = int(message["number"])
-        if message.get("all") and self.launched.cgroup is not None:
-            self.launched.cgroup.kill(number)
-        else:
-            # not yet reaped, so the id is still its own
-            os.kill(self.launched.pid, number)
-        return {}
-
-    def op_resize(self, _client: Client, message: dict[str, Any]) -> dict[str, Any]:
-        """Set the terminal's size.
-
-        Raises:
-            WrongState: there is no terminal.
-        """
-        from services.executor.runtime import tty
-
-        if self.input is None or not self.input.tty or self.input.fd < 0:
-            raise WrongState("the process has no terminal")
-        tty.set_size(self.input.fd, int(message["rows"]), int(message["cols"]))
-        return {}
-
-    def op_wait(self, client: Client, message: dict[str, Any]) -> dict[str, Any] | None:
-        """Answer when the process has ended."""
-        if self.record is not None:
-            return self.record.to_dict()
-        client.waiting.append(int(message.get("id", 0)))
-        return None
-
-    def op_attach(self, client: Client, message: dict[str, Any]) -> None:
-        """Turn the connection over to raw bytes."""
-        client.send({"id": message.get("id", 0), "ok": {"tty": bool(self.order.get("tty"))}})
-        self._attach(client, message)
-
-    def _attach(self, client: Client, wish: dict[str, Any]) -> None:
-        client.wants = frozenset(name for name in ("stdin", "stdout", "stderr") if wish.get(name))
-        if self.record is not None:
-            client.closing = True
-
-    def op_close_stdin(self, _client: Client, _message: dict[str, Any]) -> dict[str, Any]:
-        """End the process's input."""
-        if self.input is not None:
-            self.input.end()
-        return {}
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -535,17 +412,6 @@ class Shim:
                 for fd, _events in self.poller.poll(0.1):
                     if fd in self.clients:
                         self.clients[fd].flush()
-
-
-_OPERATIONS = {
-    "state": Shim.op_state,
-    "start": Shim.op_start,
-    "signal": Shim.op_signal,
-    "resize": Shim.op_resize,
-    "wait": Shim.op_wait,
-    "attach": Shim.op_attach,
-    "close_stdin": Shim.op_close_stdin,
-}
 
 
 def run(order: dict[str, Any], details: bytes, fds: list[int]) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from services.executor.runtime import cgroups, defaults, exitrecord, frames, rootfs, shim, zygote
 from services.executor.runtime.cgroups.interface import Cgroup
+from services.executor.runtime.threads import in_a_thread
 
 BUSYBOX = Path("/bin/busybox")
 RUNC = os.environ.get("DAVIT_TEST_RUNC") or shutil.which("runc", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
@@ -306,7 +307,7 @@ def test_an_overlay_without_a_place(place: Place) -> None:
     """As the agent looks into containers that do not run; by a thread where the kernel is old."""
     overlay = rootfs.Overlay(place.order("true")["rootfs"])
     before = Path("/proc/self/mountinfo").read_text()
-    for mount in (overlay.detached, lambda: rootfs._in_a_thread(overlay._copy_of_attached)):
+    for mount in (overlay.detached, lambda: in_a_thread(overlay._copy_of_attached)):
         tree = mount()
         try:
             Path(f"/proc/self/fd/{tree}/tmp/made").write_text("seen\n")

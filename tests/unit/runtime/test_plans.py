@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.runtime import devices, kernel, memorypolicy, mounts, rlimits, sysctl, zygote
+from services.executor.runtime import devices, kernel, memorypolicy, mountplan, mounts, rlimits, sysctl, zygote
 from services.executor.runtime import mountcalls as m
 from services.executor.runtime.commands.info import example
 from services.executor.runtime.errors import InvalidSpec
@@ -36,7 +36,7 @@ def test_the_last_option_decides() -> None:
 
 
 def test_relative_bind_sources_start_at_the_bundle() -> None:
-    (mount,) = mounts.plan({"mounts": [{"destination": "x/../y", "type": "bind", "source": "data"}]}, "/bundle")
+    (mount,) = mountplan.plan({"mounts": [{"destination": "x/../y", "type": "bind", "source": "data"}]}, "/bundle")
     assert (mount.destination, mount.source, mount.kind) == ("/y", "/bundle/data", "bind")
 
 

@@ -56,7 +56,7 @@ def test_every_action_has_the_kernels_value(action: str, expected: int) -> None:
     default = "SCMP_ACT_LOG" if action == "SCMP_ACT_ALLOW" else "SCMP_ACT_ALLOW"
     rules = profile({"names": ["getpid"], "action": action}, default=default)
     assert answer(rules, "getpid") == expected
-    assert answer(rules, "getppid") == seccomp._ACTIONS[default]
+    assert answer(rules, "getppid") == seccomp.ACTIONS[default]
 
 
 def test_errno_ret_of_a_rule_and_of_the_default() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from services.executor.runtime.cgroups.interface import Cgroup, CgroupBackend
+    from services.executor.runtime.conversation import Launch
     from services.executor.runtime.plan import ContainerPlan, ProcessPlan
 
 CREATE_OPTIONS = (
@@ -77,7 +78,7 @@ class Creation:
         self.plan.preserve_fds = options["preserve_fds"] + _activated_fds(self.plan)
         self.backend, self.cgroup_path = self._place()
         self.cgroup: Cgroup | None = None
-        self.launch: process.Launch | None = None
+        self.launch: Launch | None = None
         self.container: store.Container | None = None
 
     def _place(self) -> tuple[CgroupBackend, str]:
@@ -103,7 +104,7 @@ class Creation:
             selfexe.protect(self.config.arguments)
         self.plan.process.stubbed = True
 
-    def make(self, streams: tuple[int, int, int], *, stays: bool) -> process.Launch:
+    def make(self, streams: tuple[int, int, int], *, stays: bool) -> Launch:
         """Up to the point where the process waits: for us, or (`stays`) for whoever connects when we have gone."""
         from services.executor.runtime import validate
 
@@ -121,7 +122,7 @@ class Creation:
             self._undo(directory)
             raise
 
-    def _make_in(self, directory: str, streams: tuple[int, int, int], *, stays: bool) -> process.Launch:
+    def _make_in(self, directory: str, streams: tuple[int, int, int], *, stays: bool) -> Launch:
         plan = self.plan
         # nothing of the program before the pid file is written and sockets have got what they were promised
         plan.process.wait = True
@@ -173,7 +174,7 @@ class Creation:
         if self.plan.process.seccomp is not None:
             self.config.debug(f"seccomp filter flags: {self.plan.process.seccomp.flags}")
 
-    def _record(self, directory: str, launch: process.Launch) -> None:
+    def _record(self, directory: str, launch: Launch) -> None:
         plan = self.plan
         data = {
             "id": plan.container_id,
@@ -295,7 +296,7 @@ def create(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
     return 0
 
 
-def hand_over(launch: process.Launch, options: dict[str, Any]) -> None:
+def hand_over(launch: Launch, options: dict[str, Any]) -> None:
     """Terminal and pidfd to the sockets named on the command line."""
     from services.executor.runtime.commands import foreground
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from services.executor.runtime import jsonlite, kernel, process
+from services.executor.runtime import execs, jsonlite, kernel
 from services.executor.runtime.commands import creation, foreground, store
 from services.executor.runtime.commands.options import Option, UsageError
 from services.executor.runtime.errors import InvalidSpec, KernelFailure, RuntimeFailure, WrongState
@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from services.executor.runtime.conversation import Launch
 
 OPTIONS = (
     Option("console-socket", "text", "path to a socket which will receive the master end of the terminal", ""),
@@ -96,13 +98,11 @@ def _debug(config: Any, plan: Any) -> None:
         config.debug(f"seccomp filter flags: {plan.seccomp.flags}")
 
 
-def _launch(
-    container: store.Container, plan: Any, streams: tuple[int, int, int], options: dict[str, Any]
-) -> process.Launch:
+def _launch(container: store.Container, plan: Any, streams: tuple[int, int, int], options: dict[str, Any]) -> Launch:
     paths = _cgroup_paths(container, options["cgroup"])
     unified = paths.get("unified")
     try:
-        return process.launch_exec(
+        return execs.launch_exec(
             lambda: plan,
             container.pid,
             paths,
@@ -126,7 +126,7 @@ def _directory_fd(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _listener_sender(container: store.Container, plan: Any, launch: process.Launch) -> Callable[[int], None]:
+def _listener_sender(container: store.Container, plan: Any, launch: Launch) -> Callable[[int], None]:
     def send(fd: int) -> None:
         from services.executor.runtime.commands import listener
 

@@ -32,7 +32,7 @@ def features(_config: Any, _options: dict[str, Any], arguments: list[str]) -> in
 
 def describe() -> dict[str, Any]:
     """The features structure."""
-    from services.executor.runtime import capabilities, hooks, namespaces, seccomp
+    from services.executor.runtime import capabilities, hooks, namespaces, seccomp, seccomp_code, seccomp_filter
     from services.executor.runtime.mountoptions import FLAGS, PROPAGATION, RECURSIVE
 
     apparmor = os.path.isdir("/sys/kernel/security/apparmor")
@@ -47,11 +47,11 @@ def describe() -> dict[str, Any]:
             "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": True},
             "seccomp": {
                 "enabled": True,
-                "actions": seccomp.supported_actions(),
+                "actions": seccomp_filter.supported_actions(),
                 "operators": list(seccomp.OPERATORS),
-                "archs": list(seccomp.ARCHITECTURES),
-                "knownFlags": list(seccomp.FLAGS),
-                "supportedFlags": seccomp.supported_flags(),
+                "archs": list(seccomp_code.ARCHITECTURES),
+                "knownFlags": list(seccomp_filter.FLAGS),
+                "supportedFlags": seccomp_filter.supported_flags(),
             },
             "apparmor": {"enabled": apparmor},
             "selinux": {"enabled": os.path.exists("/sys/fs/selinux/enforce")},

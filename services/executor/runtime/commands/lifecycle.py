@@ -54,9 +54,10 @@ def start(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
         raise WrongState("cannot start a container in the paused state")
     if status != "created":
         raise WrongState("cannot start an already running container")
-    from services.executor.runtime import process, sync
+    from services.executor.runtime import sync
+    from services.executor.runtime.conversation import Launch
 
-    launch = process.Launch(container.pid, sync.Channel(store.connect(container)))
+    launch = Launch(container.pid, sync.Channel(store.connect(container)))
     launch.on_listener = lambda fd: _send_listener_of(container, fd)
     os.unlink(os.path.join(container.directory, store.START_SOCKET))
     launch.until_running()
