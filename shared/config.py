@@ -129,6 +129,8 @@ class EngineConfig(BaseModel):
         registry_listen: ``host:port`` where images can be pulled and pushed; empty for nowhere.
         registry_advertise: ``host:port`` under which other nodes reach that; empty: found out.
         registry_users: File of ``user:hash`` lines (htpasswd) of those who may; empty for everybody.
+        registry_rights: File of who may pull, push and delete which repositories; empty: each user everything.
+        registry_auth: How users prove who they are: by their password each time, or by tokens they get for it.
         event_retention_s: How long events stay on record.
     """
 
@@ -160,6 +162,8 @@ class EngineConfig(BaseModel):
     registry_tls_cert: str = ""
     registry_tls_key: str = ""
     registry_users: str = ""
+    registry_rights: str = ""
+    registry_auth: Literal["basic", "token"] = "basic"
 
     log_driver: values_of.LogDriver = "json-file"
     log_opts: StringMap = Field(default_factory=dict)
@@ -190,6 +194,9 @@ class EngineConfig(BaseModel):
             check_options(self.log_driver, self.log_opts, "log-opts")
         except InvalidArgument as error:
             raise ValueError(f"log-opts: {error.message}") from error
+        if not self.registry_users and (self.registry_rights or self.registry_auth == "token"):
+            key = "registry-rights" if self.registry_rights else "registry-auth"
+            raise ValueError(f"{key}: without registry-users nobody has to say who they are")
         for name in self.runtimes:
             if not _RUNTIME_NAME.fullmatch(name):
                 raise ValueError(f"runtimes: {name!r} is not a name for a runtime")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class _Shared(NetworkNamespace):
 
 @dataclass(frozen=True, slots=True)
 class ImageLab:
-    """Attributes: registry: Debian's. own_registry: davit's store, served with a certificate to a user."""
+    """Attributes: registry: Debian's. own_registry: davit's store, served with a certificate and tokens to a user."""
 
     davit: Engine
     reference: ReferenceEngine
@@ -52,11 +53,19 @@ def image_lab(directory: Path) -> Iterator[ImageLab]:
 
 
 def _own_registry(directory: Path) -> dict[str, str]:
-    """Settings of a registry with a user and a certificate."""
+    """Settings of a registry with a certificate and a user, who may not write everywhere."""
     cert, key = certificate(directory)
     users = directory / "users"
     users.write_text(f"{USER}:{bcrypt(PASSWORD)}\n")
+    rights = directory / "rights"
+    rules = [
+        {"users": [USER], "repositories": ["*"], "actions": ["pull"]},
+        {"users": [USER], "repositories": ["from/*", "ours"], "actions": ["push"]},
+    ]
+    rights.write_text(json.dumps(rules))
     return {
+        "DAVIT_REGISTRY_AUTH": "token",
+        "DAVIT_REGISTRY_RIGHTS": str(rights),
         "DAVIT_REGISTRY_LISTEN": OWN_REGISTRY,
         "DAVIT_REGISTRY_USERS": str(users),
         "DAVIT_REGISTRY_TLS_CERT": str(cert),

@@ -189,7 +189,7 @@ class Repository:
         content: Any,
         params: Mapping[str, str] | None,
     ) -> httpx.Response:
-        while True:
+        for last in (False, False, True):  # without a token, with one that may have run out, with a new one
             scope = " ".join([self._scope, *self._extra_scopes])
             header = await authorizer.header(scope)
             sent = {**headers, "Authorization": header} if header else headers
@@ -200,8 +200,9 @@ class Repository:
                 return response
             await response.aread()
             await response.aclose()
-            if not authorizer.challenged(response, scope):
-                raise failure_of(response, f"{method} {address}")
+            if not authorizer.challenged(response, scope) or last:
+                break
+        raise failure_of(response, f"{method} {address}")
 
     def add_scope(self, path: str) -> None:
         """Ask for the right to read another repository too, to mount blobs from it."""

@@ -10,12 +10,13 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from shared.errors import Conflict, DavitError, InvalidArgument, NotFound, Unauthorized, Unavailable
+from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 
 VERSION_HEADER = {"Docker-Distribution-Api-Version": "registry/2.0"}
 _STATUS: tuple[tuple[type[DavitError], int, str], ...] = (
     (NotFound, 404, "NAME_UNKNOWN"),
     (Unauthorized, 401, "UNAUTHORIZED"),
+    (Forbidden, 403, "DENIED"),
     (Conflict, 409, "BLOB_UPLOAD_INVALID"),
     (InvalidArgument, 400, "MANIFEST_INVALID"),
     (Unavailable, 503, "UNAVAILABLE"),
@@ -34,5 +35,6 @@ def failure(error: DavitError) -> Response:
     status, code = next(((status, code) for kind, status, code in _STATUS if isinstance(error, kind)), (500, "UNKNOWN"))
     code = str(error.detail.get("registry_code", code))
     status = int(error.detail.get("registry_status", status))
-    headers = {"WWW-Authenticate": 'Basic realm="davit"'} if status == 401 else {}
+    challenge = error.detail.get("challenge")
+    headers = {"WWW-Authenticate": str(challenge)} if challenge else {}
     return answer(status, {"errors": [{"code": code, "message": error.message}]}, **headers)

@@ -17,13 +17,15 @@ from starlette.responses import Response, StreamingResponse
 from services.image import manifests
 from services.image.depot import Depot
 from services.image.references import MAX_NAME
+from services.image.server.access import CATALOG, TOKEN_PATH, Gate, Visitor, read_form
 from services.image.server.answers import VERSION_HEADER, answer, failure
 from services.image.server.nodes import REPOSITORY, NodeTokens
 from services.image.server.repositories import ManifestRow, Repositories, artifact_type_of, page
+from services.image.server.tokens import Scope, parse_scopes
 from services.image.server.uploading import Uploading
 from services.image.server.uploads import Uploads
-from services.image.server.users import Users
-from shared.errors import DavitError, InvalidArgument, NotFound, Unauthorized
+from services.image.server.users import credentials_of
+from shared.errors import DavitError, InvalidArgument, NotFound
 
 READ_BYTES = 1 << 20
 _LAYERS = f"/v2/{REPOSITORY}/blobs/"
@@ -36,6 +38,19 @@ def _authorization(request: Request) -> str:
     return request.headers.get("authorization", "")
 
 
+def repository(name: str, *actions: str) -> Scope:
+    return Scope("repository", name, frozenset(actions))
+
+
+def wanted_scope(method: str, path: str, name: str) -> Scope | None:
+    """What a request needs; None when it is enough to be somebody. HEAD counts as GET."""
+    if not name:
+        return CATALOG if path == "/v2/_catalog" else None
+    if "/blobs/uploads" in path or method in ("PUT", "POST", "PATCH"):
+        return repository(name, "pull", "push")
+    return repository(name, "delete" if method == "DELETE" else "pull")
+
+
 def unknown(what: str, code: str) -> NotFound:
     return NotFound(what, registry_code=code)
 
@@ -44,18 +59,18 @@ class Registry:
     """An ASGI application.
 
     Args:
-        users: Who may use it; None for everybody who reaches it.
+        gate: Who may use it; None for everybody who reaches it.
         tokens: With which nodes read layers.
     """
 
     def __init__(
-        self, depot: Depot, repositories: Repositories, uploads: Uploads, users: Users | None, tokens: NodeTokens
+        self, depot: Depot, repositories: Repositories, uploads: Uploads, gate: Gate | None, tokens: NodeTokens
     ) -> None:
         self._depot = depot
         self._repositories = repositories
-        self._users = users
+        self._gate = gate
         self._tokens = tokens
-        uploading = Uploading(depot, repositories, uploads)
+        uploading = Uploading(depot, repositories, uploads, self._may_read)
         routes: list[tuple[str, str, Handler]] = [
             ("GET", r"/v2/?", self._root),
             ("GET", r"/v2/_catalog", self._catalog),
@@ -91,8 +106,8 @@ class Registry:
         path = request.url.path
         if path.startswith(_LAYERS) and method == "GET" and self._tokens.allows(_authorization(request)):
             return await self._get_content(request, path.removeprefix(_LAYERS))
-        if self._users is not None and not await asyncio.to_thread(self._users.allows, _authorization(request)):
-            raise Unauthorized("authentication required")
+        if path == TOKEN_PATH and self._gate is not None and self._gate.tokens is not None:
+            return await self._token(request, self._gate, method)
         known = False
         for wanted, pattern, handler in self._routes:
             match = pattern.fullmatch(path)
@@ -100,10 +115,39 @@ class Registry:
                 continue
             known = True
             if wanted == method:
-                if len(match.groupdict().get("name") or "") > MAX_NAME:
+                name = match.groupdict().get("name") or ""
+                request.state.visitor = await self._enter(request, wanted_scope(method, path, name))
+                if len(name) > MAX_NAME:
                     raise InvalidArgument("invalid repository name", registry_code="NAME_INVALID")
                 return await handler(request, **match.groupdict())
+        await self._enter(request, None)
         return answer(405 if known else 404, {"errors": [{"code": "UNSUPPORTED" if known else "NAME_INVALID"}]})
+
+    # -- access -------------------------------------------------------------------------------------------------
+
+    async def _enter(self, request: Request, wanted: Scope | None) -> Visitor | None:
+        return None if self._gate is None else await asyncio.to_thread(self._gate.enter, request, wanted)
+
+    async def _may_read(self, request: Request, name: str) -> bool:
+        """Whether who asks may also read another repository than the one that the request is about."""
+        if self._gate is None:
+            return True
+        return await asyncio.to_thread(self._gate.may, request.state.visitor, repository(name, "pull"))
+
+    async def _token(self, request: Request, gate: Gate, method: str) -> Response:
+        if method == "GET":
+            scopes = request.query_params.getlist("scope")
+            credentials = credentials_of(_authorization(request))
+        elif method == "POST":
+            form = await read_form(request)
+            if form.get("grant_type") != ["password"]:
+                return answer(400, {"error": "unsupported_grant_type"})
+            scopes = form.get("scope", [])
+            credentials = (form.get("username", [""])[0], form.get("password", [""])[0])
+        else:
+            return answer(405, {"errors": [{"code": "UNSUPPORTED"}]})
+        user = await asyncio.to_thread(gate.checked, credentials)
+        return await asyncio.to_thread(gate.give, user, parse_scopes(scopes))
 
     # -- lists --------------------------------------------------------------------------------------------------
 
@@ -111,7 +155,11 @@ class Registry:
         return answer(200, {})
 
     async def _catalog(self, request: Request) -> Response:
-        return self._paged(request, "repositories", {}, await self._repositories.catalog())
+        names = await self._repositories.catalog()
+        if self._gate is not None:
+            gate, visitor = self._gate, request.state.visitor
+            names = await asyncio.to_thread(lambda: [name for name in names if gate.sees(visitor, name)])
+        return self._paged(request, "repositories", {}, names)
 
     async def _tags(self, request: Request, name: str) -> Response:
         tags = await self._repositories.tags(name)

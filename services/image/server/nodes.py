@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
-import secrets
 import socket
 import ssl
 import time
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from services.image.depot import Depot
+from services.image.server.keys import stored_key
 from shared.config import EngineConfig
 from shared.contracts.images import LayerChains, LayerSource, LayerSources
 from shared.errors import Unavailable
@@ -25,7 +23,6 @@ from shared.errors import Unavailable
 # The repository that a node asks; the token lets it read there whatever the store has.
 REPOSITORY = "davit/layers"
 TOKEN_S = 2 * 3600
-KEY_BYTES = 32
 _ANY = ("", "0.0.0.0", "::")  # compared with, not listened on
 
 
@@ -37,21 +34,8 @@ class NodeTokens:
 
     @classmethod
     def of(cls, directory: Path) -> NodeTokens:
-        """With the key of a store, which is made at its first use. Raises Unavailable."""
-        path = directory / "nodes.key"
-        try:
-            with suppress(FileExistsError):
-                temporary = directory / f".nodes-{secrets.token_hex(8)}"
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(secrets.token_bytes(KEY_BYTES))
-                try:
-                    os.link(temporary, path)
-                finally:
-                    temporary.unlink()
-            return cls(path.read_bytes())
-        except OSError as error:
-            raise Unavailable(f"the key for nodes {path} cannot be used: {error.strerror}") from error
+        """With the key of a store. Raises Unavailable."""
+        return cls(stored_key(directory / "nodes.key"))
 
     def make(self) -> str:
         expiry = str(int(time.time()) + TOKEN_S)

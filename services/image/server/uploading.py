@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -25,9 +26,20 @@ _CONTENT_RANGE = re.compile(r"(?:bytes[= ])?(\d+)-(\d+)(?:/.*)?")
 
 
 class Uploading:
-    """The handlers of ``/v2/<name>/blobs/uploads``."""
+    """The handlers of ``/v2/<name>/blobs/uploads``.
 
-    def __init__(self, depot: Depot, repositories: Repositories, uploads: Uploads) -> None:
+    Args:
+        may_read: Whether who sent a request may read another repository.
+    """
+
+    def __init__(
+        self,
+        depot: Depot,
+        repositories: Repositories,
+        uploads: Uploads,
+        may_read: Callable[[Request, str], Awaitable[bool]],
+    ) -> None:
+        self._may_read = may_read
         self._depot = depot
         self._repositories = repositories
         self._uploads = uploads
@@ -35,7 +47,7 @@ class Uploading:
     async def begin(self, request: Request, name: str) -> Response:
         query = request.query_params
         mount, source = query.get("mount", ""), query.get("from", "")
-        if source and manifests.is_digest(mount) and await self._mount(source, mount, name):
+        if source and manifests.is_digest(mount) and await self._mounted(request, source, mount, name):
             return _created(name, mount)
         digest = query.get("digest", "")
         if digest and not manifests.is_digest(digest):
@@ -46,8 +58,10 @@ class Uploading:
             return await self._finish(name, upload, digest)
         return _accepted(name, upload, 0)
 
-    async def _mount(self, source: str, digest: str, name: str) -> bool:
-        """Show a blob of one repository in another; whether there was one."""
+    async def _mounted(self, request: Request, source: str, digest: str, name: str) -> bool:
+        """Show a blob of one repository in another; whether there was one that the client may read."""
+        if not await self._may_read(request, source):
+            return False
         async with self._depot.lease() as lease:
             if not await self._repositories.has_blob(source, digest) or not await lease.keep_blob(digest):
                 return False

@@ -37,18 +37,23 @@ class Users:
         except ValueError as error:
             raise InvalidArgument(f"{self._path}: a line is not of the form user:hash") from error
 
-    def allows(self, header: str) -> bool:
-        """Whether an ``Authorization`` header names a user with the right password."""
+    def allow(self, user: str, password: str) -> bool:
+        """Whether there is such a user with such a password. Blocks."""
         self._read()
-        scheme, _, encoded = header.partition(" ")
-        if scheme.lower() != "basic":
-            return False
-        try:
-            user, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-        except ValueError:
-            return False
-        known = self._hashes.get(user)
+        known = self._hashes.get(user) if user else None
         return known is not None and self._check(password, known)
+
+
+def credentials_of(header: str) -> tuple[str, str] | None:
+    """User and password of an ``Authorization`` header; None when it has none. Source: RFC 7617."""
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, separator, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except ValueError:
+        return None
+    return (user, password) if separator else None
 
 
 def _matches(password: str, known: str) -> bool:

@@ -153,6 +153,17 @@ def test_the_reference_pushes_to_davits_own_registry(lab: ImageLab) -> None:
         lab.davit.inside("skopeo", "inspect", "--tls-verify=false", credentials, f"docker://{name}")
 
 
+def test_both_are_refused_what_their_user_has_no_right_to(lab: ImageLab) -> None:
+    name = f"{lab.own_registry}/elsewhere/made:1"
+    tar = busybox_tar(lab.davit.base / "busybox.tar")
+    for engine in (lab.davit, lab.reference):
+        engine.docker("import", str(tar), name)
+        refused = engine.docker("push", name, check=False)
+        assert refused.returncode == 1
+        assert refused.stderr.strip() == "denied: requested access to the resource is denied"
+        engine.docker("rmi", name)
+
+
 def test_an_index_with_two_platforms(lab: ImageLab) -> None:
     domain, docker = lab.registry.domain, lab.davit.docker
     parts = []

@@ -163,3 +163,11 @@ def test_process_settings() -> None:
     )
     assert settings.ready_fd == 7
     assert settings.listen_fds == {"unix:///run/a.sock": 3, "tcp://0.0.0.0:2376": 4}
+
+
+@pytest.mark.parametrize("key", ["registry-rights", "registry-auth"])
+def test_rights_and_tokens_are_for_users(key: str) -> None:
+    value = "token" if key == "registry-auth" else "/rights"
+    with pytest.raises(InvalidArgument, match=f"{key}: without registry-users"):
+        EngineConfig.checked({key: value})
+    EngineConfig.checked({key: value, "registry-users": "/users"})
