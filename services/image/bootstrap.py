@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from pathlib import Path
 from typing import Any
 
 from services.image.build import handlers as build_handlers
@@ -29,6 +28,7 @@ from shared.service import ServiceContext
 COLLECT_EVERY_MINUTES = 60
 COLLECT_FIRST_AFTER_S = 30.0
 PARTS_KEPT_S = 7 * 24 * 3600.0
+LEFTOVERS_FIRST_S, LEFTOVERS_MOST_S = 0.5, 60.0
 
 
 async def start(ctx: ServiceContext) -> None:
@@ -39,6 +39,8 @@ async def start(ctx: ServiceContext) -> None:
     depot = Depot(SqlCatalog(ctx.required_database), content, layers, jobs)
     await asyncio.to_thread(content.prepare)
     await asyncio.to_thread(lambda: layers.prepare(owner=True))
+    await asyncio.to_thread(depot.presence.begin)
+    await depot.give_up_leases()
     for chain_id in await depot.repair():
         ctx.log.error("a layer is lost: neither its files nor its blob are there", chain_id=chain_id)
     queries, remover = ImageQueries(depot, ctx.bus), Remover(depot, ctx.bus)
@@ -70,8 +72,20 @@ async def start(ctx: ServiceContext) -> None:
     await ctx.bus.serve(contracts.LAYER_SOURCES, NodeDoor(depot, ctx.config, tokens).sources)
     ctx.on_close(jobs.close)
     ctx.spawn(depot.settle_for_ever(), name="settle")
+    ctx.spawn(remove_leftovers(content, layers), name="leftovers")
     lease = Lease(ctx.bus, "image-collect", f"{ctx.node}-{os.getpid()}")
     ctx.spawn(lease.hold(lambda: collect_for_ever(ctx, depot, remover)), name="collect")
+
+
+async def remove_leftovers(content: ContentStore, layers: LayerStore) -> None:
+    """Remove what was half written when a copy was killed, and is still held by its children, which go on for a while.
+
+    Comes to its end when nobody writes.
+    """
+    pause_s = LEFTOVERS_FIRST_S
+    while await asyncio.to_thread(content.remove_abandoned) + await asyncio.to_thread(layers.remove_abandoned):
+        await asyncio.sleep(pause_s)
+        pause_s = min(LEFTOVERS_MOST_S, pause_s * 2)
 
 
 async def collect_for_ever(ctx: ServiceContext, depot: Depot, remover: Remover) -> None:
@@ -105,20 +119,20 @@ async def start_registry(ctx: ServiceContext, depot: Depot) -> NodeTokens | None
     if not ctx.config.registry_listen:
         return None
     # Imported here: a process that serves no registry does without a web server in its memory.
+    from services.image.server.access import gate_of
     from services.image.server.app import Registry
     from services.image.server.repositories import Repositories
     from services.image.server.serving import check_files, listen, serve
     from services.image.server.tidying import tidy_for_ever
     from services.image.server.uploads import Uploads
-    from services.image.server.users import Users
 
     check_files(ctx.config.registry_tls_cert, ctx.config.registry_tls_key)
-    users = Users(Path(ctx.config.registry_users)) if ctx.config.registry_users else None
+    gate = await asyncio.to_thread(gate_of, ctx.config, depot.content.root)
     uploads = Uploads(depot.content)
     await asyncio.to_thread(uploads.prepare)
     tokens = await asyncio.to_thread(NodeTokens.of, depot.content.root)
     repositories = Repositories(ctx.required_database)
-    app = Registry(depot, repositories, uploads, users, tokens)
+    app = Registry(depot, repositories, uploads, gate, tokens)
     ctx.spawn(tidy_for_ever(depot, repositories, uploads), name="tidy registry")
     listener = listen(ctx.config.registry_listen)
     ctx.spawn(serve(app, listener, ctx.config.registry_tls_cert, ctx.config.registry_tls_key), name="registry")

@@ -26,6 +26,7 @@ from services.image.sql.content import LEASE_S
 from services.image.sql.images import Found
 from services.image.store.content import ContentStore
 from services.image.store.holds import Holds
+from services.image.store.presence import Presence
 from shared.errors import NotFound
 from shared.events import DomainEvent
 from shared.layers.store import LayerStore
@@ -41,8 +42,8 @@ def image_event(action: str, image_id: str, name: str, labels: dict[str, str] | 
 class Lease:
     """Keeps content from being collected while work is going on; made by `Depot.lease`."""
 
-    def __init__(self, catalog: SqlCatalog, content: ContentStore, layers: LayerStore) -> None:
-        self.id = secrets.token_hex(16)
+    def __init__(self, catalog: SqlCatalog, content: ContentStore, layers: LayerStore, holder: str) -> None:
+        self.id = f"{holder}-{secrets.token_hex(16)}"
         self._catalog = catalog
         self._content = content
         self._layers = layers
@@ -105,6 +106,7 @@ class Depot:
         self.layers = layers
         self.jobs = jobs
         self.holds = Holds(content.root)
+        self.presence = Presence(content.root)
         self._unsettled = asyncio.Event()
 
     def wake(self) -> None:
@@ -121,7 +123,7 @@ class Depot:
     @asynccontextmanager
     async def lease(self) -> AsyncIterator[Lease]:
         """A lease for the time of the block."""
-        lease = Lease(self.catalog, self.content, self.layers)
+        lease = Lease(self.catalog, self.content, self.layers, self.presence.token)
         await lease.open()
         renewal = asyncio.create_task(lease.renew_for_ever(), name=f"lease {lease.id}")
         try:
@@ -246,8 +248,22 @@ class Depot:
         for path in paths:
             await asyncio.to_thread(shutil.rmtree, path, True)
 
+    async def give_up_leases(self) -> None:
+        """Close the leases of copies of the service that have ended: their work has, too."""
+        async with self.catalog.reading() as reader:
+            leases = await reader.open_leases()
+        holders = {lease.partition("-")[0] for lease in leases if "-" in lease}
+        dead = await asyncio.to_thread(lambda: {holder for holder in holders if self.presence.is_dead(holder)})
+        left = [lease for lease in leases if lease.partition("-")[0] in dead]
+        if left:
+            async with self.catalog.writing() as writer:
+                for lease in left:
+                    await writer.close_lease(lease)
+        await asyncio.to_thread(self.presence.tidy)
+
     async def collect(self) -> int:
         """Remove everything that neither an image nor a lease needs; the bytes of blobs that were freed."""
+        await self.give_up_leases()
         blobs, chains = await asyncio.to_thread(lambda: (list(self.content.digests()), list(self.layers.chain_ids())))
         async with self.catalog.writing() as writer:
             await writer.close_expired_leases(time.time_ns())

@@ -100,14 +100,19 @@ class LayerStore:
         os.chmod(self.root, 0o711)
         if owner:
             (self.root / OWNER).touch()
+        for name in os.listdir(self.root):
+            if name.startswith(REMOVED_PREFIX):
+                shutil.rmtree(self.root / name, ignore_errors=True)
+        self.remove_abandoned()
+
+    def remove_abandoned(self) -> int:
+        """Remove what died writers left behind; how much is still held: by writers, or by children of dead ones."""
         with self._registry(fcntl.LOCK_EX):
-            left = [
-                self.root / name
-                for name in os.listdir(self.root)
-                if name.startswith(REMOVED_PREFIX) or (name.startswith(STAGED_PREFIX) and self._is_abandoned(name))
-            ]
-        for path in left:
-            shutil.rmtree(path, ignore_errors=True)
+            staged = [name for name in os.listdir(self.root) if name.startswith(STAGED_PREFIX)]
+            abandoned = [name for name in staged if self._is_abandoned(name)]
+        for name in abandoned:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        return len(staged) - len(abandoned)
 
     @contextmanager
     def _registry(self, mode: int) -> Iterator[None]:

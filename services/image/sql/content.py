@@ -62,6 +62,7 @@ _close_expired = (
     Prepared(sa.delete(lease_items).where(lease_items.c.lease_id.in_(sa.select(leases.c.id).where(_expired)))),
     Prepared(sa.delete(leases).where(_expired)),
 )
+_open_leases = Prepared(sa.select(leases.c.id))
 
 LEASE_S = 3600
 
@@ -72,6 +73,9 @@ class ContentQueries(Queries):
     async def kept_content(self, now_ns: int) -> set[str]:
         """Digests of blobs, and chain ids of layers, that something needs."""
         return set(await self._connection.scalars(_kept, {"now_ns": now_ns}))
+
+    async def open_leases(self) -> list[str]:
+        return list(await self._connection.scalars(_open_leases))
 
     async def blob_source(self, domain: str, digest: str) -> list[str]:
         """Repositories of a registry that are known to have a blob."""

@@ -159,9 +159,12 @@ class ContentStore:
         layout = self.root / "oci-layout"
         if not layout.exists():
             layout.write_bytes(LAYOUT)
-        for path in self._ingest.iterdir():
-            if path.suffix != PART_SUFFIX:
-                _remove_if_abandoned(path)
+        self.remove_abandoned()
+
+    def remove_abandoned(self) -> int:
+        """Remove what died writers left behind; how much is still held by somebody."""
+        left = [path for path in self._ingest.iterdir() if path.suffix != PART_SUFFIX]
+        return sum(not _remove_if_abandoned(path) for path in left)
 
     def path(self, digest: str) -> Path:
         """Where a blob is, or would be. Raises InvalidArgument for what is no digest."""
@@ -288,17 +291,18 @@ class ContentStore:
                     _remove_if_abandoned(path)
 
 
-def _remove_if_abandoned(path: Path) -> None:
-    """Remove a file unless a living process has it locked."""
+def _remove_if_abandoned(path: Path) -> bool:
+    """Remove a file unless somebody has it locked; whether it is gone."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
+        return True
     except BlockingIOError:
-        return
+        return False
     finally:
         os.close(descriptor)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from services.image.depot import Depot
+from services.image.depot import Depot, Lease
 from services.image.jobs import Jobs
 from services.image.removal import Remover
 from services.image.sql.catalog import SqlCatalog
@@ -422,3 +422,16 @@ async def test_a_damaged_layer_is_unpacked_again(images: Images) -> None:
     assert await depot_of(images).repair() == []
     assert (images.files(chain) / "bin/true").read_bytes() == FILES["bin/true"]
     assert os.path.exists(images.files(chain))
+
+
+async def test_leases_of_dead_copies_are_given_up(images: Images) -> None:
+    dead, alive = depot_of(images), depot_of(images)
+    content = alive.content
+    alive.presence.begin()
+    blobs = [content.put(data) for data in (b"of the dead", b"of the living")]
+    for depot, blob in zip((dead, alive), blobs, strict=True):
+        lease = Lease(depot.catalog, content, depot.layers, depot.presence.token)
+        await lease.open()
+        await lease.keep(blob)
+    await depot_of(images).collect()
+    assert [content.has(blob) for blob in blobs] == [False, True]
