@@ -324,8 +324,9 @@ class Containers:
         self.records.keep(record)
         if record.status == "paused":
             await self.unpause(container_id)
-        if timeout_s != 0:
+        if timeout_s != 0 or signal != signals.SIGKILL:
             await self._signal(live, signal)
+        if timeout_s != 0:
             try:
                 await asyncio.wait_for(live.exited.wait(), None if timeout_s < 0 else timeout_s)
             except TimeoutError:

@@ -37,11 +37,13 @@ class Committing:
         paused = request.pause and record.status == "running"
         if paused:
             await self._peers.pause(record)
+            await self._records.note(record.event("pause"))
         try:
             image = await self._store(request, record, config)
         finally:
             if paused:
                 await self._peers.unpause(record)
+                await self._records.note(record.event("unpause"))
         repo = request.repo.removeprefix("docker.io/").removeprefix("library/")
         reference = f"{repo}:{request.tag or 'latest'}" if repo else ""
         await self._records.note(record.event("commit", comment=request.comment, imageID=image.id, imageRef=reference))

@@ -109,9 +109,9 @@ class Ending:
 
     async def _stopped(self, record: Record, number: int, timeout_s: int) -> ExitRecord:
         """Order the stop; the events say what was sent: the signal, and SIGKILL after the timeout."""
-        if timeout_s == 0:
-            number = signals.SIGKILL
         await self._records.note(record.event("kill", signal=str(int(number))))
+        if timeout_s == 0 and number != signals.SIGKILL:
+            await self._records.note(record.event("kill", signal=str(int(signals.SIGKILL))))
         order = asyncio.ensure_future(self._peers.stop(record, int(number), timeout_s))
         try:
             if timeout_s > 0:

@@ -141,10 +141,11 @@ async def test_a_wait_goes_on_with_its_ticket(world: World) -> None:
     assert (await world.ask(contract.WAIT, request)).status_code == 5
 
 
-async def test_stop_signals_kills_after_the_timeout_and_records_in_order(world: World) -> None:
+@pytest.mark.parametrize("timeout_s", [0, 1])
+async def test_stop_signals_kills_after_the_timeout_and_records_in_order(world: World, timeout_s: int) -> None:
     world.node.ignores_signals = True
     container_id = await world.run()
-    await world.ask(contract.STOP, StopContainer(ref=container_id, timeout_s=1))
+    await world.ask(contract.STOP, StopContainer(ref=container_id, timeout_s=timeout_s))
     container = await world.inspect(container_id)
     assert container.state.exit_code == 137
     events = await world.events(container_id)

@@ -232,8 +232,9 @@ async def test_commit_makes_an_image_of_configuration_and_changes(world: World) 
     assert layer.config.user == "app"
     assert (layer.config.hostname, layer.config.tty) == ("", False)
     assert [verb for verb, _ in world.node.calls][1:] == ["pause", "pack", "unpause"]
-    event = (await world.events(container_id))[-1]
-    assert (event.action, event.attributes["imageRef"]) == ("commit", "mine:latest")
+    *_, pause, unpause, commit = await world.events(container_id)
+    assert (pause.action, unpause.action) == ("pause", "unpause")
+    assert (commit.action, commit.attributes["imageRef"]) == ("commit", "mine:latest")
 
 
 async def test_a_failed_commit_lets_the_container_go_on(world: World) -> None:

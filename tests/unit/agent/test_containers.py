@@ -14,29 +14,47 @@ from services.executor.agent.shims import ShimClient, ShimGone
 from services.executor.runtime.errors import NotFound, RuntimeFailure
 from shared.contracts.node import ExitRecord
 
+EXIT = ExitRecord(id="c", generation=1, exit_code=0, started_at_ns=1, finished_at_ns=2)
+
 
 class Shim:
-    """One whose process ends just before a signal for it arrives."""
+    """One whose process ends just before a signal for it arrives, if it has an answer for that; else by SIGKILL."""
 
-    def __init__(self, answer: RuntimeFailure | ShimGone, live: Live) -> None:
+    def __init__(self, answer: RuntimeFailure | ShimGone | None, live: Live) -> None:
         self.answer = answer
         self.live = live
+        self.signals: list[int] = []
 
     async def signal(self, number: int) -> None:
-        asyncio.get_running_loop().call_soon(self.live.exited.set)
-        raise self.answer
+        self.signals.append(number)
+        if self.answer is not None or number == signal.SIGKILL:
+            asyncio.get_running_loop().call_soon(self.live.exited.set)
+        if self.answer is not None:
+            raise self.answer
 
 
-@pytest.mark.parametrize("answer", [NotFound("process already finished"), ShimGone("the shim is gone", step="shim")])
-async def test_a_process_that_has_just_ended_was_stopped(answer: RuntimeFailure | ShimGone) -> None:
-    exit_ = ExitRecord(id="c", generation=1, exit_code=0, started_at_ns=1, finished_at_ns=2)
-    record = SimpleNamespace(id="c", status="running", manually_stopped=False, exit=exit_)
+def running(answer: RuntimeFailure | ShimGone | None) -> tuple[Containers, Shim]:
+    """A node with one container, ``c``."""
+    record = SimpleNamespace(id="c", status="running", manually_stopped=False, exit=EXIT)
     records = SimpleNamespace(get=lambda _id: record, keep=lambda _record: None)
     nothing = cast(Any, None)
     containers = Containers("node", cast(Any, records), nothing, nothing, nothing, nothing, nothing)
     live = Live(shim=nothing)
-    live.shim = cast(ShimClient, Shim(answer, live))
+    shim = Shim(answer, live)
+    live.shim = cast(ShimClient, shim)
     containers._live["c"] = live
-    assert await containers.stop("c", signal.SIGTERM, 0) is exit_
-    live.exited.clear()
+    return containers, shim
+
+
+@pytest.mark.parametrize("answer", [NotFound("process already finished"), ShimGone("the shim is gone", step="shim")])
+async def test_a_process_that_has_just_ended_was_stopped(answer: RuntimeFailure | ShimGone) -> None:
+    containers, shim = running(answer)
+    assert await containers.stop("c", signal.SIGKILL, 0) is EXIT
+    shim.live.exited.clear()
     await containers.signal("c", signal.SIGKILL, deliberate=True)
+
+
+async def test_a_stop_without_patience_tells_the_process_all_the_same() -> None:
+    containers, shim = running(None)
+    assert await containers.stop("c", signal.SIGTERM, 0) is EXIT
+    assert shim.signals == [signal.SIGTERM, signal.SIGKILL]
