@@ -66,7 +66,7 @@ def warm_up() -> None:
     import binascii  # noqa: F401
     import fcntl  # noqa: F401
 
-    from services.executor.runtime import cgroupmount, copytree, launch, seccomp, shim  # noqa: F401
+    from services.executor.runtime import cgroupmount, copytree, launch, seccomp_filter, shim  # noqa: F401
     from services.executor.runtime.logfile import JsonLog, register_codec_error  # noqa: F401
 
     register_codec_error()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from services.executor.runtime import hooks, jsonlite
+from services.executor.runtime import jsonlite
 from services.executor.runtime.commands import store
 from services.executor.runtime.commands.options import Option, UsageError
 from services.executor.runtime.errors import HookFailure, NotFound, RuntimeFailure, WrongState
@@ -40,8 +40,12 @@ def run_poststart(container: store.Container) -> None:
     Raises:
         HookFailure: the container is then to be stopped.
     """
-    state = container.hook_state() | {"status": "running", "pid": container.pid}
-    hooks.run("poststart", container.spec.get("hooks") or {}, state)
+    wanted = container.spec.get("hooks") or {}
+    if not wanted.get("poststart"):
+        return
+    from services.executor.runtime import hooks
+
+    hooks.run("poststart", wanted, container.hook_state() | {"status": "running", "pid": container.pid})
 
 
 def start(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
@@ -170,6 +174,10 @@ def destroy(config: Any, container: store.Container) -> None:
 
 def run_poststop(config: Any, wanted: dict[str, Any], state: dict[str, Any]) -> None:
     """Run the hooks of the end; those that fail are reported, and stop nothing."""
+    if not wanted.get("poststop"):
+        return
+    from services.executor.runtime import hooks
+
     described = {**state, "status": "stopped"}
     described.pop("pid", None)
     for failure in hooks.run_all("poststop", wanted, described):

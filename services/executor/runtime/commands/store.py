@@ -6,7 +6,6 @@ The layout is our own; what other programs may rely on is the output of `state` 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enum module
-import _socket
 import errno
 import os
 import time
@@ -16,6 +15,7 @@ from services.executor.runtime.errors import NotFound, RuntimeFailure, WrongStat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from typing import Any
 
     from services.executor.runtime.cgroups.interface import Cgroup
@@ -217,6 +217,8 @@ def all_containers(root: str) -> list[Container]:
 
 def listen(directory: str) -> _socket.socket:
     """The socket through which a created container is started; bound by a short name, paths have 107 bytes."""
+    import _socket
+
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     _in_directory(directory, lambda: listener.bind(START_SOCKET))
     listener.listen(1)
@@ -229,6 +231,8 @@ def connect(container: Container) -> _socket.socket:
     Raises:
         WrongState: it is not waiting (any more).
     """
+    import _socket
+
     socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     try:
         _in_directory(container.directory, lambda: socket.connect(START_SOCKET))

@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from services.executor.runtime.cgroups import checks, directories, files
+from services.executor.runtime.cgroups import directories, files
 from services.executor.runtime.cgroups.controllers import Controllers
 from services.executor.runtime.cgroups.paths import DEFAULT_PARENT
 from services.executor.runtime.errors import KernelFailure, NotSupported
@@ -180,6 +180,8 @@ class V1Backend:
         self._cpuset_root = mounts.get("cpuset")
 
     def validate(self, resources: Resources) -> None:
+        from services.executor.runtime.cgroups import checks  # a container that is there needs none
+
         checks.check_resources(resources)
         if resources.get("unified"):
             raise NotSupported("linux.resources.unified", "invalid configuration: needs cgroup v2; this machine has v1")
@@ -208,6 +210,8 @@ class V1Backend:
         return V1Cgroup(self, path)
 
     def preload(self) -> None:
+        import services.executor.runtime.cgroups.checks  # noqa: F401
+
         _CONTROLLERS.all()
         _CONTROLLERS.get("freezer")
 

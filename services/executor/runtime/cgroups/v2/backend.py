@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from services.executor.runtime.cgroups import checks, directories, files
+from services.executor.runtime.cgroups import directories, files
 from services.executor.runtime.cgroups.controllers import Controllers
 from services.executor.runtime.cgroups.paths import DEFAULT_PARENT
 from services.executor.runtime.cgroups.v2 import freezer, tree, unified
@@ -136,6 +136,8 @@ class V2Backend:
         self.controllers = tree.available(root) | _BUILT_IN
 
     def validate(self, resources: Resources) -> None:
+        from services.executor.runtime.cgroups import checks  # a container that is there needs none
+
         checks.check_resources(resources)
         network = files.section(resources, "network")
         for key in ("classID", "priorities"):
@@ -168,6 +170,8 @@ class V2Backend:
         return V2Cgroup(self.root, path)
 
     def preload(self) -> None:
+        import services.executor.runtime.cgroups.checks  # noqa: F401
+
         _CONTROLLERS.all()
 
     def prune(self, path: str) -> None:
