@@ -43,6 +43,7 @@ from shared.errors import (
 )
 from shared.inflight import HEADER_CALL, Waiting, Working
 from shared.logs import hide_secrets
+from shared.reserve import spend
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -80,6 +81,7 @@ class Contract(Generic[Req, Rep]):
         subject: ``davit.<service>.<resource>.<verb>``, or ``davit.node.{node}.<resource>.<verb>`` for one node.
         deadline_s: How long a caller waits unless it says otherwise; None waits for ever (waits and follows).
         idempotent: Whether the caller may send it again when the bus or the server went away meanwhile.
+        frees: Whether it ends or removes something, and so is served also when the disk is full (`shared.reserve`).
     """
 
     subject: str
@@ -87,6 +89,7 @@ class Contract(Generic[Req, Rep]):
     reply: type[Rep]
     deadline_s: float | None = 10.0
     idempotent: bool = False
+    frees: bool = False
 
     def subject_for(self, node: str | None) -> str:
         if "{node}" not in self.subject:
@@ -287,7 +290,7 @@ class Bus:
             log.info("dropped %s: its deadline had passed", message.subject)
             return
         headers: dict[str, str] = {}
-        with use_context(context):
+        with use_context(context), spend(contract.frees):
             try:
                 request = contract.request.model_validate_json(await unpacked(message.data, message.headers))
                 reply = await handler(request)

@@ -17,6 +17,7 @@ from shared import migrate, outbox
 from shared.connection import Connection, Result
 from shared.errors import InvalidArgument, Unavailable
 from shared.events import DomainEvent
+from shared.reserve import is_full, spending
 from shared.statements import Parameters, Prepared
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Database:
         database = cls._sqlite(url, service) if url.startswith("sqlite:") else cls._postgres(url, service)
         try:
             await migrate.upgrade(database, migrations)
+            await database._store.keep_reserve()
         except BaseException:
             await database.close()
             raise
@@ -107,6 +109,10 @@ class Database:
     def is_sqlite(self) -> bool:
         return self.lock_file is not None
 
+    def disk_is_full(self) -> bool:
+        """Whether there is no room on the disk of an SQLite file; a server's disk is its own care."""
+        return self.lock_file is not None and is_full(self.lock_file.parent)
+
     def advisory_key(self, purpose: str) -> int:
         """The service's key for one of Postgres's advisory locks: 64 bits, signed."""
         return advisory_key(self.service, purpose)
@@ -121,10 +127,10 @@ class Database:
 
         Raises:
             Conflict: A constraint of the schema refused a row.
-            Unavailable: The database is locked or away; nothing was changed (or, when the connection was lost
-                during the commit, it is unknown whether it was).
+            Unavailable: The database is locked or away, or its disk is full (see `shared.reserve`); nothing was
+                changed (or, when the connection was lost during the commit, it is unknown whether it was).
         """
-        async with self._store.transaction() as connection:
+        async with self._store.transaction(spare=spending()) as connection:
             transaction = Transaction(connection)
             yield transaction
             if transaction.events:

@@ -74,14 +74,16 @@ async def create_stream(
 
 
 async def create_bucket(bus: Bus, bucket: str, *, ttl_s: float) -> None:
-    """Create a key-value bucket whose entries expire, or find it. Raises Unavailable.
+    """Create a key-value bucket, in memory, whose entries expire, or find it. Raises Unavailable.
+
+    A server keeps such a bucket while it runs. In files it would take nothing any more once its disk has been full.
 
     Source: NATS ADR-8, "JetStream based Key-Value Stores".
     """
     configuration = {
         "name": f"KV_{bucket}",
         "subjects": [f"$KV.{bucket}.>"],
-        "storage": "file",
+        "storage": "memory",
         "discard": "new",
         "max_age": int(ttl_s * _NANOSECONDS),
         "duplicate_window": int(min(ttl_s, 120) * _NANOSECONDS),

@@ -2,6 +2,7 @@
 
 A lease is a key of a JetStream key-value bucket whose entries expire. The holder renews it; when it dies, another
 takes over once the entry has expired. A holder that cannot renew stops counting itself as holder before that moment.
+The bucket is gone when its server is; a holder notices at its next renewal, and others let it go first.
 """
 
 from __future__ import annotations
@@ -43,6 +44,13 @@ class Lease:
         self._renew_s = renew_s
         self._revision = 0
         self._held_until = 0.0
+        self._not_before = 0.0
+        bus.on_reconnect(self._reconnected)
+
+    async def _reconnected(self) -> None:
+        """The entry may be gone, and its holder not know it yet."""
+        if not self.held:
+            self._not_before = asyncio.get_running_loop().time() + self._ttl_s
 
     @property
     def held(self) -> bool:
@@ -78,6 +86,8 @@ class Lease:
 
     async def _acquire(self) -> bool:
         asked_at = asyncio.get_running_loop().time()
+        if asked_at < self._not_before:
+            return False
         try:
             entry = await self._entry()
             if entry is not None and not entry.deleted:

@@ -75,8 +75,8 @@ class PostgresSchema:
         self._opening = asyncio.Lock()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """A write transaction, one at a time among all copies of the service."""
+    async def transaction(self, *, spare: bool = False) -> AsyncIterator[Connection]:
+        """A write transaction, one at a time among all copies of the service. spare: the disk is the server's care."""
         async with self._acquired() as raw:
             transaction = raw.transaction()
             try:
@@ -89,6 +89,9 @@ class PostgresSchema:
                 raise
             with translated_errors():
                 await to_the_end(asyncio.ensure_future(transaction.commit()))
+
+    async def keep_reserve(self) -> None:
+        """Nothing: what a full disk means is up to the server."""
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:

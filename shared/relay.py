@@ -36,6 +36,7 @@ from shared.errors import DavitError, Internal, Unavailable
 from shared.events import HEADER_SEQUENCE, HEADER_SERVICE, STREAM
 from shared.eventstream import ensure_stream, find_published
 from shared.failpoints import failpoint
+from shared.reserve import spend
 from shared.statements import Prepared
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ POLL_S = 5.0
 _try_lock = Prepared(sa.text("SELECT pg_try_advisory_lock(:key)"))
 _ask = Prepared(sa.text("SELECT 1"))
 STANDBY_POLL_S = 1.0
+FULL_POLL_S = 0.5
 BATCH = 64
 PUBLISH_TIMEOUT_S = 5.0
 PRUNE_EVERY_S = 600.0
@@ -168,9 +170,21 @@ class Relay:
             async with self._database.read() as connection:
                 rows = await outbox.rows_after(connection, self._position, BATCH)
             for row in rows:
+                await self._room()
                 await self._publish(row)
             if len(rows) < BATCH:
                 return
+
+    async def _room(self) -> None:
+        """Wait while the disk is full: a stream whose server could not write once takes nothing until it is restarted.
+
+        That the server of the stream writes to the same disk is so with the embedded one; where not, events only wait.
+        """
+        if not self._database.disk_is_full():
+            return
+        log.warning("events wait to be published: the disk is full")
+        while self._database.disk_is_full():  # noqa: ASYNC110  # nobody tells when there is room
+            await asyncio.sleep(FULL_POLL_S)
 
     async def _publish(self, row: Any) -> None:
         failpoint("outbox.before_publish")
@@ -209,8 +223,9 @@ class Relay:
             return
         self._prune_at = self._clock.monotonic() + PRUNE_EVERY_S
         before_ns = self._clock.time_ns() - int(self._retention_s * 1e9)
-        async with self._database.transaction() as transaction:
-            gone = await outbox.prune(transaction.connection, before_ns=before_ns, published=self._position)
+        with spend():
+            async with self._database.transaction() as transaction:
+                gone = await outbox.prune(transaction.connection, before_ns=before_ns, published=self._position)
         if gone:
             log.info("forgot events past their retention", extra={"up_to": gone})
 

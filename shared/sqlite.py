@@ -20,13 +20,17 @@ from typing import Any
 
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
+from shared import sqlitereserve
 from shared.cancellation import to_the_end
 from shared.connection import Connection, Result
 from shared.errors import Conflict, Internal, Unavailable
+from shared.reserve import is_full
 from shared.statements import Compiled, Parameters
 
 LOCK_WAIT_S = 10.0
 READERS = 3
+# Transactions between two looks at what is left of the reserve.
+CHECK_EVERY = 500
 _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.02
 # Primary result codes that trying again may cure: BUSY, LOCKED, IOERR, FULL, CANTOPEN.
@@ -62,6 +66,7 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._write_lock = asyncio.Lock()
+        self._until_check = CHECK_EVERY
         self._writer: SqliteConnection | None = None
         self._readers: list[SqliteConnection] = []
         self._reading = asyncio.Semaphore(READERS)
@@ -69,13 +74,16 @@ class SqliteFile:
         self._commits = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-commit")
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """A write transaction. It holds the file's one write lock from its begin, so it never fails half way for it."""
+    async def transaction(self, *, spare: bool = False) -> AsyncIterator[Connection]:
+        """A write transaction. It holds the file's one write lock from its begin, so it never fails half way for it.
+
+        Args:
+            spare: Write also when the disk is full, to space that the file has already.
+        """
         async with self._write_lock:
-            if self._writer is None:
-                self._writer = self._connect(_configure_writer)
-            writer = self._writer
+            writer = self._open_writer()
             with translated_errors():
+                await self._find_room(writer.raw, spare=spare)
                 await _begin_immediate(writer.raw)
             try:
                 yield writer
@@ -86,8 +94,36 @@ class SqliteFile:
                     writer.raw.rollback()
                 raise
 
+    def _open_writer(self) -> SqliteConnection:
+        if self._writer is None:
+            self._writer = self._connect(_configure_writer)
+        return self._writer
+
+    async def _find_room(self, raw: sqlite3.Connection, *, spare: bool) -> None:
+        if is_full(self.path.parent):
+            if not spare:
+                raise Unavailable(f"the database is not available: the disk is full ({self.path.parent})")
+            # What is in the log goes to its place in the file, so that the log can be written anew from its beginning.
+            await self._in_thread(_restart_log, raw)
+            return
+        self._until_check -= 1
+        if self._until_check <= 0:
+            self._until_check = CHECK_EVERY
+            await self._in_thread(sqlitereserve.keep, self.path)
+
+    async def keep_reserve(self) -> None:
+        """See to it that there is space for spare transactions. Raises Unavailable."""
+        async with self._write_lock:
+            # Who closes the last connection that has read anything removes the log.
+            self._open_writer().raw.execute("PRAGMA schema_version").fetchone()
+            with translated_errors():
+                await self._in_thread(sqlitereserve.keep, self.path)
+
+    async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> None:
+        await to_the_end(asyncio.get_running_loop().run_in_executor(self._commits, work, *arguments))
+
     async def _commit(self, raw: sqlite3.Connection) -> None:
-        await to_the_end(asyncio.get_running_loop().run_in_executor(self._commits, raw.commit))
+        await self._in_thread(raw.commit)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
@@ -134,6 +170,10 @@ async def _begin_immediate(raw: sqlite3.Connection) -> None:
                 raise
         await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
         pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def _restart_log(raw: sqlite3.Connection) -> None:
+    raw.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
 
 def _configure_writer(raw: sqlite3.Connection) -> None:

@@ -253,12 +253,12 @@ class ApplyNetwork(BaseModel):
 CREATE = Contract("davit.network.network.create", CreateNetwork, CreatedNetwork)
 INSPECT = Contract("davit.network.network.inspect", NetworkRef, Network, idempotent=True)
 LIST = Contract("davit.network.network.list", ListNetworks, Networks, idempotent=True)
-REMOVE = Contract("davit.network.network.remove", NetworkRef, Empty)
-PRUNE = Contract("davit.network.network.prune", PruneNetworks, PrunedNetworks, deadline_s=60)
+REMOVE = Contract("davit.network.network.remove", NetworkRef, Empty, frees=True)
+PRUNE = Contract("davit.network.network.prune", PruneNetworks, PrunedNetworks, deadline_s=60, frees=True)
 # Asked by control.
 JOIN = Contract("davit.network.endpoint.join", JoinNetworks, Joined, idempotent=True)
 CONNECT = Contract("davit.network.endpoint.connect", ConnectNetwork, Joined, idempotent=True)
-LEAVE = Contract("davit.network.endpoint.leave", LeaveNetworks, Left, idempotent=True)
+LEAVE = Contract("davit.network.endpoint.leave", LeaveNetworks, Left, idempotent=True, frees=True)
 RENAME = Contract("davit.network.endpoint.rename", RenameEndpoints, Empty, idempotent=True)
 # Asked by agents at start and when they reconnect.
 NODE_WANTED = Contract("davit.network.node.wanted", NodeNetworksRequest, NodeNetworks, idempotent=True)

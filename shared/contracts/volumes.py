@@ -110,11 +110,11 @@ class VolumeSizes(BaseModel):
 CREATE = Contract("davit.volume.volume.create", CreateVolume, Volume)
 INSPECT = Contract("davit.volume.volume.inspect", VolumeRef, Volume, idempotent=True)
 LIST = Contract("davit.volume.volume.list", ListVolumes, Volumes, deadline_s=60, idempotent=True)
-REMOVE = Contract("davit.volume.volume.remove", VolumeRef, Empty, deadline_s=120)
-PRUNE = Contract("davit.volume.volume.prune", PruneVolumes, PrunedVolumes, deadline_s=600)
+REMOVE = Contract("davit.volume.volume.remove", VolumeRef, Empty, deadline_s=120, frees=True)
+PRUNE = Contract("davit.volume.volume.prune", PruneVolumes, PrunedVolumes, deadline_s=600, frees=True)
 # Asked by control.
 ACQUIRE = Contract("davit.volume.volume.acquire", AcquireVolumes, AcquiredVolumes, idempotent=True)
-RELEASE = Contract("davit.volume.volume.release", ReleaseVolumes, Empty, deadline_s=120, idempotent=True)
+RELEASE = Contract("davit.volume.volume.release", ReleaseVolumes, Empty, deadline_s=120, idempotent=True, frees=True)
 # Sent to agents.
 NODE_ENSURE = Contract("davit.node.{node}.volume.ensure", NodeVolume, Empty, idempotent=True)
 NODE_REMOVE = Contract("davit.node.{node}.volume.remove", NodeVolume, Empty, deadline_s=120, idempotent=True)

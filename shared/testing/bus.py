@@ -16,6 +16,7 @@ from typing import Any
 from shared.bus import Contract, Handler, Rep, Req
 from shared.context import RequestContext, current_context, use_context
 from shared.errors import DavitError, DeadlineExceeded, Internal, InvalidArgument, Unavailable, from_wire
+from shared.reserve import spend
 
 Received = Callable[[bytes], Awaitable[None]]
 
@@ -91,7 +92,7 @@ class MemoryBus:
         self, contract: Contract[Req, Rep], handler: Handler[Req, Rep], *, node: str | None = None, queue: str = ""
     ) -> None:
         async def answer(context: RequestContext, data: bytes) -> bytes:
-            with use_context(context):
+            with use_context(context), spend(contract.frees):
                 try:
                     request = contract.request.model_validate_json(data)
                 except ValueError as error:

@@ -74,6 +74,10 @@ def test_what_a_full_disk_does_not_allow_is_refused_and_what_runs_goes_on(small:
     again = "[ -e /tmp/ran ] || { touch /tmp/ran; sleep 4; exit 3; }; sleep 600"
     engine.docker("run", "-d", "--name", "again", "--restart", "always", "busybox", "sh", "-c", again)
     engine.docker("create", "--name", "created", "busybox", "true")
+    engine.docker("create", "--name", "idle", "busybox", "true")
+    engine.docker("network", "create", "spare")
+    for name in ("stopped", "killed", "removed"):
+        engine.docker("run", "-d", "--name", name, "-p", "80", "-v", "/anonymous", "busybox", "sleep", "600")
     tar = busybox_tar(tmp_path / "busybox.tar")
     pid = engine.docker("inspect", "-f", "{{.State.Pid}}", "lines").stdout
     agent = engine.pids()["agent"]
@@ -90,12 +94,25 @@ def test_what_a_full_disk_does_not_allow_is_refused_and_what_runs_goes_on(small:
         ):
             assert FULL.search(refused(engine, *command)), command
         assert "line" in engine.docker("logs", "--tail", "1", "lines").stdout
-        time.sleep(8)
+        # What ends something is done all the same, and is known.
+        eventually(lambda: state(engine, "ends") == "exited 7", SETTLED_WITHIN_S, "an exit on a full disk")
+        engine.docker("stop", "-t", "1", "stopped", timeout_s=30)
+        assert state(engine, "stopped") == "exited 137"
+        engine.docker("kill", "killed", timeout_s=30)
+        assert state(engine, "killed") == "exited 137"
+        for gone in ("stopped", "killed", "removed", "idle"):
+            engine.docker("rm", "-f", "-v", gone, timeout_s=30)
+        assert engine.docker("volume", "ls", "-q").stdout == ""
+        engine.docker("network", "rm", "spare", timeout_s=30)
         assert {"lines", "ends", "again", "created"} == names(engine)
         assert Path(f"/proc/{pid.strip()}").exists()
         assert engine.pids()["agent"] == agent
     # There is room again: nothing of what was refused is there, and nothing of what happened is lost.
-    eventually(lambda: state(engine, "ends") == "exited 7", SETTLED_WITHIN_S, "the exit that could not be written")
+    assert state(engine, "ends") == "exited 7"
+    eventually(lambda: "destroy" in told(engine, "idle"), SETTLED_WITHIN_S, "the events")
+    assert told(engine, "stopped")[-3:] == ["die", "stop", "destroy"]
+    assert told(engine, "killed")[-3:] == ["kill", "die", "destroy"]
+    assert told(engine, "removed")[-3:] == ["kill", "die", "destroy"]
     eventually(lambda: state(engine, "again") == "running 0", SETTLED_WITHIN_S, "the restart")
     assert state(engine, "lines") == "running 0"
     assert engine.docker("inspect", "-f", "{{.State.Pid}}", "lines").stdout == pid
@@ -107,6 +124,12 @@ def test_what_a_full_disk_does_not_allow_is_refused_and_what_runs_goes_on(small:
     assert_log_accounts_for_every_line(engine)
     engine.docker("rm", "-f", "lines", "ends", "again", "created")
     eventually(lambda: not any((engine.data / "containers").iterdir()), 20, "an empty node")
+
+
+def told(engine: Engine, name: str) -> list[str]:
+    window = ("--since", "1", "--until", f"{time.time():.3f}")
+    form = ("--filter", f"container={name}", "--format", "{{.Action}}")
+    return engine.docker("events", *window, "--filter", "type=container", *form).stdout.split()
 
 
 def names(engine: Engine) -> set[str]:

@@ -19,6 +19,7 @@ from services.executor.control.domain import Record
 from services.executor.control.peers import Peers
 from shared.database import Database
 from shared.errors import DavitError
+from shared.reserve import spend
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class Endpoints:
         while True:
             await asyncio.sleep(WRITE_DOWN_PERIOD_S)
             try:
-                await self.write_down()
+                with spend():
+                    await self.write_down()
             except DavitError as error:
                 log.warning("released endpoints not written down yet: %s", error)

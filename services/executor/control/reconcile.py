@@ -24,6 +24,7 @@ from services.executor.control.starting import UNTOUCHED_NS
 from shared.contracts.node import ExitRecord, Inventory, InventoryAnswer, InventoryItem
 from shared.errors import Conflict, DavitError, NotFound, NotModified
 from shared.events import DomainEvent
+from shared.reserve import spend
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,8 @@ class Reconciler:
     async def sweep_for_ever(self) -> None:
         while True:
             try:
-                await self.sweep()
+                with spend():
+                    await self.sweep()
             except DavitError as error:
                 log.warning("the sweep stopped half-way: %s", error)
             await asyncio.sleep(SWEEP_PERIOD_S)
