@@ -28,8 +28,9 @@ from shared.errors import Unavailable
 USERS = ("api", "image", "network", "volume", "control", "agent", "cli")
 STORE_BYTES = 4 << 30
 MEMORY_STORE_BYTES = 32 << 20
-# Go's collector: a small heap matters more here than the last bit of throughput.
-ENVIRONMENT = {"GOGC": "40", "GOMEMLIMIT": "96MiB"}
+# For Go's collector and its scheduler. A small heap matters more here than the last bit of throughput; and threads for
+# all processors, of which most look for work in vain, take a quarter more time from those who wait for an answer.
+ENVIRONMENT = {"GOGC": "40", "GOMEMLIMIT": "96MiB", "GOMAXPROCS": str(max(1, len(os.sched_getaffinity(0)) // 2))}
 
 _CONFIGURATION = """\
 # Written by davit at every start; changes are lost.
