@@ -17,9 +17,11 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
+from cli.process import die_with_parent
 from cli.state import read_json, write_json
 from shared.bus import inbox_prefix
 from shared.credentials import users_file
@@ -100,6 +102,23 @@ def prepare(data_root: Path, run_dir: Path, node: str) -> tuple[Path, int]:
         file.write(text)
     write_json(run_dir / "nats.json", {"url": f"nats://127.0.0.1:{port}", "port": port})
     return path, port
+
+
+def spawn(binary: Path, config: Path) -> int:
+    """Start the server as a child that ends with this process; its pid."""
+    parent = os.getpid()
+    process = subprocess.Popen(
+        ["nats-server", "-c", str(config)],
+        executable=str(binary),
+        env={**os.environ, **ENVIRONMENT},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: die_with_parent(parent),  # noqa: PLW1509  # the supervisor has one thread
+    )
+    process.returncode = 0  # reaped by the supervisor's own waitpid, like every child
+    return process.pid
 
 
 def _port(run_dir: Path) -> int:
