@@ -18,9 +18,9 @@ from typing import Any
 import orjson
 
 from services.image import manifests
-from services.image.manifests import Descriptor, ImageConfig, Index, Manifest, Platform
+from services.image.manifests import Descriptor, ImageConfig, Index, Manifest
 from services.image.references import Reference, parse
-from shared.errors import InvalidArgument
+from shared.errors import InvalidArgument, NotFound
 
 MANIFEST = "manifest.json"
 INDEX = "index.json"
@@ -49,6 +49,10 @@ class ArchivedImage:
     names: list[Reference]
     manifest: bytes | None = None
     index: bytes | None = None
+
+    def is_beside(self, other: ArchivedImage) -> bool:
+        """Whether both are of one index, under the same names."""
+        return bool(self.index) and (self.index, self.names) == (other.index, other.names)
 
 
 @dataclass(slots=True)
@@ -79,19 +83,16 @@ class Contents:
             raise InvalidArgument(f"invalid archive: {path} is missing or is no JSON document")
         return data
 
-    def images(self, platform: Platform | None) -> list[ArchivedImage]:
-        """The images of the archive, in its order.
-
-        Args:
-            platform: Which one of several under one name; this machine's own when None.
+    def images(self) -> list[ArchivedImage]:
+        """The images of the archive, in its order; those of one index after each other.
 
         Raises:
             InvalidArgument: It is no image archive, or an inconsistent one.
         """
-        if MANIFEST in self.documents:
+        if MANIFEST in self.documents and not self._has_variants():
             return self._docker_images()
         if INDEX in self.documents:
-            return self._oci_images(platform)
+            return self._oci_images()
         raise InvalidArgument(
             "invalid archive: it has neither manifest.json nor index.json (archives of Docker before 1.10 are not "
             "supported)"
@@ -155,28 +156,46 @@ class Contents:
                 found.append((descriptor, None))
         return found
 
-    def _oci_images(self, platform: Platform | None) -> list[ArchivedImage]:
+    def _has_variants(self) -> bool:
+        """Whether a name of the archive stands for several images, of which manifest.json knows one."""
+        if INDEX not in self.documents:
+            return False
+        named = self._index(self.documents[INDEX]).manifests
+        return any(item.media_type in manifests.INDEXES and len(self._variants(item)) > 1 for item in named)
+
+    def _oci_images(self) -> list[ArchivedImage]:
         found = []
-        for descriptor in self._index(self.documents[INDEX]).manifests:
-            names = _annotated(descriptor.annotations)
-            index_data = None
-            if descriptor.media_type in manifests.INDEXES:
-                index_data = self.document(blob_path(descriptor.digest))
-                descriptor = self._chosen(self._index(index_data), platform)  # noqa: PLW2901
-            data = self.document(blob_path(descriptor.digest))
-            _check_digest(descriptor.digest, data)
-            manifest = manifests.parse(data, descriptor.media_type)
-            if not isinstance(manifest, Manifest):
-                raise InvalidArgument("invalid archive: a manifest is an index")
-            config = self.document(blob_path(manifest.config.digest))
-            _check_digest(manifest.config.digest, config)
-            layers = [self.actual(blob_path(layer.digest)) for layer in manifest.layers]
-            found.append(ArchivedImage(config, layers, names, data, index_data))
+        for named in self._index(self.documents[INDEX]).manifests:
+            names = _annotated(named.annotations)
+            if named.media_type not in manifests.INDEXES:
+                found.append(self._oci_image(named, names, None))
+                continue
+            variants = self._variants(named)
+            if not variants:
+                raise NotFound(f"the archive has none of the images of {named.digest}")
+            index = self.document(blob_path(named.digest))
+            found += [self._oci_image(one, names, index) for one in variants]
         return found
 
-    def _chosen(self, index: Index, platform: Platform | None) -> Descriptor:
-        here = [item for item in index.manifests if blob_path(item.digest) in self.documents]
-        return manifests.choose(Index(index.media_type, here), platform)
+    def _oci_image(self, descriptor: Descriptor, names: list[Reference], index: bytes | None) -> ArchivedImage:
+        data = self.document(blob_path(descriptor.digest))
+        _check_digest(descriptor.digest, data)
+        manifest = manifests.parse(data, descriptor.media_type)
+        if not isinstance(manifest, Manifest):
+            raise InvalidArgument("invalid archive: a manifest is an index")
+        config = self.document(blob_path(manifest.config.digest))
+        _check_digest(manifest.config.digest, config)
+        layers = [self.actual(blob_path(layer.digest)) for layer in manifest.layers]
+        return ArchivedImage(config, layers, names, data, index)
+
+    def _variants(self, named: Descriptor) -> list[Descriptor]:
+        """The images of an index that are in the archive, this machine's own first; no attestations."""
+        data = self.documents.get(blob_path(named.digest))
+        if data is None:
+            return []
+        found = [item for item, _ in self._flattened(self._index(data), 1) if not manifests.is_attestation(item)]
+        own = manifests.own_platform()
+        return sorted(found, key=lambda item: not (manifests.descriptor_platform(item) or own).matches(own))
 
 
 def _check_digest(digest: str, data: bytes) -> None:
@@ -224,13 +243,41 @@ def _annotated(annotations: Mapping[str, str]) -> list[Reference]:
 
 @dataclass(frozen=True, slots=True)
 class SavedImage:
-    """An image to write: the bytes of its configuration and manifest, and its layers' descriptors."""
+    """An image to write: the bytes of its configuration and manifest, and its layers' descriptors.
+
+    Attributes:
+        variants: The images for other platforms under the same names, which then stand for an index.
+    """
 
     id: str
     config: bytes
     manifest: bytes
     layers: list[Descriptor]
     names: list[Reference]
+    variants: tuple[SavedImage, ...] = ()
+
+    @property
+    def all(self) -> tuple[SavedImage, ...]:
+        return (self, *self.variants)
+
+    def descriptor(self) -> dict[str, Any]:
+        parsed = manifests.parse(self.manifest)
+        return {
+            "mediaType": parsed.media_type,
+            "digest": manifests.digest_of(self.manifest),
+            "size": len(self.manifest),
+        }
+
+    def index(self) -> bytes:
+        """An index of the image and its variants."""
+        items = []
+        for one in self.all:
+            platform = ImageConfig.parse(one.config).platform
+            stated = {"architecture": platform.architecture, "os": platform.os}
+            items.append(
+                {**one.descriptor(), "platform": stated | ({"variant": platform.variant} if platform.variant else {})}
+            )
+        return orjson.dumps({"schemaVersion": 2, "mediaType": manifests.OCI_INDEX, "manifests": items})
 
 
 def documents(images: list[SavedImage]) -> dict[str, bytes]:
@@ -240,14 +287,18 @@ def documents(images: list[SavedImage]) -> dict[str, bytes]:
     repositories: dict[str, dict[str, str]] = {}
     files: dict[str, bytes] = {LAYOUT: b'{"imageLayoutVersion":"1.0.0"}'}
     for image in images:
-        digest = manifests.digest_of(image.manifest)
-        files[blob_path(image.id)] = image.config
-        files[blob_path(digest)] = image.manifest
+        for one in image.all:
+            files[blob_path(one.id)] = one.config
+            files[blob_path(manifests.digest_of(one.manifest))] = one.manifest
+        descriptor = image.descriptor()
+        if image.variants:
+            data = image.index()
+            descriptor = {"mediaType": manifests.OCI_INDEX, "digest": manifests.digest_of(data), "size": len(data)}
+            files[blob_path(descriptor["digest"])] = data
+        # Who reads this file knows of one image per name.
         layers = [blob_path(layer.digest) for layer in image.layers]
         tags = [name.familiar for name in image.names]
         entries.append({"Config": blob_path(image.id), "RepoTags": tags or None, "Layers": layers})
-        manifest = manifests.parse(image.manifest)
-        descriptor = {"mediaType": manifest.media_type, "digest": digest, "size": len(image.manifest)}
         index += [{**descriptor, "annotations": _annotations(name)} for name in image.names] or [descriptor]
         for name in image.names:
             if layers and name.tag:

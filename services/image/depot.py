@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.image.domain import ImageRecord, LayerRecord
+from services.image.domain import ImageRecord, LayerRecord, platform_of
 from services.image.intake import TakenLayer, unpack_stored
 from services.image.jobs import Jobs
 from services.image.lookup import as_reference, find_for, no_such_image
@@ -184,17 +184,24 @@ class Depot:
         record: ImageRecord,
         *,
         names: Sequence[Reference] = (),
+        index: str = "",
         events: Sequence[DomainEvent] = (),
     ) -> list[str]:
         """Make an image known, under names; ids of the images that were called so before.
 
         Its blobs and layers are in the stores, under a lease that is still open.
+
+        Args:
+            index: Digest of the index in which it is one of several for these names; empty for none.
         """
         moved = []
         async with self.catalog.writing() as writer:
             await writer.add(record)
             for name in names:
-                before = await writer.set_name(name, record.image.id)
+                if index:
+                    before = await writer.set_variant(name, index, platform_of(record.image), record.image.id)
+                else:
+                    before = await writer.set_name(name, record.image.id)
                 if before is not None:
                     moved.append(before)
             for event in events:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.image.archives import MAX_DOCUMENT_BYTES, ArchivedImage, Contents, blob_digest, fitting_layers
@@ -20,7 +20,7 @@ from services.image.manifests import (
     build_manifest,
     digest_of,
     parse,
-    parse_platform,
+    parse_platforms,
 )
 from services.image.progress import Progress, reported
 from services.image.references import Reference
@@ -169,17 +169,21 @@ class Loader:
         self._bus = bus
 
     async def load(self, request: LoadImages) -> Empty:
-        platform = parse_platform(request.platform)
+        platforms = parse_platforms(request.platforms)
         stream = await accept(self._bus, request.stream)
-        self._depot.jobs.start(self._load(request, stream, platform), "load")
+        self._depot.jobs.start(self._load(request, stream, platforms), "load")
         return EMPTY
 
-    async def _load(self, request: LoadImages, stream: ByteStream, platform: Platform | None) -> None:
+    async def _load(self, request: LoadImages, stream: ByteStream, platforms: list[Platform]) -> None:
         async with reported(stream, quiet=request.quiet) as progress, self._depot.lease() as lease:
             reader = await self._read(stream, progress)
             try:
-                for image in _for_platform(reader.contents.images(platform), platform):
-                    await self._store(lease, image, reader.layers, progress)
+                told: list[ArchivedImage] = []
+                for image in _for_platforms(reader.contents.images(), platforms):
+                    moved = await self._store(lease, image, reader.layers)
+                    if not any(image.is_beside(other) for other in told):
+                        await _announce(progress, image.names, digest_of(image.config), moved)
+                    told.append(image)
             finally:
                 await asyncio.shield(asyncio.to_thread(reader.layers.discard))
         self._depot.wake()
@@ -201,7 +205,8 @@ class Loader:
             raise
         return reader
 
-    async def _store(self, lease: Lease, image: ArchivedImage, read: ReadLayers, progress: Progress) -> None:
+    async def _store(self, lease: Lease, image: ArchivedImage, read: ReadLayers) -> list[str]:
+        """Ids of the images that were called as it is."""
         config = ImageConfig.parse(image.config)
         fitting_layers(config, len(image.layers))
         layers: list[LayerRecord] = []
@@ -215,8 +220,8 @@ class Loader:
         content = [digest_of(image.index)] if image.index else []
         record = make_record(image_id, config, layers, manifest_digest=digest_of(manifest), content=content)
         event = image_event("load", image_id, image_id, record.image.config.labels)
-        moved = await self._depot.add(record, names=image.names, events=[event])
-        await _announce(progress, image.names, image_id, moved)
+        index = digest_of(image.index) if image.index else ""
+        return await self._depot.add(record, names=image.names, index=index, events=[event])
 
     async def _layer(self, lease: Lease, read: ReadLayers, path: str, diff_id: str, parent: str) -> LayerRecord:
         if path in read.failed:
@@ -240,17 +245,20 @@ class Loader:
         return await self._depot.layer_from_blob(lease, Descriptor(media_type, blob, blob_bytes), diff_id, parent)
 
 
-def _for_platform(found: Iterable[ArchivedImage], platform: Platform | None) -> list[ArchivedImage]:
-    """Those of an archive's images that are for a platform, if one is asked for. Raises NotFound for none."""
-    images = list(found)
-    if platform is None:
+def _for_platforms(images: list[ArchivedImage], platforms: list[Platform]) -> list[ArchivedImage]:
+    """Those of an archive's images that are for one of some platforms; all when none is asked for.
+
+    Raises:
+        NotFound: There is none for one of them.
+    """
+    if not platforms:
         return images
     stated = [(image, ImageConfig.parse(image.config).platform) for image in images]
-    chosen = [image for image, own in stated if own.matches(platform)]
-    if not chosen:
-        others = ", ".join(sorted({str(own) for _, own in stated}))
-        raise NotFound(f"the archive has no image for the platform {platform}, but for {others}")
-    return chosen
+    for platform in platforms:
+        if not any(own.matches(platform) for _, own in stated):
+            others = ", ".join(sorted({str(own) for _, own in stated}))
+            raise NotFound(f"the archive has no image for the platform {platform}, but for {others}")
+    return [image for image, own in stated if any(own.matches(platform) for platform in platforms)]
 
 
 def _manifest(image: ArchivedImage, layers: list[LayerRecord]) -> bytes:

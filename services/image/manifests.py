@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform as host
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -267,6 +268,11 @@ def own_platform() -> Platform:
     return Platform("linux", architecture, variant)
 
 
+def parse_platforms(texts: Iterable[str]) -> list[Platform]:
+    """Each as `parse_platform`, without empty ones."""
+    return [platform for text in texts if (platform := parse_platform(text)) is not None]
+
+
 def parse_platform(text: str | None) -> Platform | None:
     """``os[/architecture[/variant]]``, an architecture alone, or JSON as API 1.48 has it; None for nothing.
 
@@ -309,6 +315,11 @@ def descriptor_platform(descriptor: Descriptor) -> Platform | None:
     return Platform(str(stated.get("os", "")), str(stated.get("architecture", "")), str(stated.get("variant") or ""))
 
 
+def is_attestation(item: Descriptor) -> bool:
+    """Whether an entry of an index says something about an image instead of being one."""
+    return item.annotations.get("vnd.docker.reference.type") == "attestation-manifest"
+
+
 def choose(index: Index, wanted: Platform | None) -> Descriptor:
     """The image of an index for a platform, this machine's own when None.
 
@@ -320,7 +331,7 @@ def choose(index: Index, wanted: Platform | None) -> Descriptor:
         (item, stated)
         for item in index.manifests
         if item.media_type not in INDEXES
-        and item.annotations.get("vnd.docker.reference.type") != "attestation-manifest"
+        and not is_attestation(item)
         and ((stated := descriptor_platform(item)) is None or stated.matches(platform))
     ]
     # An entry that names the variant exactly is better than one that leaves it open.

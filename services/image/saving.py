@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from services.image.archives import SavedImage, blob_path, documents
 from services.image.depot import Depot, image_event
@@ -16,9 +17,11 @@ from services.image.manifests import (
     Manifest,
     Platform,
     parse,
-    parse_platform,
+    parse_platforms,
 )
 from services.image.references import Reference
+from services.image.sql.catalog import Reader
+from services.image.sql.names import name_of
 from shared.bus import EMPTY, Bus, Empty
 from shared.contracts.images import SaveImages
 from shared.errors import Internal, InvalidArgument, NotFound
@@ -40,8 +43,7 @@ class Saver:
         """Names are checked before the answer, so that the client of a wrong one gets a status."""
         if not request.names:
             raise InvalidArgument("no image was named", field="names")
-        platform = parse_platform(request.platform)
-        images = await self._chosen(request.names, platform)
+        images = await self._chosen(request.names, parse_platforms(request.platforms))
         stream = await accept(self._bus, request.stream)
         self._depot.jobs.start(self._save(images, stream), "save")
         return EMPTY
@@ -49,7 +51,8 @@ class Saver:
     async def _save(self, images: list[SavedImage], stream: ByteStream) -> None:
         async with stream, self._depot.lease() as lease:
             for image in images:
-                await lease.keep(image.id, *(layer.digest for layer in image.layers))
+                for one in image.all:
+                    await lease.keep(one.id, *(layer.digest for layer in one.layers))
             async with aclosing(self.archive(images)) as chunks:
                 async for chunk in chunks:
                     await stream.write(chunk)
@@ -59,15 +62,11 @@ class Saver:
 
     async def archive(self, images: list[SavedImage]) -> AsyncGenerator[bytes, None]:
         """The archive's bytes. Equal images give equal archives."""
-        written = set()
         yield _directory("blobs/") + _directory("blobs/sha256/")
-        for image in images:
-            for layer in image.layers:
-                if layer.digest not in written:
-                    written.add(layer.digest)
-                    async with aclosing(self._blob(layer.digest)) as chunks:
-                        async for chunk in chunks:
-                            yield chunk
+        for digest in dict.fromkeys(layer.digest for image in images for one in image.all for layer in one.layers):
+            async with aclosing(self._blob(digest)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         for path, data in documents(images).items():
             yield _header(path, len(data)) + data + tarheader.padding(len(data))
         yield END_OF_ARCHIVE
@@ -84,29 +83,34 @@ class Saver:
                 yield data
             yield tarheader.padding(size)
 
-    async def _chosen(self, texts: list[str], platform: Platform | None) -> list[SavedImage]:
-        """The images that texts name, each once, with all the names that they were named by."""
-        chosen: dict[str, list[Reference]] = {}
+    async def _chosen(self, texts: list[str], platforms: list[Platform]) -> list[SavedImage]:
+        """The images that texts name, each set of them once, with all the names that it was named by."""
+        chosen: dict[tuple[str, ...], list[Reference]] = {}
         for text in texts:
-            for image_id, name in await self._named(text, platform):
-                names = chosen.setdefault(image_id, [])
+            for image_ids, name in await self._named(text, platforms):
+                names = chosen.setdefault(image_ids, [])
                 if name is not None and name not in names:
                     names.append(name)
-        return [await self._loaded(image_id, names) for image_id, names in chosen.items()]
+        return [await self._with_variants(image_ids, names) for image_ids, names in chosen.items()]
 
-    async def _named(self, text: str, platform: Platform | None) -> list[tuple[str, Reference | None]]:
+    async def _named(self, text: str, platforms: list[Platform]) -> list[tuple[tuple[str, ...], Reference | None]]:
+        """Ids of images, the one that is meant without a platform first, and what they are called in the archive."""
         reference = as_reference(text)
         async with self._depot.catalog.reading() as reader:
             if reference is not None and ":" not in text.rpartition("/")[2] and "@" not in text:
                 names: list[Name] = [name for name in await reader.names_in(reference.name) if not name.is_digest]
                 if names:
-                    found = [(await find_for(reader, name.name, platform), name.reference) for name in names]
-                    return [(item.id, name) for item, name in found]
-            if await reader.find(reference, text) is None:
+                    return [(await _variants(reader, name.name, platforms), name.reference) for name in names]
+            one = await reader.find(reference, text)
+            if one is None:
                 raise NotFound(f"No such image: {text}", image=text)  # as it was written, other than elsewhere
-            one = await find_for(reader, text, platform)
-        is_name = reference is not None and not one.id.removeprefix("sha256:").startswith(text.removeprefix("sha256:"))
-        return [(one.id, reference if is_name and reference and reference.tag else None)]
+            is_id = reference is None or one.id.removeprefix("sha256:").startswith(text.removeprefix("sha256:"))
+            image_ids = (one.id,) if is_id and not platforms else await _variants(reader, text, platforms)
+        return [(image_ids, reference if not is_id and reference and reference.tag else None)]
+
+    async def _with_variants(self, image_ids: tuple[str, ...], names: list[Reference]) -> SavedImage:
+        first, *others = [await self._loaded(image_id, names) for image_id in image_ids]
+        return replace(first, variants=tuple(others))
 
     async def _loaded(self, image_id: str, names: list[Reference]) -> SavedImage:
         async with self._depot.catalog.reading() as reader:
@@ -120,6 +124,22 @@ class Saver:
         if not isinstance(manifest, Manifest):
             raise Internal(f"the manifest of {image_id} is an index")
         return SavedImage(image_id, config, data, manifest.layers, names)
+
+
+async def _variants(reader: Reader, text: str, platforms: list[Platform]) -> tuple[str, ...]:
+    """Ids of the images of a name for some platforms; all that it stands for when none is asked for.
+
+    Raises:
+        NotFound: In Docker's words.
+    """
+    meant = (await find_for(reader, text, None)).id
+    if platforms:
+        found = [(await find_for(reader, text, platform)).id for platform in platforms]
+    else:
+        reference = as_reference(text)
+        variants = await reader.variants(name_of(reference)) if reference is not None else []
+        found = [meant, *(variant.image_id for variant in variants)]
+    return tuple(sorted(dict.fromkeys(found), key=lambda image_id: image_id != meant))
 
 
 def _header(path: str, size: int) -> bytes:

@@ -171,19 +171,27 @@ class ImportImage(BaseModel):
 
 
 class LoadImages(BaseModel):
-    """A Docker or OCI archive arrives on `stream`; JSON progress lines leave on it."""
+    """A Docker or OCI archive arrives on `stream`; JSON progress lines leave on it.
+
+    Attributes:
+        platforms: Which of the archive's images; all when empty.
+    """
 
     stream: StreamRef
     quiet: bool = False
-    platform: str | None = None
+    platforms: list[str] = Field(default_factory=list)
 
 
 class SaveImages(BaseModel):
-    """An archive of the named images leaves on `stream`."""
+    """An archive of the named images leaves on `stream`.
+
+    Attributes:
+        platforms: Which of the images that a name stands for; all when empty.
+    """
 
     stream: StreamRef
     names: list[str]
-    platform: str | None = None
+    platforms: list[str] = Field(default_factory=list)
 
 
 class RegistryAuth(BaseModel):

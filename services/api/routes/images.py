@@ -97,7 +97,9 @@ async def load(call: Call) -> Response:
     async def ask(stream: ByteStream) -> None:
         await call.ask(
             contracts.LOAD,
-            contracts.LoadImages(stream=stream.ref, quiet=call.params.flag("quiet"), platform=platform_of(call)),
+            contracts.LoadImages(
+                stream=stream.ref, quiet=call.params.flag("quiet"), platforms=call.params.all("platform")
+            ),
         )
 
     return await progress_response(call, ask, upload=partial(upload_body, call))
@@ -105,7 +107,8 @@ async def load(call: Call) -> Response:
 
 async def _save(call: Call, names: list[str]) -> Response:
     async def ask(stream: ByteStream) -> None:
-        await call.ask(contracts.SAVE, contracts.SaveImages(stream=stream.ref, names=names, platform=platform_of(call)))
+        platforms = call.params.all("platform")
+        await call.ask(contracts.SAVE, contracts.SaveImages(stream=stream.ref, names=names, platforms=platforms))
 
     return await download_response(call, ask, media_type=TAR)
 

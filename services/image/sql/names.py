@@ -109,19 +109,25 @@ class NameChanges(NameQueries, Changes):
         for statement in (_delete, _delete_variants):
             await self._execute(statement, {"name": name})
 
-    async def set_variant(self, reference: Reference, index_digest: str, platform: Platform, image_id: str) -> None:
+    async def set_variant(
+        self, reference: Reference, index_digest: str, platform: Platform, image_id: str
+    ) -> str | None:
         """Let a reference name the image of an index for a platform, beside those of the same index for others.
 
         Without a platform it then means the image for this machine's, else this one.
+
+        Returns:
+            The id of the image that it meant before and does not stand for any more, if there is one.
         """
         name = name_of(reference)
         await self._execute(_delete_of_other_index, {"name": name, "index_digest": index_digest})
         await self._execute(_delete_of_platform, {"name": name, "platform": str(platform)})
         others = await self.variants(name)
         own = next((one.image_id for one in others if one.platform.matches(own_platform())), image_id)
-        await self.set_name(reference, image_id if platform.matches(own_platform()) else own)
+        before = await self.set_name(reference, image_id if platform.matches(own_platform()) else own)
         kept = [*others, Variant(name, platform, image_id)]
         await self._add_variants(name, index_digest, kept)
+        return None if before in {one.image_id for one in kept} else before
 
     async def _add_variants(self, name: str, index_digest: str, variants: Iterable[Variant]) -> None:
         await self._execute(_delete_variants, {"name": name})

@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import tarfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from shared.service import ServiceContext
 from shared.streams import ByteStream, offer
 from tests.conftest import missing
 from tests.lab.nats import NatsServer
+from tests.lab.registry import BINARY, DockerRegistry
 
 Lines = list[dict[str, Any]]
 
@@ -70,15 +71,21 @@ class Images:
 
         return str((await self.exchange(ask, data))[-1]["status"])
 
-    async def load(self, data: bytes) -> str:
+    async def load(self, data: bytes, *, platforms: Sequence[str] = ()) -> str:
         async def ask(stream: ByteStream) -> None:
-            await self.bus.request(contracts.LOAD, contracts.LoadImages(stream=stream.ref, quiet=True))
+            await self.bus.request(
+                contracts.LOAD, contracts.LoadImages(stream=stream.ref, quiet=True, platforms=list(platforms))
+            )
 
         return "".join(line["stream"] for line in await self.exchange(ask, data))
 
-    async def save(self, *names: str, platform: str | None = None) -> bytes:
+    async def save(self, *names: str, platforms: Sequence[str] = ()) -> bytes:
         async with await offer(self.bus) as stream:
-            request = contracts.SaveImages(stream=stream.ref, names=list(names), platform=platform)
+            request = contracts.SaveImages(
+                stream=stream.ref,
+                names=list(names),
+                platforms=list(platforms),
+            )
             await self.bus.request(contracts.SAVE, request)
             return b"".join([chunk async for chunk in stream])
 
@@ -180,3 +187,11 @@ async def images(own_nats: NatsServer, database_url: str, tmp_path: Path) -> Asy
         missing("root, to unpack layers,")
     async with running(own_nats, database_url, tmp_path / "data") as client:
         yield client
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[DockerRegistry]:
+    if BINARY is None:
+        missing("docker-registry")
+    with DockerRegistry(tmp_path / "registry") as server:
+        yield server

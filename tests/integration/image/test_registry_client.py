@@ -22,12 +22,11 @@ from shared.contracts import images as contracts
 from shared.contracts.images import RegistryAuth
 from shared.errors import DavitError, InvalidArgument, NotFound, Unavailable
 from tests.integration.image.conftest import Images, rootfs, running
-from tests.integration.image.test_registries import (  # noqa: F401  # fixtures
+from tests.integration.image.registries import (  # noqa: F401  # a fixture
     database_url,
     door,
     multi_platform,
     prepared,
-    registry,
     texts,
 )
 from tests.lab.nats import NatsServer
@@ -86,7 +85,7 @@ def challenge(domain: str) -> str:
     return f'Bearer realm="http://{domain}/token",service="here",scope="repository:app:pull"'
 
 
-async def test_a_token_that_has_run_out_is_fetched_anew(images: Images, registry: DockerRegistry) -> None:  # noqa: F811
+async def test_a_token_that_has_run_out_is_fetched_anew(images: Images, registry: DockerRegistry) -> None:
     image_id = await prepared(images, registry)
     async with door(registry.domain) as proxy:
         proxy.token = "first"
@@ -142,7 +141,7 @@ async def test_an_identity_token_is_exchanged(images: Images) -> None:
     assert server.asked[2][2]["authorization"] == "Bearer granted"
 
 
-async def test_a_limited_rate_is_waited_for_and_said(images: Images, registry: DockerRegistry) -> None:  # noqa: F811
+async def test_a_limited_rate_is_waited_for_and_said(images: Images, registry: DockerRegistry) -> None:
     await prepared(images, registry)
     async with scripted() as server:
         server.says("/v2/app/manifests/1", 429, {"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]})
@@ -170,7 +169,7 @@ async def test_a_limited_rate_is_waited_for_and_said(images: Images, registry: D
 async def test_mirrors_are_asked_first_and_get_no_passwords(
     own_nats: NatsServer,
     tmp_path: Path,
-    registry: DockerRegistry,  # noqa: F811
+    registry: DockerRegistry,
 ) -> None:
     async with scripted() as broken, door(registry.domain) as mirror:
         broken.says("/v2/library/app/manifests/1", 503, {})
@@ -270,7 +269,7 @@ async def test_search(images: Images) -> None:
 
 async def test_distribution_tells_of_indexes_and_single_images(
     images: Images,
-    registry: DockerRegistry,  # noqa: F811
+    registry: DockerRegistry,
 ) -> None:
     async def ask(ref: str) -> contracts.Distribution:
         return await images.bus.request(contracts.DISTRIBUTION, contracts.DistributionRequest(ref=ref))

@@ -28,7 +28,7 @@ from shared.errors import DavitError, InvalidArgument, Unauthorized
 from shared.layers.store import LayerStore
 from tests.conftest import missing
 from tests.integration.image.conftest import Images, rootfs, running
-from tests.integration.image.test_registries import skopeo
+from tests.integration.image.registries import skopeo
 from tests.lab.nats import NatsServer
 from tests.lab.registry import BINARY, DockerRegistry, bcrypt, certificate, free_port
 
@@ -302,3 +302,83 @@ def test_tokens_of_nodes(tmp_path: Path) -> None:
     expired = str(int(time.time()) - 1)
     assert not tokens.allows(f"Bearer {expired}.{tokens._signature(expired)}")
     assert not NodeTokens(b"another key").allows(f"Bearer {token}")
+
+
+async def test_the_store_is_a_registry(own_nats: NatsServer, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    async with (
+        running(own_nats, f"sqlite://{tmp_path}/db", tmp_path / "data", registry_listen=address) as images,
+        httpx.AsyncClient(base_url=f"http://{address}") as client,
+    ):
+        assert (await client.get("/v2/")).status_code == 200
+        blob = b"0123456789" * 1000
+        digest = digest_of(blob)
+        # In one request
+        answer = await client.post(f"/v2/a/b/blobs/uploads/?digest={digest}", content=blob)
+        assert (answer.status_code, answer.headers["location"]) == (201, f"/v2/a/b/blobs/{digest}")
+        # In parts
+        place = (await client.post("/v2/a/c/blobs/uploads/")).headers["location"]
+        answer = await client.patch(place, content=blob[:4000], headers={"Content-Range": "0-3999"})
+        assert (answer.status_code, answer.headers["range"]) == (202, "0-3999")
+        assert (await client.patch(place, content=b"x", headers={"Content-Range": "9-9"})).status_code == 416
+        assert (await client.get(place)).headers["range"] == "0-3999"
+        assert (await client.put(f"{place}?digest={digest}", content=blob[4000:])).status_code == 201
+        wrong = (await client.post("/v2/a/c/blobs/uploads/")).headers["location"]
+        answer = await client.put(f"{wrong}?digest={digest}", content=b"other")
+        assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, "DIGEST_INVALID")
+        # Mounted
+        assert (await client.post(f"/v2/a/d/blobs/uploads/?mount={digest}&from=a/b")).status_code == 201
+        # In pieces
+        answer = await client.get(f"/v2/a/d/blobs/{digest}", headers={"Range": "bytes=10-19"})
+        assert (answer.status_code, answer.content) == (206, blob[10:20])
+        assert (await client.get(f"/v2/a/d/blobs/{digest}", headers={"Range": "bytes=99999-"})).status_code == 416
+        assert (await client.head(f"/v2/a/d/blobs/{digest}")).headers["content-length"] == str(len(blob))
+        assert (await client.get(f"/v2/a/x/blobs/{digest}")).json()["errors"][0]["code"] == "BLOB_UNKNOWN"
+        # Manifests, tags, referrers
+        config = {"mediaType": "application/vnd.test", "digest": digest, "size": len(blob)}
+        manifest = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": []}).encode()
+        kind = {"Content-Type": OCI_MANIFEST}
+        for tag in ("1", "2", "3"):
+            assert (await client.put(f"/v2/a/b/manifests/{tag}", content=manifest, headers=kind)).status_code == 201
+        subject = {"mediaType": OCI_MANIFEST, "digest": digest_of(manifest), "size": len(manifest)}
+        note = json.dumps({**json.loads(manifest), "artifactType": "test/note", "subject": subject}).encode()
+        answer = await client.put(f"/v2/a/b/manifests/{digest_of(note)}", content=note, headers=kind)
+        assert (answer.status_code, answer.headers["oci-subject"]) == (201, digest_of(manifest))
+        listed = (await client.get(f"/v2/a/b/referrers/{digest_of(manifest)}?artifactType=test/note")).json()
+        assert [item["digest"] for item in listed["manifests"]] == [digest_of(note)]
+        first = await client.get("/v2/a/b/tags/list?n=2")
+        assert (first.json()["tags"], first.headers["link"]) == (
+            ["1", "2"],
+            '</v2/a/b/tags/list?last=2&n=2>; rel="next"',
+        )
+        assert (await client.get("/v2/a/b/tags/list?n=2&last=2")).json()["tags"] == ["3"]
+        missing_blob = manifest.replace(digest.encode(), b"sha256:" + b"0" * 64)
+        answer = await client.put("/v2/a/b/manifests/4", content=missing_blob, headers=kind)
+        assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, "MANIFEST_BLOB_UNKNOWN")
+        assert (await client.delete("/v2/a/b/manifests/3")).status_code == 202
+        assert (await client.get("/v2/a/b/manifests/3")).json()["errors"][0]["code"] == "MANIFEST_UNKNOWN"
+        assert (await client.delete(f"/v2/a/b/manifests/{digest_of(manifest)}")).status_code == 202
+        assert (await client.get("/v2/a/b/tags/list")).json()["tags"] == []
+        # The engine's own images
+        await images.import_tar(rootfs({"f": b"1"}), "own:1")
+        assert (await client.get("/v2/own/tags/list")).json() == {"name": "own", "tags": ["1"]}
+        await images.pull(f"{address}/own:1")
+        assert (await images.inspect(f"{address}/own:1")).id == (await images.inspect("own:1")).id
+        if shutil.which("skopeo"):
+            await skopeo("copy", "--src-tls-verify=false", f"docker://{address}/own:1", f"oci:{tmp_path}/layout:1")
+            await skopeo("copy", "--dest-tls-verify=false", f"oci:{tmp_path}/layout:1", f"docker://{address}/new:1")
+
+
+async def test_the_registry_has_users(own_nats: NatsServer, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    users = tmp_path / "users"
+    users.write_text(f"user:{bcrypt('secret')}\n")
+    config = {"registry_listen": address, "registry_users": str(users)}
+    async with (
+        running(own_nats, f"sqlite://{tmp_path}/db", tmp_path / "data", **config),
+        httpx.AsyncClient(base_url=f"http://{address}") as client,
+    ):
+        answer = await client.get("/v2/")
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Basic realm="davit"')
+        assert (await client.get("/v2/", auth=("user", "wrong"))).status_code == 401
+        assert (await client.get("/v2/", auth=("user", "secret"))).status_code == 200

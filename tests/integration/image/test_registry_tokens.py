@@ -16,7 +16,7 @@ from shared.contracts.images import RegistryAuth
 from shared.errors import DavitError, InvalidArgument, Unauthorized
 from tests.conftest import missing
 from tests.integration.image.conftest import Images, rootfs
-from tests.integration.image.test_registries import skopeo
+from tests.integration.image.registries import skopeo
 from tests.integration.image.test_registry_server import served
 from tests.lab.nats import NatsServer
 from tests.lab.registry import bcrypt
