@@ -132,6 +132,74 @@ class TestForeground:
         assert oci.call("exec", "-t", container, "tty").out == "/dev/pts/0\n"
 
 
+class TestNotifySocket:
+    """sd_notify: who started the container hears that it is ready."""
+
+    #: busybox has but this to write a datagram with; what syslog(3) puts before the text is a line of its own
+    READY = "ln -s /run/notify/notify.sock /dev/log; logger \"$(printf 'x\\nREADY=1')\""
+
+    @pytest.fixture
+    def heard(self, oci: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+        if not oci.is_ours:
+            pytest.skip("runc 1.1 has it too, but waits half a minute for what it has sent to be read")
+        path = oci.directory / "n"
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        server.bind(str(path))
+        server.settimeout(0.05)
+        heard: list[str] = []
+        ended = threading.Event()
+
+        def listen() -> None:
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    data, fds, _, _ = socket.recv_fds(server, 4096, 4)
+                    heard.extend(data.decode().split())
+                    for fd in fds:
+                        os.close(fd)
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+        yield heard
+        ended.set()
+        thread.join()
+        server.close()
+
+    def container(self, oci: Runtime, bundle: Bundle, script: str, *command: str) -> str:
+        (bundle.rootfs / "bin" / "logger").symlink_to("busybox")
+        bundle.shell(script)
+        bundle.write()
+        container = oci.new_id()
+        result = oci.call(*command, "-b", str(bundle.directory), container)
+        assert result.code == 0, result
+        return container
+
+    def test_run_returns_when_the_container_is_ready(self, oci: Runtime, bundle: Bundle, heard: list[str]) -> None:
+        script = f"sleep 0.3; touch /reached; {self.READY}; sleep 300"
+        container = self.container(oci, bundle, script, "run", "--detach")
+        assert (bundle.rootfs / "reached").exists()
+        pid = oci.state(container)["pid"]
+        eventually(lambda: {"READY=1", f"MAINPID={pid}"} <= set(heard))
+
+    def test_so_does_start(self, oci: Runtime, bundle: Bundle, heard: list[str]) -> None:
+        script = f"sleep 0.3; touch /reached; {self.READY}; sleep 300"
+        container = self.container(oci, bundle, script, "create")
+        assert oci.call("start", container).code == 0
+        assert (bundle.rootfs / "reached").exists()
+        eventually(lambda: "READY=1" in heard)
+        assert oci.call("exec", container, "sh", "-c", "echo $NOTIFY_SOCKET").out == "/run/notify/notify.sock\n"
+
+    def test_one_that_ends_first_is_not_waited_for(self, oci: Runtime, bundle: Bundle, heard: list[str]) -> None:
+        self.container(oci, bundle, "true", "run", "--detach")
+        assert heard == []
+
+    def test_in_the_foreground_it_is_passed_on_beside_the_streams(
+        self, oci: Runtime, bundle: Bundle, heard: list[str]
+    ) -> None:
+        self.container(oci, bundle, f"{self.READY}; sleep 1", "run")
+        eventually(lambda: "READY=1" in heard)
+
+
 class TestPidfdSocket:
     @pytest.mark.parametrize("command", ["create", "run"])
     def test_it_gets_one_of_the_first_process(self, oci: Runtime, bundle: Bundle, command: str) -> None:

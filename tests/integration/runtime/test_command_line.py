@@ -305,6 +305,8 @@ def test_spec_runs(runc: Runc, tmp_path: Path) -> None:
     features = json.loads(runc("features").stdout)
     assert "time" in features["linux"]["namespaces"]
     assert "rro" in features["mountOptions"]
+    assert features["linux"]["netDevices"] == {"enabled": True}
+    assert "MPOL_BIND" in features["linux"]["memoryPolicy"]["modes"]
 
 
 def test_update_and_events(runc: Runc) -> None:

@@ -71,6 +71,11 @@ class Creation:
         with kernel.reporting("chdir", bundle):
             os.chdir(bundle)
         spec = load_spec(bundle)
+        self.notifies = bool(os.environ.get("NOTIFY_SOCKET"))
+        if self.notifies:
+            from services.executor.runtime.commands import notify
+
+            notify.add_to(spec, os.path.join(config.root, store.check_id(container_id)))
         self.plan: ContainerPlan = ContainerPlan(store.check_id(container_id), spec, bundle)
         self.plan.pivot = not options["no_pivot"]
         self.plan.mount_fallback = not options["no_mount_fallback"]
@@ -126,6 +131,8 @@ class Creation:
         plan = self.plan
         # nothing of the program before the pid file is written and sockets have got what they were promised
         plan.process.wait = True
+        if self.notifies:
+            os.mkdir(os.path.join(directory, store.NOTIFY_DIRECTORY), 0o755)
         if stays:
             plan.start_listener = store.listen(directory)
         self.cgroup = self._group(plan.linux.get("resources") or {})
@@ -212,9 +219,7 @@ class Creation:
             self.cgroup.kill()
             self.cgroup.remove()
             self.backend.tidy()
-        for name in os.listdir(directory):
-            os.unlink(os.path.join(directory, name))
-        os.rmdir(directory)
+        store.remove(directory)
         if self.launch is not None:
             # runtime.md "Lifecycle": whoever fails on the way, the hooks of the end are run
             lifecycle.run_poststop(self.config, self.plan.hooks, self.plan.state("stopped", 0))
@@ -348,6 +353,7 @@ def _run(creation: Creation, options: dict[str, Any]) -> int:
     launch = creation.make(streams.theirs, stays=False)
     streams.close_theirs()
     assert creation.container is not None
+    ready = lifecycle.ready_listener(creation.container)
     try:
         if detach:
             hand_over(launch, options)
@@ -357,13 +363,15 @@ def _run(creation: Creation, options: dict[str, Any]) -> int:
         launch.until_running()
         creation.config.debug("init: closing the pipe to signal completion")
         lifecycle.run_poststart(creation.container)
+        if detach and ready is not None:
+            ready.wait(creation.container)
     except BaseException:
         streams.restore()
         creation.undo()
         raise
     if detach:
         return 0
-    code = foreground.attend(launch.pid, streams, signals)
+    code = foreground.attend(launch.pid, streams, signals, ready)
     if not options["keep"]:
         lifecycle.destroy(creation.config, creation.container)
     return code

@@ -12,6 +12,10 @@ import select
 from services.executor.runtime import tty
 from services.executor.runtime.errors import RuntimeFailure
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from services.executor.runtime.commands import notify
+
 _READ_BYTES = 1 << 16
 _KEPT = frozenset({_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD, _signal.SIGURG})
 
@@ -106,11 +110,11 @@ def catch_signals() -> int:
     return read
 
 
-def attend(pid: int, streams: Streams, signals: int) -> int:
+def attend(pid: int, streams: Streams, signals: int, ready: notify.Listener | None = None) -> int:
     """Copy and pass on until the process has ended; returns its exit code, 128 + n for signal n."""
     pidfd = os.pidfd_open(pid)
     poller = select.poll()
-    for fd in (pidfd, signals, *streams.copies):
+    for fd in (pidfd, signals, *streams.copies, *([ready.fileno()] if ready is not None else [])):
         poller.register(fd, select.POLLIN)
     ended = False
     try:
@@ -120,6 +124,8 @@ def attend(pid: int, streams: Streams, signals: int) -> int:
                     ended = True
                 elif fd == signals:
                     _pass_on(pid, os.read(signals, 64), streams)
+                elif ready is not None and fd == ready.fileno():
+                    ready.receive(pid)
                 elif fd in streams.copies:
                     _copy(fd, streams, poller)
         _, status = os.waitpid(pid, 0)

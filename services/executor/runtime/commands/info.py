@@ -1,6 +1,6 @@
 """features, spec, and what is refused.
 
-Source: OCI runtime-spec 1.2, features.md and features-linux.md; the default config.json is runc's in meaning.
+Source: OCI runtime-spec 1.3, features.md and features-linux.md; the default config.json is runc's in meaning.
 """
 
 from __future__ import annotations
@@ -32,13 +32,22 @@ def features(_config: Any, _options: dict[str, Any], arguments: list[str]) -> in
 
 def describe() -> dict[str, Any]:
     """The features structure."""
-    from services.executor.runtime import capabilities, hooks, namespaces, seccomp, seccomp_code, seccomp_filter
+    from services.executor.runtime import (
+        capabilities,
+        hooks,
+        memorypolicy,
+        namespaces,
+        seccomp,
+        seccomp_code,
+        seccomp_filter,
+    )
+    from services.executor.runtime.commands.store import SPEC_VERSION
     from services.executor.runtime.mountoptions import FLAGS, PROPAGATION, RECURSIVE
 
     apparmor = os.path.isdir("/sys/kernel/security/apparmor")
     return {
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.0",
+        "ociVersionMax": SPEC_VERSION,
         "hooks": list(hooks.KINDS),
         "mountOptions": sorted({*FLAGS, *PROPAGATION, *RECURSIVE, "tmpcopyup", "idmap", "ridmap"}),
         "linux": {
@@ -58,8 +67,11 @@ def describe() -> dict[str, Any]:
             "intelRdt": {"enabled": False},
             "mountExtensions": {"idmap": {"enabled": True}},
             "netDevices": {"enabled": True},
+            "memoryPolicy": {"modes": list(memorypolicy.MODES), "flags": list(memorypolicy.FLAGS)},
         },
         "annotations": {"davit.runtime": "davit-runc"},
+        # no annotation changes what this runtime does
+        "potentiallyUnsafeConfigAnnotations": [],
     }
 
 

@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from services.executor.runtime.commands import notify
+
 
 def one(command: str, arguments: list[str]) -> str:
     """The one argument of a command."""
@@ -63,6 +65,7 @@ def start(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
 
     launch = Launch(container.pid, sync.Channel(store.connect(container)))
     launch.on_listener = lambda fd: _send_listener_of(container, fd)
+    ready = ready_listener(container)
     os.unlink(os.path.join(container.directory, store.START_SOCKET))
     launch.until_running()
     try:
@@ -70,7 +73,20 @@ def start(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
     except HookFailure:
         _kill_and_wait(container)
         raise
+    if ready is not None:
+        ready.wait(container)
     return 0
+
+
+def ready_listener(container: store.Container) -> notify.Listener | None:
+    """Where the container says that it is ready, when somebody waits for that, and it was created to say it."""
+    if not os.environ.get("NOTIFY_SOCKET"):
+        return None
+    if not os.path.isdir(os.path.join(container.directory, store.NOTIFY_DIRECTORY)):
+        return None
+    from services.executor.runtime.commands import notify
+
+    return notify.Listener(container.directory)
 
 
 def kill(config: Any, options: dict[str, Any], arguments: list[str]) -> int:

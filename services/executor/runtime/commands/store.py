@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 STATE_FILE = "state.json"
 START_SOCKET = "start.sock"
+#: what the container sees of ours when it is to say that it is ready, see `notify`
+NOTIFY_DIRECTORY = "notify"
 #: of the OCI runtime specification that states comply with
-SPEC_VERSION = "1.2.0"
+SPEC_VERSION = "1.3.0"
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 
 
@@ -152,9 +154,17 @@ class Container:
 
     def remove(self) -> None:
         """Remove its directory."""
-        for name in os.listdir(self.directory):
-            os.unlink(os.path.join(self.directory, name))
-        os.rmdir(self.directory)
+        remove(self.directory)
+
+
+def remove(directory: str) -> None:
+    """Remove a container's directory and what the runtime has put there."""
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            remove(entry.path)
+        else:
+            os.unlink(entry.path)
+    os.rmdir(directory)
 
 
 def _user_name(uid: int) -> str:
@@ -220,7 +230,7 @@ def listen(directory: str) -> _socket.socket:
     import _socket
 
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    _in_directory(directory, lambda: listener.bind(START_SOCKET))
+    in_directory(directory, lambda: listener.bind(START_SOCKET))
     listener.listen(1)
     return listener
 
@@ -235,7 +245,7 @@ def connect(container: Container) -> _socket.socket:
 
     socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     try:
-        _in_directory(container.directory, lambda: socket.connect(START_SOCKET))
+        in_directory(container.directory, lambda: socket.connect(START_SOCKET))
     except OSError as error:
         socket.close()
         if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
@@ -244,7 +254,8 @@ def connect(container: Container) -> _socket.socket:
     return socket
 
 
-def _in_directory(directory: str, action: Any) -> None:
+def in_directory(directory: str, action: Any) -> None:
+    """Do something with that working directory: the paths of sockets have but 107 bytes."""
     before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir(directory)
     try:
