@@ -51,13 +51,16 @@ class Options:
         name: Its name in the archive; empty to leave the directory itself out and begin with what it contains.
         layer: The root is an overlay's upper directory; write whiteouts as layers spell them.
         exclude: Paths in the root to leave out, without a leading slash, with all below them.
-        one_file_system: Leave out what is mounted below.
+        shallow: Directories, spelled as in `exclude` and ``.`` for the root itself, that are written without what is
+            in them.
+        one_file_system: Leave out what is mounted below; of a directory that is mounted on, it alone is written.
     """
 
     path: str = "/"
     name: str = ""
     layer: bool = False
     exclude: frozenset[str] = field(default_factory=frozenset)
+    shallow: frozenset[str] = field(default_factory=frozenset)
     one_file_system: bool = False
 
 
@@ -86,7 +89,7 @@ class Archiver:
         name = self._options.name
         if name:
             self._add(top, name, status)
-        if stat.S_ISDIR(status.st_mode):
+        if stat.S_ISDIR(status.st_mode) and "." not in self._options.shallow:
             os.chdir(top)
             self._tree("", name, "")
         self._write(END_OF_ARCHIVE)
@@ -105,12 +108,14 @@ class Archiver:
                 status = item.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if self._options.one_file_system and status.st_dev != self._device:
+            directory = stat.S_ISDIR(status.st_mode)
+            elsewhere = self._options.one_file_system and status.st_dev != self._device
+            if elsewhere and not directory:
                 continue
             named = f"{name}/{item.name}" if name else item.name
             here = f"{where}/{item.name}" if where else item.name
             self._add(here, named, status)
-            if stat.S_ISDIR(status.st_mode):
+            if directory and not elsewhere and path not in self._options.shallow:
                 self._tree(here, named, path)
 
     def _add(self, path: str, name: str, status: os.stat_result) -> None:

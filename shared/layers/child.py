@@ -131,6 +131,7 @@ def _pack(order: dict[str, Any]) -> dict[str, Any]:
         name=order["name"],
         layer=order["layer"],
         exclude=frozenset(order["exclude"]),
+        shallow=frozenset(order["shallow"]),
         one_file_system=order["one_file_system"],
     )
     confine.confine(ROOT_FD)

@@ -203,7 +203,7 @@ class Packer(Child):
     Args:
         root: The tree that nothing can leave.
         output: A descriptor to write to; None for a pipe, read with `read`.
-        path, name, layer, exclude, one_file_system: See `shared.layers.archive.Options`.
+        path, name, layer, exclude, shallow, one_file_system: See `shared.layers.archive.Options`.
     """
 
     def __init__(
@@ -215,6 +215,7 @@ class Packer(Child):
         name: str = "",
         layer: bool = False,
         exclude: Sequence[str] = (),
+        shallow: Sequence[str] = (),
         one_file_system: bool = False,
     ) -> None:
         order = {
@@ -223,6 +224,7 @@ class Packer(Child):
             "name": name,
             "layer": layer,
             "exclude": list(exclude),
+            "shallow": list(shallow),
             "one_file_system": one_file_system,
         }
         super().__init__(

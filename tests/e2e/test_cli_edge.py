@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import os
 import subprocess
 import tarfile
 import threading
@@ -144,6 +145,33 @@ class TestFiles:
         assert (tmp_path / "back" / "file").read_text() == "content\n"
         result = engine.docker("cp", "box:/nosuch", str(tmp_path), check=False)
         assert "Could not find the file /nosuch in container box" in result.stderr
+
+    def test_a_whole_root_comes_without_what_the_kernel_shows(self, sdk: docker.DockerClient) -> None:
+        """/proc alone changes while it is read, and is not the container's."""
+        container = sdk.containers.run("busybox", "sleep 1000", detach=True, volumes={"kept": {"bind": "/kept"}})
+        container.exec_run("touch /kept/file /dev/shm/file")
+        for archive, with_volumes in ((container.get_archive("/")[0], True), (container.export(), False)):
+            with tarfile.open(fileobj=io.BytesIO(b"".join(archive))) as tar:
+                names = {name.removeprefix("./") for name in tar.getnames()}
+            assert {"proc", "sys", "dev", "kept", "bin/busybox"} <= names
+            assert not [name for name in names if name.startswith(("proc/", "sys/", "dev/"))]
+            assert ("kept/file" in names) is with_volumes
+        with tarfile.open(fileobj=io.BytesIO(b"".join(container.get_archive("/proc")[0]))) as tar:
+            assert tar.getnames() == ["proc"]
+
+    def test_owners_and_what_may_not_be_written(self, engine: Engine, tmp_path: Path) -> None:
+        file = tmp_path / "file"
+        file.write_text("content\n")
+        os.chown(file, 55, 66)
+        mounts = ["-v", "mine:/mine", "-v", "theirs:/theirs:ro"]
+        engine.docker("run", "-d", "--name", "closed", "--read-only", *mounts, "busybox", "sleep", "1000")
+        engine.docker("cp", "-a", str(file), "closed:/mine/file")
+        assert output(engine, "exec", "closed", "stat", "-c", "%u:%g", "/mine/file") == "55:66"
+        for target, words in (("/theirs", "mounted volume is marked read-only"), ("/", "container rootfs is marked")):
+            for state in (["start"], ["stop", "-t", "0"]):
+                engine.docker(*state, "closed")
+                result = engine.docker("cp", str(file), f"closed:{target}", check=False)
+                assert (result.returncode, words in result.stderr) == (1, True), result.stderr
 
     def test_archives_and_exports_through_the_sdk(self, sdk: docker.DockerClient) -> None:
         container = sdk.containers.create("busybox", "true")

@@ -21,6 +21,7 @@ from services.executor.agent.rootfs import (
     changes_of_the_container,
     generated,
     go_mode,
+    kernels,
     look,
     own_bytes,
     tree_bytes,
@@ -65,7 +66,8 @@ class Archives:
             name = posixpath.basename(posixpath.normpath("/" + path)) or "."
             if path.endswith("/.") and stat.S_ISDIR(found.status.st_mode):
                 name = "."
-            await self._pack(stream, place.root, path=found.path, name=name)
+            shallow = kernels(record, found.path)
+            await self._pack(stream, place.root, path=found.path, name=name, shallow=shallow)
 
     async def _pack(self, stream: ByteStream, root: Path, **options: Any) -> None:
         """Pack into a stream; its failure becomes the stream's."""
@@ -101,10 +103,10 @@ class Archives:
                 if not stat.S_ISDIR(found.status.st_mode):
                     raise InvalidArgument("extraction point is not a directory", field="path")
                 if place.read_only:
-                    raise Forbidden("container rootfs is marked read-only")
+                    raise Forbidden(place.read_only)
                 options: dict[str, Any] = {"directory": found.path, "layer": False, "digest": False}
                 options["keep_kinds"] = no_overwrite_dir_non_dir
-                if copy_uid_gid:
+                if copy_uid_gid and record.order.config.user:
                     options["owner"] = await asyncio.to_thread(self._owner, record)
                 await self._unpack(stream, place.root, options)
 
@@ -117,7 +119,7 @@ class Archives:
 
     def _owner(self, record: NodeRecord) -> tuple[int, int]:
         """Who the container runs as, when given as numbers; names are looked up by the runtime only."""
-        user, _, group = (record.order.config.user or "0").partition(":")
+        user, _, group = record.order.config.user.partition(":")
         if not user.isdecimal() or (group and not group.isdecimal()):
             raise InvalidArgument("copyUIDGID needs a container whose user is given in numbers", field="copyUIDGID")
         return int(user), int(group or 0)

@@ -25,6 +25,8 @@ from shared.errors import NotFound
 from shared.layers.changes import ADDED, MODIFIED
 
 GENERATED = ("etc/hosts", "etc/hostname", "etc/resolv.conf", ".dockerenv")
+READ_ONLY_ROOT = "container rootfs is marked read-only"
+READ_ONLY_MOUNT = "mounted volume is marked read-only"
 DOCKERENV = ".dockerenv"
 MTAB, MTAB_LINK = "etc/mtab", "/proc/mounts"
 # Made for the container rather than by it, as changes of an image that lacks them.
@@ -95,12 +97,12 @@ class Place:
 
     Attributes:
         path: Absolute, as seen inside `root`.
-        read_only: Whether the container may not write there.
+        read_only: Why the container may not write there, in Docker's words; empty when it may.
     """
 
     root: Path
     path: str
-    read_only: bool = False
+    read_only: str = ""
 
 
 class RootFilesystems:
@@ -118,7 +120,7 @@ class RootFilesystems:
     @contextmanager
     def root(self, record: NodeRecord) -> Iterator[Path]:
         """The container's root directory."""
-        if record.status in ("running", "paused") and record.pid:
+        if runs(record) and record.pid:
             yield Path(f"/proc/{record.pid}/root")
             return
         paths = self._records.paths(record.id)
@@ -137,19 +139,38 @@ class RootFilesystems:
     def place(self, record: NodeRecord, path: str) -> Iterator[Place]:
         """Where a container's path is."""
         clean = posixpath.normpath("/" + path.lstrip("/"))
-        running = record.status in ("running", "paused")
-        mount = None if running else self._mount_of(record, clean)
-        if mount is not None and mount.type in ("bind", "volume"):
+        mount = self._mount_of(record, clean)
+        if mount is not None:
+            read_only = READ_ONLY_MOUNT if mount.read_only else ""
+        else:
+            read_only = READ_ONLY_ROOT if record.order.host_config.readonly_rootfs else ""
+        if mount is not None and mount.type in ("bind", "volume") and not runs(record):
             inside = "/" + posixpath.relpath(clean, mount.target)
-            yield Place(Path(self._mount_source(mount)), posixpath.normpath(inside), mount.read_only)
+            yield Place(Path(self._mount_source(mount)), posixpath.normpath(inside), read_only)
             return
         with self.root(record) as root:
-            yield Place(root, clean, record.order.host_config.readonly_rootfs and mount is None)
+            yield Place(root, clean, read_only)
 
     def _mount_of(self, record: NodeRecord, path: str) -> OrderedMount | None:
         """The deepest mount a path is in."""
         found = [one for one in record.order.mounts if path == one.target or path.startswith(one.target + "/")]
         return max(found, key=lambda one: len(one.target), default=None)
+
+
+def runs(record: NodeRecord) -> bool:
+    """Whether the container has a process, and therefore mounts."""
+    return record.status in ("running", "paused")
+
+
+def kernels(record: NodeRecord, path: str) -> list[str]:
+    """Which directories below a path of a container that runs are the kernel's, as `Options.shallow` spells them.
+
+    An archive has them without what is in them, as Docker's has, which sees what lies below these mounts.
+    """
+    if not runs(record):
+        return []
+    found = {"/proc", "/sys", "/dev"} - {mount.target for mount in record.order.mounts}
+    return sorted(posixpath.relpath(one, path) for one in found if path in ("/", one))
 
 
 @contextmanager

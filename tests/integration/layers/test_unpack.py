@@ -295,3 +295,13 @@ def test_changes_are_listed_as_docker_diff_does(tmp_path: Path) -> None:
         (changes.MODIFIED, "/old"),
         (changes.DELETED, "/old/file"),
     ]
+
+
+def test_shallow_directories_are_packed_without_what_is_in_them(root: Path) -> None:
+    (root / "proc/1").mkdir(parents=True)
+    (root / "srv/proc").mkdir(parents=True)
+    (root / "srv/proc/file").touch()
+    with tarfile.open(fileobj=io.BytesIO(pack(root, shallow=["proc"]))) as tar:
+        assert tar.getnames() == ["proc", "srv", "srv/proc", "srv/proc/file"]
+    with tarfile.open(fileobj=io.BytesIO(pack(root, path="/proc", name="proc", shallow=["."]))) as tar:
+        assert tar.getnames() == ["proc"]
