@@ -50,6 +50,7 @@ async def start(ctx: ServiceContext) -> None:
     served: list[tuple[Any, Any]] = [
         (contracts.RESOLVE, queries.resolve),
         (contracts.INSPECT, queries.inspect),
+        (contracts.NAMED, queries.named),
         (contracts.LIST, queries.list),
         (contracts.HISTORY, queries.history),
         (contracts.TAG, queries.tag),

@@ -13,6 +13,7 @@ from services.image.manifests import MAX_CONFIG_BYTES, ImageConfig, parse_platfo
 from services.image.references import parse
 from services.image.sql.catalog import Reader
 from services.image.sql.images import Found
+from services.image.sql.names import name_of
 from services.image.summaries import summaries
 from shared.bus import EMPTY, Bus, Empty
 from shared.contracts.containers import USING_IMAGE, UsingImage
@@ -20,10 +21,12 @@ from shared.contracts.images import (
     DiskUsage,
     History,
     Image,
+    ImageNames,
     ImageRef,
     Images,
     InspectImage,
     ListImages,
+    NamedImages,
     ResolvedImage,
     TagImage,
 )
@@ -43,6 +46,20 @@ class ImageQueries:
         """What a container needs; on the way of every create."""
         found = await self._depot.find_and_hold(request.ref, parse_platform(request.platform))
         return found.resolved_image()
+
+    async def named(self, request: ImageNames) -> NamedImages:
+        """For lists of containers, which show an image's name for as long as it is its name."""
+        named = NamedImages()
+        async with self._depot.catalog.reading() as reader:
+            for text in request.refs:
+                try:
+                    reference = as_reference(text)
+                except InvalidArgument:
+                    continue
+                found = await reader.find(reference, text)
+                variants = await reader.variants(name_of(reference)) if reference is not None else []
+                named.ids[text] = [*([found.id] if found else []), *(one.image_id for one in variants)]
+        return named
 
     async def inspect(self, request: InspectImage) -> Image:
         platform = parse_platform(request.platform)

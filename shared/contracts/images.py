@@ -104,6 +104,18 @@ class InspectImage(ImageRef):
     manifests: bool = False
 
 
+class ImageNames(BaseModel):
+    """References, as containers were created with."""
+
+    refs: list[str]
+
+
+class NamedImages(BaseModel):
+    """Ids by reference: of the image that it names now, and of those for other platforms; of none, nothing."""
+
+    ids: dict[str, list[str]] = Field(default_factory=dict)
+
+
 class ListImages(BaseModel):
     all: bool = False
     filters: Filters = Field(default_factory=dict)
@@ -407,6 +419,7 @@ class BuildImage(BaseModel):
 
 RESOLVE = Contract("davit.image.image.resolve", ImageRef, ResolvedImage, idempotent=True)
 INSPECT = Contract("davit.image.image.inspect", InspectImage, Image, idempotent=True)
+NAMED = Contract("davit.image.image.named", ImageNames, NamedImages, deadline_s=1, idempotent=True)
 LIST = Contract("davit.image.image.list", ListImages, Images, deadline_s=30, idempotent=True)
 HISTORY = Contract("davit.image.image.history", ImageRef, History, idempotent=True)
 TAG = Contract("davit.image.image.tag", TagImage, Empty, idempotent=True)

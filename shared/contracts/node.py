@@ -224,7 +224,10 @@ class Sizes(BaseModel):
 
 
 class SizesOrder(BaseModel):
+    """layers: Chain ids, by container, of those that may not have been prepared on the node."""
+
     ids: list[str]
+    layers: dict[str, list[str]] = Field(default_factory=dict)
 
 
 class AttachNetwork(BaseModel):

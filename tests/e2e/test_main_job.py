@@ -289,6 +289,18 @@ class TestLife:
         assert output(engine, "ps", "-a", "--filter", "name=two", "--format", "{{.Status}}").startswith("Exited (1) ")
         assert "invalid filter" in engine.docker("ps", "--filter", "nosuch=1", check=False).stderr
 
+    def test_ps_of_what_never_ran_and_of_an_image_that_was_renamed(self, engine: Engine) -> None:
+        engine.docker("tag", "busybox:latest", "renamed:one")
+        engine.docker("create", "--name", "one", "renamed:one", "true")
+        assert output(engine, "ps", "-a", "--format", "{{.Image}}") == "renamed:one"
+        size = output(engine, "ps", "-as", "--format", "{{.Size}}")
+        assert re.fullmatch(r"0B \(virtual [1-9][\d.]*MB\)", size), size
+        engine.docker("rmi", "-f", "renamed:one")
+        image = output(engine, "inspect", "-f", "{{.Image}}", "one").removeprefix("sha256:")[:12]
+        assert output(engine, "ps", "-a", "--format", "{{.Image}}") == image
+        engine.docker("tag", "busybox:latest", "renamed:one")
+        assert output(engine, "ps", "-a", "--format", "{{.Image}}") == "renamed:one"
+
     def test_logs(self, engine: Engine) -> None:
         engine.docker("run", "--name", "talk", "busybox", "sh", "-c", "for i in 1 2 3; do echo $i; done; echo e >&2")
         assert output(engine, "logs", "talk") == "1\n2\n3"

@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from services.api.versions import Version
-from shared.contracts.docker import ContainerConfig, EndpointSettings, HealthConfig, HostConfig, PortMap
+from shared.contracts.docker import (
+    MASKED_PATHS,
+    READONLY_PATHS,
+    ContainerConfig,
+    EndpointSettings,
+    HealthConfig,
+    HostConfig,
+    PortMap,
+)
 
 # Lists and maps of HostConfig that the CLI sends empty, and that stay so; the others are null when empty.
 EMPTY_NOT_NULL = frozenset(
@@ -86,6 +94,13 @@ def host_config(value: HostConfig, version: Version) -> dict[str, Any]:
             result[name] = None
     if version < WITHOUT_KERNEL_MEMORY:
         result["KernelMemory"], result["KernelMemoryTCP"] = value.kernel_memory, value.kernel_memory_tcp
+    if not value.privileged and "systempaths=unconfined" not in value.security_opt:
+        for name, given, default in (
+            ("MaskedPaths", value.masked_paths, MASKED_PATHS),
+            ("ReadonlyPaths", value.readonly_paths, READONLY_PATHS),
+        ):
+            if given is None:
+                result[name] = list(default)
     if not result["ConsoleSize"]:
         result["ConsoleSize"] = [0, 0]
     if value.mounts:

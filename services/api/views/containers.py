@@ -69,7 +69,7 @@ def state(value: ContainerState) -> dict[str, Any]:
         result["Health"] = {
             "Status": value.health.status,
             "FailingStreak": value.health.failing_streak,
-            "Log": log or None,
+            "Log": log,
         }
     return result
 

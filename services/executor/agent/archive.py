@@ -160,15 +160,17 @@ class Archives:
 
     # sizes
 
-    async def sizes(self, container_ids: list[str]) -> Sizes:
-        return await asyncio.to_thread(self._sizes, container_ids)
+    async def sizes(self, container_ids: list[str], layers: dict[str, list[str]]) -> Sizes:
+        """layers: Of containers that have no record here yet."""
+        return await asyncio.to_thread(self._sizes, container_ids, layers)
 
-    def _sizes(self, container_ids: list[str]) -> Sizes:
+    def _sizes(self, container_ids: list[str], layers: dict[str, list[str]]) -> Sizes:
         sizes = Sizes(rw={}, root_fs={})
         for container_id in container_ids:
             record = self._records.find(container_id)
             if record is None:
-                sizes.rw[container_id] = sizes.root_fs[container_id] = 0
+                below = self._filesystems.directories(layers.get(container_id, []))
+                sizes.rw[container_id], sizes.root_fs[container_id] = 0, sum(tree_bytes(layer) for layer in below)
                 continue
             own = own_bytes(self._records.paths(container_id).upper)
             sizes.rw[container_id] = own

@@ -294,7 +294,7 @@ class Handlers:
         return PackChanges(stream=await self._archives.offer_changes(order.id))
 
     async def sizes(self, order: SizesOrder) -> Sizes:
-        return await self._archives.sizes(order.ids)
+        return await self._archives.sizes(order.ids, order.layers)
 
     async def exec_start(self, order: ExecOrder) -> Started:
         return await self._execs.start(order)

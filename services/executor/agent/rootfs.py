@@ -115,7 +115,11 @@ class RootFilesystems:
 
     def lower(self, record: NodeRecord) -> list[Path]:
         """The image's layers, topmost first."""
-        return [self._layers / chain.removeprefix("sha256:") / "fs" for chain in reversed(record.order.layers)]
+        return self.directories(record.order.layers)
+
+    def directories(self, layers: list[str]) -> list[Path]:
+        """Where layers, given lowest first, are on this node; topmost first."""
+        return [self._layers / chain.removeprefix("sha256:") / "fs" for chain in reversed(layers)]
 
     @contextmanager
     def root(self, record: NodeRecord) -> Iterator[Path]:

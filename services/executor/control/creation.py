@@ -91,6 +91,8 @@ def with_defaults(host: HostConfig, own: ContainerConfig, config: EngineConfig, 
         filled.log_config.config = config.log_opts | filled.log_config.config
     if filled.init is None and config.init:
         filled.init = True
+    if (filled.privileged or "host" in (filled.pid_mode, filled.ipc_mode)) and not _labelled(filled):
+        filled.security_opt = [*filled.security_opt, "label=disable"]  # they reach what labels would protect
     named = {limit.name for limit in filled.ulimits}
     filled.ulimits += [
         Ulimit(name=limit.Name, soft=limit.Soft, hard=limit.Hard)
@@ -98,6 +100,10 @@ def with_defaults(host: HostConfig, own: ContainerConfig, config: EngineConfig, 
         if limit.Name not in named
     ]
     return filled
+
+
+def _labelled(host: HostConfig) -> bool:
+    return any(option.startswith(("label=", "label:")) for option in host.security_opt)
 
 
 def shm_bytes(size: int | str) -> int:

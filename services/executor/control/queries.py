@@ -26,7 +26,7 @@ from shared.contracts.containers import (
 )
 from shared.contracts.docker import Filters
 from shared.contracts.node import Sizes, SizesOrder
-from shared.errors import NotFound
+from shared.errors import DeadlineExceeded, NotFound, Unavailable
 
 PAGE = 500
 
@@ -49,13 +49,14 @@ class Queries:
         stale, seen = nodes.get(container.node, (True, 0))
         container.stale, container.as_of = stale, rfc3339(seen)
         if request.size:
-            sizes = await self._sizes([container.id], container.node)
+            sizes = await self._sizes([container.id], container.node, {container.id: container.layers})
             container.size_rw_bytes = sizes.rw.get(container.id, 0)
             container.size_root_fs_bytes = sizes.root_fs.get(container.id, 0)
         return container
 
-    async def _sizes(self, ids: list[str], node_name: str) -> Sizes:
-        return await self._bus.request(node.SIZES, SizesOrder(ids=ids), node=node_name)
+    async def _sizes(self, ids: builtins.list[str], node_name: str, layers: dict[str, builtins.list[str]]) -> Sizes:
+        """layers: Of containers that the node may not know, since they have never been started."""
+        return await self._bus.request(node.SIZES, SizesOrder(ids=ids, layers=layers), node=node_name)
 
     async def _ancestors(self, filters: Filters) -> set[str]:
         """Ids of the named images and of all that were made from them."""
@@ -94,6 +95,7 @@ class Queries:
                 since_ns=await self._bound(reader, request.filters, "since"),
             )
             page = await self._page(reader, request, selection)
+        await self._name_images(page.containers)
         if request.size:
             await self._add_sizes(page.containers)
         return page
@@ -121,12 +123,28 @@ class Queries:
             if len(rows) < PAGE:
                 return ContainerPage(containers=found)
 
+    async def _name_images(self, summaries: builtins.list[ContainerSummary]) -> None:
+        """An image that has lost the name a container was created with is shown by its id."""
+        names = sorted({summary.image for summary in summaries})
+        if not names:
+            return
+        try:
+            named = await self._bus.request(images.NAMED, images.ImageNames(refs=names))
+        except (Unavailable, DeadlineExceeded):  # a list does not wait for other services
+            return
+        for summary in summaries:
+            if summary.image_id not in named.ids.get(summary.image, []):
+                summary.image = summary.image_id
+
     async def _add_sizes(self, summaries: builtins.list[ContainerSummary]) -> None:
         """From the nodes; the one question of a list that the database cannot answer."""
         async with self._records.database.read() as reader:
             nodes = await sql.nodes_of(reader, [summary.id for summary in summaries])
+            created = [await sql.by_id(reader, one.id) for one in summaries if one.status == "created"]
+        layers = {record.id: record.container.layers for record in created if record is not None}
         for name in set(nodes.values()):
-            sizes = await self._sizes([one for one, node_name in nodes.items() if node_name == name], name)
+            ids = [one for one, node_name in nodes.items() if node_name == name]
+            sizes = await self._sizes(ids, name, {one: layers[one] for one in ids if one in layers})
             for summary in summaries:
                 if nodes.get(summary.id) == name:
                     summary.size_rw_bytes = sizes.rw.get(summary.id, 0)

@@ -21,7 +21,7 @@ from shared.contracts.containers import (
     UsingImage,
 )
 from shared.contracts.docker import ContainerConfig, EndpointSettings, HostConfig, LogConfig, PortBinding
-from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound
+from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound, Unavailable
 from shared.streams import StreamRef
 from tests.integration.control.world import IMAGE_ID, World
 
@@ -251,3 +251,16 @@ async def test_generated_names_are_used_again_only_when_free(world: World) -> No
     assert "_" in name
     await world.ask(contract.REMOVE, RemoveContainer(ref=name))
     assert not await world.exists(name)
+
+
+async def test_an_image_that_lost_its_name_is_shown_by_its_id(world: World) -> None:
+    await world.create("web")
+
+    async def shown() -> str:
+        return str((await world.ask(contract.LIST, ListContainers(all=True))).containers[0].image)
+
+    assert await shown() == "busybox"
+    world.services.resolvable.discard("busybox")
+    assert await shown() == IMAGE_ID
+    world.services.fail["named"] = Unavailable("the image service is away")
+    assert await shown() == "busybox", "a list is answered without it"

@@ -244,6 +244,7 @@ class FakeServices:
             (images.RESOLVE, self.resolve),
             (images.INSPECT, self.inspect_image),
             (images.LIST, self.list_images),
+            (images.NAMED, self.named_images),
             (images.COMMIT, self.commit),
             (networks.JOIN, self.join),
             (networks.LEAVE, self.leave),
@@ -268,6 +269,11 @@ class FakeServices:
     async def inspect_image(self, request: ImageRef) -> images.Image:
         await self.resolve(request)
         return images.Image(id=IMAGE_ID, chain_ids=[LAYER])
+
+    async def named_images(self, request: images.ImageNames) -> images.NamedImages:
+        if "named" in self.fail:
+            raise self.fail["named"]
+        return images.NamedImages(ids={ref: [IMAGE_ID] for ref in request.refs if ref in self.resolvable})
 
     async def list_images(self, _: images.ListImages) -> Images:
         return Images(images=[images.Image(id=IMAGE_ID, chain_ids=[LAYER])])

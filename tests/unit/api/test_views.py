@@ -6,6 +6,8 @@ import pytest
 
 from services.api.views import config, containers, images, networks, system, volumes
 from services.api.views.images import rfc3339
+from services.executor.runtime import defaults
+from shared.contracts import docker
 from shared.contracts.containers import Container, ContainerState, ContainerSummary, Exec, Health, NodeFacts, SystemInfo
 from shared.contracts.docker import ContainerConfig, EndpointSettings, HostConfig, PortBinding
 from shared.contracts.images import BuildCacheEntry, Distribution, Image, Platform, Removal, Removals
@@ -38,6 +40,16 @@ def test_a_container_shows_its_bridge_address_twice():
     assert containers.container(a_container(size_root_fs_bytes=9), NEW, "/data")["SizeRootFs"] == 9
 
 
+def test_paths_that_are_hidden_by_default_are_named():
+    assert docker.MASKED_PATHS == defaults.MASKED_PATHS
+    assert docker.READONLY_PATHS == defaults.READONLY_PATHS
+    shown = config.host_config(HostConfig(readonly_paths=[]), NEW)
+    assert shown["MaskedPaths"] == list(defaults.MASKED_PATHS)
+    assert not shown["ReadonlyPaths"]
+    for open_ in (HostConfig(privileged=True), HostConfig(security_opt=["systempaths=unconfined"])):
+        assert config.host_config(open_, NEW)["MaskedPaths"] is None
+
+
 def test_fields_of_newer_versions_are_dropped_for_older_clients():
     new = containers.container(a_container(), NEW, "/")["NetworkSettings"]["Networks"]["bridge"]
     old = containers.container(a_container(), OLD, "/")["NetworkSettings"]["Networks"]["bridge"]
@@ -53,7 +65,7 @@ def test_fields_of_newer_versions_are_dropped_for_older_clients():
 def test_health_is_there_only_with_a_check():
     assert "Health" not in containers.state(ContainerState())
     shown = containers.state(ContainerState(health=Health(status="starting")))
-    assert shown["Health"] == {"Status": "starting", "FailingStreak": 0, "Log": None}
+    assert shown["Health"] == {"Status": "starting", "FailingStreak": 0, "Log": []}
 
 
 def test_host_configuration_tells_null_from_empty_as_docker_does():

@@ -108,6 +108,19 @@ def log_options(**options: str) -> dict[str, str]:
     return creation.log_options("c" * 64, "web", image, host, config)
 
 
+@pytest.mark.parametrize(
+    ("given", "options"),
+    [
+        ({"privileged": True}, ["label=disable"]),
+        ({"pid_mode": "host", "security_opt": ["no-new-privileges"]}, ["no-new-privileges", "label=disable"]),
+        ({"ipc_mode": "host", "security_opt": ["label=disable"]}, ["label=disable"]),
+        ({"network_mode": "host"}, []),
+    ],
+)
+def test_what_reaches_the_host_has_no_labels(given: dict[str, Any], options: list[str]) -> None:
+    assert with_defaults(HostConfig(**given)).security_opt == options
+
+
 def test_logs_rotate_by_default() -> None:
     assert log_options() == {"max-size": "10m", "max-file": "3"}
     assert log_options(**{"max-size": "1k"})["max-size"] == "1k"
