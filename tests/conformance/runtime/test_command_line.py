@@ -391,7 +391,7 @@ class TestEvents:
             listener = subprocess.Popen([*oci.command, "events", container], stdout=out, stderr=out)
         try:
             eventually(lambda: b'"stats"' in log.read_bytes())
-            assert oci.call("exec", container, "sh", "-c", "x=$(yes | head -c 99999999)").code != 0
+            assert oci.call("exec", container, "dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1").code != 0
             line = json.dumps({"type": "oom", "id": container}, separators=(",", ":"))
             eventually(lambda: line in log.read_text().splitlines(), 20)
         finally:
