@@ -32,6 +32,7 @@ GLOBAL_OPTIONS = (
     Option("root", "text", "root directory for storage of container state", ""),
     Option("criu", "text", "accepted for compatibility; checkpoint and restore are not supported", ""),
     Option("systemd-cgroup", "flag", "enable systemd cgroup support, expects cgroupsPath of form slice:prefix:name"),
+    Option("cgroup-manager", "text", "'cgroupfs', or 'systemd' as --systemd-cgroup says it", ""),
     Option("rootless", "text", "ignore cgroup permission errors ('true', 'false', or 'auto')", "auto"),
     Option("help h", "flag", "show help"),
     Option("version v", "flag", "print the version"),
@@ -89,7 +90,11 @@ class Config:
         if self.rootless is None:
             raise RuntimeFailure(f'invalid value "{values["rootless"]}" for --rootless: must be true, false or auto')
         self.root: str = os.path.abspath(values["root"] or self._default_root())
-        self.systemd_cgroup: bool = values["systemd_cgroup"]
+        if values["cgroup_manager"] not in {"", "cgroupfs", "systemd"}:
+            raise RuntimeFailure(
+                f'invalid value "{values["cgroup_manager"]}" for --cgroup-manager: must be cgroupfs or systemd'
+            )
+        self.systemd_cgroup: bool = values["systemd_cgroup"] or values["cgroup_manager"] == "systemd"
 
     @classmethod
     def standard(cls) -> Config:

@@ -44,7 +44,8 @@ class Namespaces:
     Attributes:
         new: kinds that the container gets for itself.
         paths: kind -> file of a namespace to join.
-        uid_maps, gid_maps: lines for /proc/<pid>/uid_map, when a user namespace is new.
+        uid_maps, gid_maps: lines for /proc/<pid>/uid_map, when a user namespace is new; without mappings in the spec
+            the process's ids are ours, and there are no others.
         time_offsets: lines for /proc/<pid>/timens_offsets.
     """
 
@@ -58,8 +59,12 @@ class Namespaces:
             self._add(f"linux.namespaces[{i}]", entry)
         self.uid_maps = idmap.map_lines(linux.get("uidMappings") or [], "linux.uidMappings")
         self.gid_maps = idmap.map_lines(linux.get("gidMappings") or [], "linux.gidMappings")
+        if "user" in self.new and not self.uid_maps and not self.gid_maps:
+            user = (spec.get("process") or {}).get("user") or {}
+            self.uid_maps = [f"{user.get('uid') or 0} {os.geteuid()} 1"]
+            self.gid_maps = [f"{user.get('gid') or 0} {os.getegid()} 1"]
         if "user" in self.new and not (self.uid_maps and self.gid_maps):
-            raise InvalidSpec("linux.uidMappings", "a new user namespace needs uidMappings and gidMappings")
+            raise InvalidSpec("linux.uidMappings", "uidMappings and gidMappings go together")
         if (self.uid_maps or self.gid_maps) and not self.has("user"):
             raise InvalidSpec("linux.uidMappings", "id mappings need a user namespace")
         self.time_offsets = [

@@ -96,6 +96,33 @@ class TestOptions:
         assert (result.code, "preserved-fd 0" in result.err) == (1, True)
 
 
+class TestOptionsOfOthers:
+    """What crun has beside runc's options, so that its callers can have this runtime instead."""
+
+    @pytest.fixture(autouse=True)
+    def _only_ours(self, oci: Runtime) -> None:
+        if not oci.is_ours:
+            pytest.skip("runc has them not")
+
+    def test_another_file_than_config_json(self, oci: Runtime, bundle: Bundle) -> None:
+        bundle.shell("echo other")
+        bundle.write()
+        (bundle.directory / "sub").mkdir()
+        (bundle.directory / "config.json").rename(bundle.directory / "sub" / "other.json")
+        for option in ("--config", "-f"):
+            result = oci.call("run", option, "sub/other.json", oci.new_id(), cwd=bundle.directory)
+            assert (result.code, result.out) == (0, "other\n"), result
+        result = oci.call("run", "--config", "nosuch.json", oci.new_id(), cwd=bundle.directory)
+        assert (result.code, "specification file nosuch.json not found" in result.err) == (1, True)
+
+    def test_who_makes_control_groups(self, oci: Runtime, bundle: Bundle) -> None:
+        bundle.write()
+        arguments = ["run", "-b", str(bundle.directory)]
+        assert oci.call("--cgroup-manager", "cgroupfs", *arguments, oci.new_id()).code == 0
+        result = oci.call("--cgroup-manager=disabled", *arguments, oci.new_id())
+        assert (result.code, "for --cgroup-manager: must be cgroupfs or systemd" in result.err) == (1, True)
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "code", "text"),

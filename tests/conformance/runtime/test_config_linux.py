@@ -94,6 +94,15 @@ class TestUserNamespaceMappings:
         found = oci.output(bundle, "id -u; awk '{print $1, $2, $3}' /proc/self/uid_map; stat -c %u /bin")
         assert found.splitlines() == ["0", "0 100000 65536", "0"]
 
+    def test_without_mappings_the_process_has_our_id_and_no_other(self, oci: Runtime, bundle: Bundle) -> None:
+        if not oci.is_ours:
+            pytest.skip("runc wants mappings; crun does this")
+        bundle.add_namespace("user")
+        bundle.process["user"] = {"uid": 7, "gid": 8}
+        bundle.spec["mounts"] = [mount for mount in bundle.spec["mounts"] if mount["type"] != "devpts"]  # of group 5
+        found = oci.output(bundle, "id; awk '{print $1, $2, $3}' /proc/self/uid_map /proc/self/gid_map")
+        assert found.splitlines() == ["uid=7 gid=8", "7 0 1", "8 0 1"]
+
     def test_all_ids_can_be_mapped(self, oci: Runtime, bundle: Bundle) -> None:
         bundle.add_namespace("user")
         bundle.linux["uidMappings"] = [{"containerID": 0, "hostID": 0, "size": 4294967295}]

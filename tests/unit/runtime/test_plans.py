@@ -55,7 +55,10 @@ def test_namespaces() -> None:
         ({"namespaces": [{"type": "pid"}, {"type": "pid"}]}, "linux.namespaces[1].type"),
         ({"namespaces": [{"type": "moon"}]}, "linux.namespaces[0].type"),
         ({"namespaces": [{"type": "pid", "path": "x"}]}, "linux.namespaces[0].path"),
-        ({"namespaces": [{"type": "user"}]}, "linux.uidMappings"),
+        (
+            {"namespaces": [{"type": "user"}], "gidMappings": [{"containerID": 0, "hostID": 0, "size": 1}]},
+            "linux.uidMappings",
+        ),
         ({"timeOffsets": {"monotonic": {"secs": 1}}}, "linux.timeOffsets"),
     ],
 )

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from services.executor.runtime.conversation import Launch
     from services.executor.runtime.plan import ContainerPlan, ProcessPlan
 
+CONFIG_FILE = "config.json"
 CREATE_OPTIONS = (
     Option("bundle b", "text", "path to the root of the bundle directory", "."),
+    Option("config f", "text", "the configuration, from the bundle's directory", CONFIG_FILE),
     Option("console-socket", "text", "path to a socket which will receive the master end of the terminal", ""),
     Option("pidfd-socket", "text", "path to a socket which will receive a pidfd of the container's process", ""),
     Option("pid-file", "text", "file to write the process id to", ""),
@@ -37,21 +39,21 @@ RUN_OPTIONS = (
 )
 
 
-def load_spec(bundle: str) -> dict[str, Any]:
-    """config.json of a bundle.
+def load_spec(bundle: str, name: str = CONFIG_FILE) -> dict[str, Any]:
+    """config.json of a bundle, or what another file says instead.
 
     Raises:
         RuntimeFailure: it is missing or no JSON object.
     """
     try:
-        with open(os.path.join(bundle, "config.json"), "rb") as file:
+        with open(os.path.join(bundle, name), "rb") as file:
             spec = jsonlite.loads(file.read())
     except FileNotFoundError:
-        raise RuntimeFailure("JSON specification file config.json not found") from None
+        raise RuntimeFailure(f"JSON specification file {name} not found") from None
     except jsonlite.InvalidJson as error:
-        raise InvalidSpec("config.json", str(error)) from None
+        raise InvalidSpec(name, str(error)) from None
     if not isinstance(spec, dict):
-        raise InvalidSpec("config.json", "must be a JSON object")
+        raise InvalidSpec(name, "must be a JSON object")
     from services.executor.runtime import shape
 
     shape.check(spec, shape.CONFIG, "")
@@ -70,7 +72,7 @@ class Creation:
         bundle = os.path.abspath(options["bundle"])
         with kernel.reporting("chdir", bundle):
             os.chdir(bundle)
-        spec = load_spec(bundle)
+        spec = load_spec(bundle, options["config"])
         self.notifies = bool(os.environ.get("NOTIFY_SOCKET"))
         if self.notifies:
             from services.executor.runtime.commands import notify
