@@ -35,6 +35,7 @@ BACKLOG = 1024
 # Longer than clients keep idle connections, so that a reused one is not closed under a request.
 KEEP_ALIVE_S = 120
 SHUTDOWN_GRACE_S = 1.0
+MAX_PORT = 65535
 DEFAULT_PORT = 2375
 DEFAULT_TLS_PORT = 2376
 
@@ -160,8 +161,11 @@ def _remove_stale(path: str) -> None:
         probe.connect(path)
     except FileNotFoundError:
         return
-    except ConnectionRefusedError:
-        Path(path).unlink(missing_ok=True)
+    except ConnectionRefusedError:  # nobody listens there, or it is no socket
+        try:
+            Path(path).unlink(missing_ok=True)
+        except OSError as error:
+            raise _cannot_listen(f"unix://{path}", error) from error
         return
     except OSError as error:
         raise _cannot_listen(f"unix://{path}", error) from error
@@ -174,6 +178,8 @@ def _tcp_socket(host: str, address: str, default_port: int) -> socket.socket:
     name, _, port_text = address.rpartition(":") if ":" in address.rpartition("]")[2] else (address, "", "")
     try:
         port = int(port_text or default_port)
+        if not 0 <= port <= MAX_PORT:  # the resolver would take the lower 16 bits
+            raise ValueError(f"there is no port {port}")
         family, kind, _, _, target = socket.getaddrinfo(
             name.strip("[]") or "127.0.0.1", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -181,7 +187,6 @@ def _tcp_socket(host: str, address: str, default_port: int) -> socket.socket:
         raise InvalidArgument(f"invalid host {host}: {error}", field="hosts") from error
     sock = socket.socket(family, kind)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # a second copy of the edge shares the port
     try:
         sock.bind(target)
     except OSError as error:

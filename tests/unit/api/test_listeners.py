@@ -16,7 +16,7 @@ from services.api.bootstrap import allows_insecure_tcp, listeners_of, tls_of
 from services.api.server import EdgeServer, TlsSettings, open_listener
 from services.api.tls import TlsProtocol
 from shared.config import EngineConfig
-from shared.errors import Conflict, InvalidArgument
+from shared.errors import Conflict, InvalidArgument, Unavailable
 
 
 def config(**values):
@@ -43,7 +43,10 @@ def test_a_group_that_does_not_exist_is_an_error_and_leaves_no_socket(tmp_path):
     listener.socket.close()
 
 
-@pytest.mark.parametrize("host", ["/run/x.sock", "fd://3", "tcp://[::1", "tcp://127.0.0.1:port"])
+@pytest.mark.parametrize(
+    "host",
+    ["/run/x.sock", "fd://3", "tcp://[::1", *(f"tcp://127.0.0.1:{port}" for port in ("port", 99999, -1))],
+)
 def test_hosts_that_are_none(host):
     with pytest.raises(InvalidArgument):
         open_listener(host, tls=None, allow_insecure=True)
@@ -57,6 +60,17 @@ def test_tcp_without_client_verification_must_be_asked_for():
     (listener,) = listeners_of(config(hosts=[host], tlsverify=False), {})
     assert listener.socket.getsockname()[0] == "127.0.0.1"
     listener.socket.close()
+
+
+def test_what_is_in_the_way_is_an_error(tmp_path):
+    first = open_listener("tcp://127.0.0.1:0", tls=None, allow_insecure=True)
+    port = first.socket.getsockname()[1]
+    with pytest.raises(Conflict, match="the address is in use"):
+        open_listener(f"tcp://127.0.0.1:{port}", tls=None, allow_insecure=True)
+    first.socket.close()
+    (tmp_path / "d.sock").mkdir()
+    with pytest.raises(Unavailable, match=r"cannot listen on .*: Is a directory"):
+        open_listener(f"unix://{tmp_path}/d.sock", tls=None, allow_insecure=False)
 
 
 def test_an_inherited_socket_is_used(tmp_path):
