@@ -35,14 +35,22 @@ def validate(hooks: dict[str, Any]) -> None:
                 raise InvalidSpec(f"{field}.timeout", "must be more than zero")
 
 
-def run(kind: str, hooks: dict[str, list[dict[str, Any]]], state: dict[str, Any]) -> None:
+def run(
+    kind: str,
+    hooks: dict[str, list[dict[str, Any]]],
+    state: dict[str, Any],
+    environment: dict[str, str] | None = None,
+) -> None:
     """Run all hooks of one kind, in order; the first that fails ends it.
+
+    Args:
+        environment: of a hook that says nothing of its own; ours by default, as with runc.
 
     Raises:
         HookFailure: it exited with another status than 0, could not be run, or took longer than its timeout.
     """
     for i, hook in enumerate(hooks.get(kind) or []):
-        _run_one(f"error running {kind} hook #{i}", hook, jsonlite.dumps(state).encode())
+        _run_one(f"error running {kind} hook #{i}", hook, jsonlite.dumps(state).encode(), environment)
 
 
 def run_all(kind: str, hooks: dict[str, list[dict[str, Any]]], state: dict[str, Any]) -> list[HookFailure]:
@@ -53,19 +61,22 @@ def run_all(kind: str, hooks: dict[str, list[dict[str, Any]]], state: dict[str, 
     failures: list[HookFailure] = []
     for i, hook in enumerate(hooks.get(kind) or []):
         try:
-            _run_one(f"error running {kind} hook #{i}", hook, jsonlite.dumps(state).encode())
+            _run_one(f"error running {kind} hook #{i}", hook, jsonlite.dumps(state).encode(), None)
         except HookFailure as failure:
             failures.append(failure)
     return failures
 
 
-def _run_one(what: str, hook: dict[str, Any], state: bytes) -> None:
+def _run_one(what: str, hook: dict[str, Any], state: bytes, environment: dict[str, str] | None) -> None:
     stdin_read, stdin_write = os.pipe2(os.O_CLOEXEC)
     out_read, out_write = os.pipe2(os.O_CLOEXEC)
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _become(hook, stdin_read, out_write, error_write)
+        own = hook.get("env")
+        if own is not None:
+            environment = dict(entry.split("=", 1) for entry in own if "=" in entry)
+        _become(hook, dict(os.environ) if environment is None else environment, stdin_read, out_write, error_write)
     for fd in (stdin_read, out_write, error_write):
         os.close(fd)
     _feed(stdin_write, state)
@@ -157,7 +168,7 @@ def _wait_ms(deadline: float | None, *, blind: bool) -> float | None:
     return _LOOK_AGAIN_MS if left is None else min(left, _LOOK_AGAIN_MS)
 
 
-def _become(hook: dict[str, Any], stdin: int, out: int, error: int) -> None:
+def _become(hook: dict[str, Any], environment: dict[str, str], stdin: int, out: int, error: int) -> None:
     """In the child: execve the hook, with only the standard descriptors."""
     try:
         os.dup2(stdin, 0)
@@ -167,7 +178,6 @@ def _become(hook: dict[str, Any], stdin: int, out: int, error: int) -> None:
 
         kernel.close_from(3)
         kernel.restore_signals()
-        environment = dict(entry.split("=", 1) for entry in hook.get("env") or [] if "=" in entry)
         os.execve(hook["path"], hook.get("args") or [hook["path"]], environment)
     except OSError as failure:
         os.write(2, f"exec {hook['path']}: {(failure.strerror or '').lower()}".encode())

@@ -150,7 +150,8 @@ class Init:
             outer = {kind: plan.hooks[kind] for kind in ("prestart", "createRuntime") if plan.hooks.get(kind)}
             self.channel.send("hooks", hooks=outer, state=plan.state("creating", 0))
             self.channel.expect("hooked")
-        hooks.run("createContainer", plan.hooks, plan.state("creating", own_pid()))
+        if plan.hooks.get("createContainer"):
+            hooks.run("createContainer", plan.hooks, plan.state("creating", own_pid()), plan.process.environment())
 
     def enter(self) -> None:
         """Change the root. The descriptor of the old one is closed on the way; nothing refers to the host from here."""
@@ -327,7 +328,7 @@ def finish(
         # as late as can be: the filter need not allow what came before; but hooks are of the container
         credentials.install_filter(process, channel)
     if plan is not None and plan.hooks.get("startContainer"):
-        hooks.run("startContainer", plan.hooks, plan.state("created", os.getpid()))
+        hooks.run("startContainer", plan.hooks, plan.state("created", os.getpid()), environment)
     if stub is not None:
         from services.executor.runtime import execstub
 

@@ -380,6 +380,26 @@ class TestHooks:
         assert eventually(out.exists)
         assert out.read_text() == "this\n"
 
+    def test_without_one_it_is_that_of_the_namespaces_it_runs_in(
+        self, oci: Runtime, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("WHOSE", "callers")
+        out = bundle.rootfs / "tmp"
+        bundle.process["env"].append("WHOSE=containers")
+        shell = ("/bin/sh", "sh", "-c")
+        outer = {kind: f"echo $WHOSE > {out}/{kind}" for kind in ("createRuntime", "createContainer", "poststop")}
+        scripts = {**outer, "startContainer": "echo $WHOSE > /tmp/startContainer"}
+        bundle.spec["hooks"] = {
+            kind: [{"path": shell[0], "args": [*shell[1:], script]}] for kind, script in scripts.items()
+        }
+        assert oci.run(bundle).code == 0
+        assert {kind: (out / kind).read_text().strip() for kind in scripts} == {
+            "createRuntime": "callers",
+            "createContainer": "containers",
+            "startContainer": "containers",
+            "poststop": "callers",
+        }
+
 
 class TestAnnotations:
     def test_unknown_properties_and_annotations_must_not_be_errors(self, oci: Runtime, bundle: Bundle) -> None:
