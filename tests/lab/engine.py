@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -153,17 +154,30 @@ class Engine:
                 shutil.rmtree(self.base, ignore_errors=True)
 
     def _kill_leftovers(self) -> None:
-        """SIGKILL whatever still runs from this engine's directories: a failed test must not spoil the next."""
+        """SIGKILL whatever still runs from this engine's directories: a failed test must not spoil the next.
+
+        Until nothing does: guardian and supervisor put each other back.
+        """
+        while found := self._leftovers():
+            for pid in found:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def _leftovers(self) -> list[int]:
         needle = str(self.base).encode()
+        found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             try:
                 text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:
                 continue
-            if needle in text:
-                os.kill(int(entry.name), signal.SIGKILL)
+            if needle in text and state not in "ZX":
+                found.append(int(entry.name))
+        return found
 
 
 def busybox_tar(path: Path) -> Path:

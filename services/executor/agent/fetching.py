@@ -1,7 +1,8 @@
 """One layer on its way from the image service's registry to this node's disk.
 
 It is unpacked while it arrives, by the same child that the image service uses, and verified twice: what arrived by
-the blob's digest, what was unpacked by the layer's own. A connection that breaks is continued where it broke.
+the blob's digest, what was unpacked by the layer's own. A connection that breaks is continued where it broke, and a
+fetch whose agent was killed where that had come to.
 
 Source: OCI distribution-spec, "Pulling blobs"; RFC 9110, "Range Requests".
 """
@@ -16,6 +17,7 @@ from collections.abc import Generator
 from contextlib import closing
 from urllib.parse import SplitResult, urlsplit
 
+from services.executor.agent.partial import PartialBlob
 from shared.contracts.images import LayerSource, LayerSources
 from shared.errors import InvalidArgument, NotFound, Unavailable
 from shared.layers.store import LayerStore, StagedLayer
@@ -42,21 +44,43 @@ class Fetch:
         self._sources = sources
         self._cancelled = False
         self._digest = hashlib.sha256()
+        self._continued = False
 
     def cancel(self) -> None:
         self._cancelled = True
 
     def run(self) -> None:
-        """Fetch, verify, unpack and commit the layer; when that fails, nothing of it is left.
+        """Fetch, verify, unpack and commit the layer. When that fails, at most the beginning of the blob is left.
 
         Raises:
             NotFound: The registry does not have it.
             Unavailable: The registry cannot be reached, or the disk is full.
             InvalidArgument: What arrived is something else.
         """
+        begun = PartialBlob(self._store.root.parent, self.source.blob)
+        try:
+            try:
+                self._attempt(begun)
+            except InvalidArgument:
+                if not self._continued:
+                    raise
+                # What an earlier agent left may have been damaged by a power cut.
+                begun.discard()
+                self._attempt(None)
+        except Unavailable:
+            begun.keep()
+            raise
+        finally:
+            begun.discard()
+
+    def _attempt(self, begun: PartialBlob | None) -> None:
+        self.arrived, self._digest, self._continued = 0, hashlib.sha256(), False
         staged = self._store.stage()
         try:
-            self._receive(staged)
+            for data in begun.pieces() if begun is not None else ():
+                self._continued = True
+                self._take(data, staged)
+            self._receive(staged, begun)
             if f"sha256:{self._digest.hexdigest()}" != self.source.blob:
                 raise InvalidArgument(f"layer verification failed for digest {self.source.blob}")
             unpacked = staged.finish()
@@ -67,7 +91,7 @@ class Fetch:
             staged.discard()
             raise
 
-    def _receive(self, staged: StagedLayer) -> None:
+    def _receive(self, staged: StagedLayer, begun: PartialBlob | None) -> None:
         pause_s = FIRST_PAUSE_S
         failures = 0
         while self.arrived < self.source.blob_bytes:
@@ -78,6 +102,8 @@ class Fetch:
                 with closing(self._pieces()) as pieces:
                     for data in pieces:
                         self._take(data, staged)
+                        if begun is not None:
+                            begun.write(data)
                         if self._cancelled:
                             break
             except (OSError, http.client.HTTPException) as error:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from services.executor.agent import partial
 from services.executor.agent.records import NodeRecords
 from shared.bus import Bus
 from shared.context import RequestContext, current_context, use_context
@@ -37,6 +38,7 @@ ANSWER_BEFORE_S = 2.0
 WAIT_AT_MOST_S = 600.0
 COLLECT_EVERY_S = 300.0
 COLLECT_RETRY_S = 5.0
+LEFTOVERS_FIRST_S, LEFTOVERS_MOST_S = 0.5, 60.0
 
 
 class NodeLayers:
@@ -72,13 +74,22 @@ class NodeLayers:
         """Remove what an earlier agent left half fetched, or a power cut may have damaged; then follow removals."""
         if not self.shared:
             await asyncio.to_thread(self._tidy)
+            self._spawn(self._remove_leftovers(), name="leftovers of layers")
         await self._bus.listen(LAYERS_REMOVED, self._hint)
         self._spawn(self._collect_for_ever(), name="layers")
 
     def _tidy(self) -> None:
         self._store.prepare()
+        partial.remove_old(self._store.root.parent)
         copies = set(self._store.fetched())
         self._remove([chain_id for chain_id in self._store.doubtful() if chain_id in copies])
+
+    async def _remove_leftovers(self) -> None:
+        """Remove what children of a killed agent held when this one began; ends when nobody writes."""
+        pause_s = LEFTOVERS_FIRST_S
+        while await asyncio.to_thread(self._store.remove_abandoned):
+            await asyncio.sleep(pause_s)
+            pause_s = min(LEFTOVERS_MOST_S, pause_s * 2)
 
     # Fetch
 

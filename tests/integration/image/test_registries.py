@@ -6,8 +6,10 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import httpx
 import pytest
 
+from services.image.manifests import DOCKER_MANIFEST
 from shared.contracts import images as contracts
 from shared.contracts.images import RegistryAuth
 from shared.errors import DavitError, Unauthorized
@@ -183,6 +185,22 @@ async def test_a_cut_download_goes_on_where_it_was(images: Images, registry: Doc
     ranges = [text for _, path, text in proxy.requests if "/blobs/" in path and text]
     assert ranges == ["bytes=100000-", "bytes=200000-"]
     assert any(text.startswith("Retrying in") for text in texts(lines))
+
+
+async def test_what_a_killed_pull_left_is_continued(images: Images, registry: DockerRegistry) -> None:
+    image_id = await prepared(images, registry)
+    async with httpx.AsyncClient(base_url=f"http://{registry.domain}") as client:
+        manifest = (await client.get("/v2/app/manifests/1", headers={"Accept": DOCKER_MANIFEST})).json()
+        [layer] = [item["digest"] for item in manifest["layers"]]
+        blob = (await client.get(f"/v2/app/blobs/{layer}")).content
+    part = images.data_root / "images/ingest" / f"{layer[7:]}.part"
+    part.write_bytes(blob[:100_000])  # as it lies there after kill -9
+    async with door(registry.domain) as proxy:
+        await images.pull(f"{proxy.domain}/app:1")
+        ranges = [wanted for _, path, wanted in proxy.requests if path.endswith(layer)]
+    assert ranges == ["bytes=100000-"]
+    assert not part.exists()
+    assert (await images.inspect(f"{proxy.domain}/app:1")).id == image_id
 
 
 async def test_a_spoiled_layer_is_refused_and_leaves_nothing(images: Images, registry: DockerRegistry) -> None:
