@@ -29,6 +29,8 @@ DEFAULT_DOCKERFILE = "Dockerfile"
 IGNORE_FILE = ".dockerignore"
 MAX_DOCKERFILE_BYTES = 16 << 20
 TEXT_HEAD_BYTES = 512
+# What goes to the disk goes in pieces of this size.
+WRITE_BYTES = 1 << 20
 _ACCEPTED_TYPES = re.compile(r"application/(?:(?:x-)?(?:tar|gzip|bzip2?|xz|zstd)|octet-stream)|text/plain")
 # Bytes that no text has. Source: WHATWG MIME Sniffing, "binary data byte".
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
@@ -51,11 +53,17 @@ async def receive(chunks: AsyncIterator[bytes], dockerfile: str, scratch: Scratc
     spool = ContextSpool(lambda: scratch.spool("context"))
     scratch.files.callback(spool.close)
     arriving = _Arriving(spool, TarTree(spool))
+    waiting = b""
     async for chunk in chunks:
-        if spool.fits_memory(len(chunk)):
+        if not waiting and spool.fits_memory(len(chunk)):
             arriving.take(chunk)
-        else:
-            await asyncio.to_thread(arriving.take, chunk)
+            continue
+        waiting += chunk
+        if len(waiting) >= WRITE_BYTES:
+            await asyncio.to_thread(arriving.take, waiting)
+            waiting = b""
+    if waiting:
+        await asyncio.to_thread(arriving.take, waiting)
     arriving.finish()
     if arriving.compression:
         with open(spool.fileno(), "rb", closefd=False) as file:

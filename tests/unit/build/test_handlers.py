@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from contextlib import closing
 from typing import Any, cast
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from services.image.build.handlers import BuildHandlers
 from shared.contracts.images import BuildImage
 from shared.errors import Unavailable
-from shared.handover import refer, unnamed_file
+from shared.handover import Sender
 from shared.streams import StreamRef
 
 
@@ -24,11 +24,11 @@ def _open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-async def test_a_context_is_closed_when_its_stream_cannot_be_had(tmp_path: Path) -> None:
+async def test_a_context_is_closed_when_its_stream_cannot_be_had() -> None:
     nothing = cast(Any, None)
     handlers = BuildHandlers(nothing, nothing, nothing, cast(Any, ClosedBus()))
-    with unnamed_file(tmp_path) as context:
+    with closing(Sender()) as context:
         before = _open_files()
         with pytest.raises(Unavailable, match="the bus is closed"):
-            await handlers.build(BuildImage(stream=StreamRef(id="s"), context=refer(context)))
+            await handlers.build(BuildImage(stream=StreamRef(id="s"), context=context.ref()))
         assert _open_files() == before
