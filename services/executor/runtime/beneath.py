@@ -51,6 +51,20 @@ def make_file(root: int, path: str, mode: int = 0o755) -> int:
     return _make(root, path, create, 0, _MAX_LINKS)
 
 
+def make_itself(root: int, path: str, *, directory: bool) -> int:
+    """An O_PATH descriptor of what `path` names, a symbolic link included; a directory or file when it is missing."""
+    parent_path, name = os.path.split(os.path.normpath("/" + path))
+    parent = make_directory(root, parent_path)
+    try:
+        return kernel.openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=kernel.RESOLVE_BENEATH)
+    except KernelFailure as failure:
+        if failure.errno != errno.ENOENT:
+            raise
+    finally:
+        os.close(parent)
+    return make_directory(root, path) if directory else make_file(root, path)
+
+
 def _make(root: int, path: str, create, flags: int, links: int) -> int:  # type: ignore[no-untyped-def]
     path = os.path.normpath("/" + path)
     found = try_open_beneath(root, path, os.O_PATH | flags)
@@ -70,6 +84,14 @@ def _make(root: int, path: str, create, flags: int, links: int) -> int:  # type:
         return kernel.openat2(parent, name, os.O_PATH | os.O_NOFOLLOW | flags, resolve=kernel.RESOLVE_BENEATH)
     finally:
         os.close(parent)
+
+
+def is_link_to(directory: int, name: str, target: str) -> bool:
+    """Whether a name in a directory is a symbolic link with this text."""
+    try:
+        return os.readlink(name, dir_fd=directory) == target
+    except OSError:
+        return False
 
 
 def location(fd: int) -> str:

@@ -145,13 +145,6 @@ def _link(directory: int, name: str, target: str, *, replace: bool = False) -> N
     try:
         os.symlink(target, name, dir_fd=directory)
     except FileExistsError:
-        if replace and not _is_link_to(directory, name, target):
+        if replace and not beneath.is_link_to(directory, name, target):
             os.unlink(name, dir_fd=directory)
             os.symlink(target, name, dir_fd=directory)
-
-
-def _is_link_to(directory: int, name: str, target: str) -> bool:
-    try:
-        return os.readlink(name, dir_fd=directory) == target
-    except OSError:
-        return False

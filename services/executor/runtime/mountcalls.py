@@ -27,7 +27,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 0x1,
 MOUNT_ATTR_ATIME_MASK, MOUNT_ATTR_NOATIME, MOUNT_ATTR_STRICTATIME = 0x70, 0x10, 0x20
 MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_IDMAP, MOUNT_ATTR_NOSYMFOLLOW = 0x80, 0x100000, 0x200000
 
-_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
+_AT_FDCWD, _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _CLOEXEC = 1, os.O_CLOEXEC
 _F_EMPTY_PATH, _T_EMPTY_PATH = 0x4, 0x40
 _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CREATE = 0, 1, 6
@@ -57,19 +57,21 @@ def pivot_root(new_root: str, put_old: str) -> None:
     check(result, "pivot_root", new_root)
 
 
-def clone_tree(directory: int, path: str, *, recursive: bool) -> int:
+def clone_tree(directory: int, path: str, *, recursive: bool, follow: bool = True) -> int:
     """A detached copy of the mount at `path` (of the tree below it too): what a bind mount is before it is attached.
 
     With an empty `path`, of what the descriptor `directory` refers to. `directory` may be -100 (the current one).
+    Without `follow`, of a symbolic link itself.
     """
     flags = _OPEN_TREE_CLONE | _CLOEXEC | _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    flags |= 0 if follow else _AT_SYMLINK_NOFOLLOW
     raw = ctypes.c_char_p(os.fsencode(path))
     return call("open_tree", path or "fd", _OPEN_TREE, ctypes.c_int(directory), raw, ctypes.c_uint(flags))
 
 
-def clone_tree_at(path: str, *, recursive: bool) -> int:
+def clone_tree_at(path: str, *, recursive: bool, follow: bool = True) -> int:
     """`clone_tree` of an absolute path."""
-    return clone_tree(_AT_FDCWD, path, recursive=recursive)
+    return clone_tree(_AT_FDCWD, path, recursive=recursive, follow=follow)
 
 
 def attach(mount_fd: int, target_fd: int, subject: str) -> None:

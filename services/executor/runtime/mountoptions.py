@@ -58,6 +58,8 @@ PROPAGATION: dict[str, tuple[int, bool]] = {
     "runbindable": (m.MS_UNBINDABLE, True),
 }
 
+#: what crun knows beside: how a bind mount takes symbolic links
+LINKS = frozenset({"copy-symlink", "src-nofollow", "dest-nofollow"})
 _ATIME = m.MOUNT_ATTR_ATIME_MASK
 
 #: option -> (MOUNT_ATTR_* to set, to clear), for the mount and everything mounted below it
@@ -101,11 +103,25 @@ class MountOptions:
         propagation: (MS_SHARED | …, recursive) in the order given.
         recursive: (MOUNT_ATTR_* to set, to clear) for the whole tree.
         copy_up: a tmpfs begins with a copy of what it covers ("tmpcopyup").
+        follow_source, follow_destination: false when a symbolic link there is meant itself ("src-nofollow",
+            "dest-nofollow").
+        copy_link: a symbolic link is made again, not mounted ("copy-symlink").
         idmap: None, "idmap" or "ridmap".
         data: what is left, for the filesystem, joined by commas.
     """
 
-    __slots__ = ("cleared", "copy_up", "data", "flags", "idmap", "propagation", "recursive")
+    __slots__ = (
+        "cleared",
+        "copy_link",
+        "copy_up",
+        "data",
+        "flags",
+        "follow_destination",
+        "follow_source",
+        "idmap",
+        "propagation",
+        "recursive",
+    )
 
     def __init__(self, options: list[str]) -> None:
         self.flags = 0
@@ -113,6 +129,9 @@ class MountOptions:
         self.propagation: list[tuple[int, bool]] = []
         self.recursive = (0, 0)
         self.copy_up = False
+        self.copy_link = "copy-symlink" in options
+        self.follow_source = "src-nofollow" not in options
+        self.follow_destination = "dest-nofollow" not in options
         self.idmap: str | None = None
         data: list[str] = []
         for option in options:
@@ -130,7 +149,7 @@ class MountOptions:
                 self.copy_up = True
             elif option in {"idmap", "ridmap"}:
                 self.idmap = option
-            else:
+            elif option not in LINKS:
                 data.append(option)
         self.data = ",".join(data)
 

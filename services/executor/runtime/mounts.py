@@ -53,11 +53,13 @@ def open_sources(mounts: list[Mount], names: Namespaces) -> set[int]:
     for mount in mounts:
         if mount.kind != "bind":
             continue
+        if mount.options.copy_link and os.path.islink(mount.source):
+            continue
         mapped = mount.mappings is not None or mount.options.idmap is not None
         if not mapped and not names.has("user"):
             continue
         try:
-            tree = mountcalls.clone_tree_at(mount.source, recursive=bool(mount.options.flags & mountcalls.MS_REC))
+            tree = _clone_source(mount)
         except KernelFailure as failure:
             if failure.errno != errno.EPERM or mapped:
                 raise
@@ -66,6 +68,11 @@ def open_sources(mounts: list[Mount], names: Namespaces) -> set[int]:
             _map_ids(tree, mount, names)
         mount.tree = tree
     return {mount.tree for mount in mounts if mount.tree is not None}
+
+
+def _clone_source(mount: Mount) -> int:
+    recursive = bool(mount.options.flags & mountcalls.MS_REC)
+    return mountcalls.clone_tree_at(mount.source, recursive=recursive, follow=mount.options.follow_source)
 
 
 def _map_ids(tree: int, mount: Mount, names: Namespaces) -> None:
@@ -249,12 +256,15 @@ class Mounter:
             mountcalls.set_attributes(fd, mount.destination, add=added, clear=removed, recursive=True)
 
     def _bind(self, mount: Mount) -> None:
-        options = mount.options
-        source = mount.tree
-        if source is None:
-            source = mountcalls.clone_tree_at(mount.source, recursive=bool(options.flags & mountcalls.MS_REC))
+        if mount.options.copy_link and os.path.islink(mount.source):
+            self._copy_link(mount)
+            return
+        source = mount.tree if mount.tree is not None else _clone_source(mount)
         try:
-            if stat.S_ISDIR(os.fstat(source).st_mode):
+            directory = stat.S_ISDIR(os.fstat(source).st_mode)
+            if not mount.options.follow_destination:
+                target = beneath.make_itself(self.root, mount.destination, directory=directory)
+            elif directory:
                 target = beneath.make_directory(self.root, mount.destination)
             else:
                 target = beneath.make_file(self.root, mount.destination)
@@ -267,6 +277,20 @@ class Mounter:
             self._adjust(source, mount)
         finally:
             os.close(source)
+
+    def _copy_link(self, mount: Mount) -> None:
+        """The same symbolic link as the source, which has nothing to mount when it dangles."""
+        parent_path, name = os.path.split(mount.destination)
+        target = os.readlink(mount.source)
+        parent = beneath.make_directory(self.root, parent_path)
+        self._refuse_in_proc(parent, mount)
+        try:
+            os.symlink(target, name, dir_fd=parent)
+        except FileExistsError:
+            if not beneath.is_link_to(parent, name, target):
+                raise RuntimeFailure(f"{mount.destination} exists, and is no such link", step="mounts") from None
+        finally:
+            os.close(parent)
 
     def _set_flags(self, tree: int, mount: Mount) -> None:
         """The flags asked for. Those that a user namespace may not take off stay, unless that is to be an error."""

@@ -115,6 +115,30 @@ class TestOptionsOfOthers:
         result = oci.call("run", "--config", "nosuch.json", oci.new_id(), cwd=bundle.directory)
         assert (result.code, "specification file nosuch.json not found" in result.err) == (1, True)
 
+    @pytest.mark.parametrize(
+        ("options", "script", "expected"),
+        [
+            (["bind", "dest-nofollow", "src-nofollow"], "readlink /target", "a-file"),
+            (["bind", "dest-nofollow"], "cat /target; grep -c ' /target ' /proc/mounts", "inside1"),
+            (["rbind", "copy-symlink"], "readlink /a/link", "a-file"),
+        ],
+    )
+    @pytest.mark.parametrize("with_users", [False, True])
+    def test_symbolic_links_as_sources_and_targets_of_mounts(
+        self, oci: Runtime, bundle: Bundle, options: list[str], script: str, expected: str, with_users: bool
+    ) -> None:
+        (bundle.directory / "a-file").write_text("inside")
+        (bundle.directory / "link").symlink_to("a-file")
+        (bundle.rootfs / "target").symlink_to("nowhere")
+        destination = "/a/link" if "copy-symlink" in options else "/target"
+        bundle.spec["mounts"].append({"destination": destination, "source": "link", "options": options})
+        if with_users:
+            bundle.add_namespace("user")
+            bundle.linux["uidMappings"] = [{"containerID": 0, "hostID": 0, "size": 100}]
+            bundle.linux["gidMappings"] = bundle.linux["uidMappings"]
+        assert oci.output(bundle, script) == expected
+        assert (bundle.rootfs / "target").is_symlink()
+
     def test_who_makes_control_groups(self, oci: Runtime, bundle: Bundle) -> None:
         bundle.write()
         arguments = ["run", "-b", str(bundle.directory)]

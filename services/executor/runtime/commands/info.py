@@ -42,14 +42,14 @@ def describe() -> dict[str, Any]:
         seccomp_filter,
     )
     from services.executor.runtime.commands.store import SPEC_VERSION
-    from services.executor.runtime.mountoptions import FLAGS, PROPAGATION, RECURSIVE
+    from services.executor.runtime.mountoptions import FLAGS, LINKS, PROPAGATION, RECURSIVE
 
     apparmor = os.path.isdir("/sys/kernel/security/apparmor")
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": SPEC_VERSION,
         "hooks": list(hooks.KINDS),
-        "mountOptions": sorted({*FLAGS, *PROPAGATION, *RECURSIVE, "tmpcopyup", "idmap", "ridmap"}),
+        "mountOptions": sorted({*FLAGS, *PROPAGATION, *RECURSIVE, *LINKS, "tmpcopyup", "idmap", "ridmap"}),
         "linux": {
             "namespaces": sorted(namespaces.FLAGS),
             "capabilities": list(capabilities.NAMES),
