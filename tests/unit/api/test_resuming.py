@@ -49,7 +49,7 @@ class Agents:
             return work
         stream = await streams.accept(self._edge.bus, request.stream)
         self.streams.append(stream)
-        self.tasks.append(asyncio.create_task(self._ending(work, stream)))  # type: ignore[arg-type]
+        self.tasks.append(asyncio.create_task(self._ending(work, stream)))
         return self._reply
 
     async def _ending(self, work: Send, stream: ByteStream) -> None:
