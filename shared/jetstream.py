@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import nats.errors
 import orjson
@@ -120,31 +120,19 @@ async def delete(bus: Bus, bucket: str, key: str, *, last: int) -> None:
 
 async def get(bus: Bus, bucket: str, key: str) -> Entry | None:
     """An entry, also one that is marked deleted; None when there never was one, or it has expired."""
-    try:
-        request = {"last_by_subj": f"$KV.{bucket}.{key}"}
-        found = (await _ask(bus, f"STREAM.MSG.GET.KV_{bucket}", request))["message"]
-    except NotFound:
-        return None
-    headers = _headers(base64.b64decode(found.get("hdrs", "")))
-    return Entry(int(found["seq"]), base64.b64decode(found.get("data", "")), _OPERATION in headers)
+    found = await _message(bus, f"KV_{bucket}", {"last_by_subj": f"$KV.{bucket}.{key}"})
+    return None if found is None else Entry(found.number, found.data, _OPERATION in found.headers)
 
 
 async def has_message(bus: Bus, stream: str, number: int) -> bool:
     """Raises Unavailable."""
-    try:
-        await _ask(bus, f"STREAM.MSG.GET.{stream}", {"seq": number})
-    except NotFound:
-        return False
-    return True
+    return await _message(bus, stream, {"seq": number}) is not None
 
 
 async def newest_of(bus: Bus, stream: str, subject: str) -> tuple[int, dict[str, str]] | None:
     """Number and headers of a subject's newest message. Raises Unavailable."""
-    try:
-        found = (await _ask(bus, f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject}))["message"]
-    except NotFound:
-        return None
-    return int(found["seq"]), _headers(base64.b64decode(found.get("hdrs", "")))
+    found = await _message(bus, stream, {"last_by_subj": subject})
+    return None if found is None else (found.number, found.headers)
 
 
 async def append(bus: Bus, stream: str, subject: str, data: bytes, *, headers: dict[str, str]) -> Appended:
@@ -152,6 +140,24 @@ async def append(bus: Bus, stream: str, subject: str, data: bytes, *, headers: d
     headers = headers | {"Nats-Expected-Stream": stream}
     answer = await _request(bus, subject, data, headers)
     return Appended(int(answer["seq"]), bool(answer.get("duplicate")))
+
+
+class _Message(NamedTuple):
+    """A message as a stream keeps it."""
+
+    number: int
+    headers: dict[str, str]
+    data: bytes
+
+
+async def _message(bus: Bus, stream: str, which: dict[str, Any]) -> _Message | None:
+    """Source: NATS JetStream API, STREAM.MSG.GET. Raises Unavailable."""
+    try:
+        found = (await _ask(bus, f"STREAM.MSG.GET.{stream}", which))["message"]
+    except NotFound:
+        return None
+    headers, data = (base64.b64decode(found.get(part, "")) for part in ("hdrs", "data"))
+    return _Message(int(found["seq"]), _headers(headers), data)
 
 
 def _headers(block: bytes) -> dict[str, str]:

@@ -17,7 +17,7 @@ from services.executor.agent.logs import LogReader, encode, end_of_log
 from services.executor.agent.mounts import check_sources
 from services.executor.agent.network import NodeNetwork
 from services.executor.agent.records import NodeRecord
-from services.executor.agent.spec import oci_resources
+from services.executor.agent.resources import oci_resources
 from services.executor.agent.stats import docker_stats, with_previous
 from services.executor.agent.volumes import NodeVolumes
 from services.executor.runtime.cgroups.interface import CgroupBackend

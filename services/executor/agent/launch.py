@@ -20,13 +20,14 @@ from services.executor.agent import netfiles
 from services.executor.agent.attach import AttachSpec
 from services.executor.agent.facts import init_binary
 from services.executor.agent.failures import translated
+from services.executor.agent.foreignspec import foreign_spec
 from services.executor.agent.layers import NodeLayers
 from services.executor.agent.neighbours import SHARED_MEMORY, Neighbours, joins_shared_memory
 from services.executor.agent.network import NodeNetwork, Sandbox
 from services.executor.agent.records import ContainerPaths, NodeRecord, NodeRecords
 from services.executor.agent.rootfs import furnish
 from services.executor.agent.runtimes import ForeignRuntime, Runtimes
-from services.executor.agent.spec import SpecInput, foreign_spec, oci_spec
+from services.executor.agent.spec import SpecInput, oci_spec
 from services.executor.agent.volumes import NodeVolumes
 from services.executor.agent.zygote import LaunchResult, Zygote
 from shared.contracts.node import ContainerOrder

@@ -5,29 +5,20 @@ Source: OCI runtime-spec 1.2, config.md and config-linux.md; Docker Engine API 1
 
 from __future__ import annotations
 
-import base64
-import os
-import stat
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from services.executor.agent.confinement import SecurityOptions, seccomp_filter, security_options
 from services.executor.agent.mounts import OciMount, shm_size_bytes
-from services.executor.runtime import capabilities, defaults, seccomp, seccomp_default
-from services.executor.runtime.seccomp_profile import resolve_profile
+from services.executor.agent.resources import devices_below, mapped_devices, oci_resources
+from services.executor.runtime import capabilities, defaults
 from shared.contracts.containers import ExecSpec
-from shared.contracts.docker import DeviceMapping, HostConfig
+from shared.contracts.docker import HostConfig
 from shared.contracts.node import ContainerOrder
-from shared.errors import InvalidArgument
 
 OCI_VERSION = "1.2.0"
-# Has all that is asked of other runtimes, some of which refuse what is newer.
-COMMON_OCI_VERSION = "1.0.2"
-CPU_PERIOD_US = 100_000
 # Looked up like any user: the image's group file may give root more groups.
 ROOT = "0"
 INIT_TARGET = "/sbin/docker-init"
@@ -74,69 +65,6 @@ class SpecPlan:
     seccomp: str = ""
 
 
-@dataclass(slots=True)
-class SecurityOptions:
-    """HostConfig.SecurityOpt, parsed. `profile`: "" is the default one, "unconfined" none, else a JSON text."""
-
-    no_new_privileges: bool = False
-    profile: str = ""
-    unconfined_paths: bool = False
-    labels: list[str] = field(default_factory=list)
-
-
-def security_options(options: Iterable[str]) -> SecurityOptions:
-    """Raises InvalidArgument for an option that is unknown or cannot be honoured here."""
-    result = SecurityOptions()
-    for option in options:
-        key, separator, value = option.partition("=")
-        if not separator:
-            key, separator, value = option.partition(":")
-        match key:
-            case "no-new-privileges":
-                result.no_new_privileges = value in ("", "1", "t", "T", "true", "TRUE", "True")
-            case "seccomp":
-                result.profile = "" if value == "builtin" else value
-            case "systempaths" if value == "unconfined":
-                result.unconfined_paths = True
-            case "apparmor" if value in ("unconfined", ""):
-                continue
-            case "label" if value == "disable":
-                continue
-            case _:
-                raise InvalidArgument(f"invalid --security-opt 2: {option!r}", field="HostConfig.SecurityOpt")
-    return result
-
-
-# Seccomp
-
-
-@lru_cache(maxsize=64)
-def _compiled(profile: str, caps: tuple[str, ...]) -> str:
-    rules = seccomp_default.default_profile() if not profile else orjson.loads(profile)
-    return base64.b64encode(seccomp.compile_profile(rules, caps).program).decode()
-
-
-def seccomp_rules(options: SecurityOptions, privileged: bool, caps: list[str]) -> dict[str, Any] | None:
-    """linux.seccomp, for a runtime that compiles it itself; None without a filter. Raises as `seccomp_filter`."""
-    if options.profile == "unconfined" or (privileged and not options.profile):
-        return None
-    try:
-        rules = orjson.loads(options.profile) if options.profile else seccomp_default.default_profile()
-    except orjson.JSONDecodeError as error:
-        raise InvalidArgument(f"Decoding seccomp profile failed: {error}", field="HostConfig.SecurityOpt") from error
-    return resolve_profile(rules, caps, os.uname().release, os.uname().machine)
-
-
-def seccomp_filter(options: SecurityOptions, privileged: bool, caps: list[str]) -> str:
-    """The compiled filter in base64. Raises InvalidArgument for a profile that cannot be read."""
-    if options.profile == "unconfined" or (privileged and not options.profile):
-        return ""
-    try:
-        return _compiled(options.profile, tuple(sorted(caps)))
-    except orjson.JSONDecodeError as error:
-        raise InvalidArgument(f"Decoding seccomp profile failed: {error}", field="HostConfig.SecurityOpt") from error
-
-
 # Namespaces
 
 
@@ -165,178 +93,6 @@ def _namespaces(source: SpecInput) -> list[dict[str, str]]:
     if private_cgroup and not (host.privileged and not host.cgroupns_mode):
         result.append({"type": "cgroup"})
     return result
-
-
-# Devices and resources
-
-
-def _device(path: str, in_container: str) -> dict[str, Any] | None:
-    info = os.stat(path)
-    kind = "c" if stat.S_ISCHR(info.st_mode) else "b" if stat.S_ISBLK(info.st_mode) else None
-    if kind is None:
-        return None
-    return {
-        "path": in_container,
-        "type": kind,
-        "major": os.major(info.st_rdev),
-        "minor": os.minor(info.st_rdev),
-        "fileMode": stat.S_IMODE(info.st_mode),
-        "uid": info.st_uid,
-        "gid": info.st_gid,
-    }
-
-
-def _devices_below(directory: str, in_container: str) -> list[dict[str, Any]]:
-    found = []
-    for root, folders, files in os.walk(directory):
-        if root == "/dev":
-            folders[:] = [name for name in folders if name not in ("pts", "shm", "fd", "mqueue", ".udev")]
-        for name in files:
-            path = os.path.join(root, name)
-            if path in ("/dev/console",) or os.path.islink(path):
-                continue
-            device = _device(path, in_container + path[len(directory) :])
-            if device is not None:
-                found.append(device)
-    return found
-
-
-def mapped_devices(mappings: Iterable[DeviceMapping]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """OCI devices and their cgroup rules. Raises InvalidArgument when a host path is no device."""
-    devices: list[dict[str, Any]] = []
-    rules: list[dict[str, Any]] = []
-    for mapping in mappings:
-        target = mapping.path_in_container or mapping.path_on_host
-        try:
-            path = os.path.realpath(mapping.path_on_host, strict=True)
-            one = _device(path, target)
-            found = [one] if one else _devices_below(path, target) if os.path.isdir(path) else []
-        except OSError as error:
-            raise InvalidArgument(
-                f'error gathering device information while adding custom device "{mapping.path_on_host}": '
-                f"{(error.strerror or str(error)).lower()}",
-                field="HostConfig.Devices",
-            ) from error
-        if not found:
-            raise InvalidArgument(
-                f'error gathering device information while adding custom device "{mapping.path_on_host}": '
-                "not a device node",
-                field="HostConfig.Devices",
-            )
-        devices += found
-        rules += [
-            {
-                "allow": True,
-                "type": device["type"],
-                "major": device["major"],
-                "minor": device["minor"],
-                "access": mapping.cgroup_permissions or "rwm",
-            }
-            for device in found
-        ]
-    return devices, rules
-
-
-def device_rule(text: str) -> dict[str, Any]:
-    """``c 42:* rmw`` as an OCI rule. Control has checked the grammar."""
-    kind, numbers, access = text.split()
-    major, _, minor = numbers.partition(":")
-    rule: dict[str, Any] = {"allow": True, "type": kind, "access": access}
-    if major != "*":
-        rule["major"] = int(major)
-    if minor != "*":
-        rule["minor"] = int(minor)
-    return rule
-
-
-def _cpu(host: HostConfig) -> dict[str, Any]:
-    cpu: dict[str, Any] = {}
-    if host.cpu_shares:
-        cpu["shares"] = host.cpu_shares
-    if host.nano_cpus:
-        cpu["period"] = CPU_PERIOD_US
-        cpu["quota"] = host.nano_cpus * CPU_PERIOD_US // 1_000_000_000
-    if host.cpu_period:
-        cpu["period"] = host.cpu_period
-    if host.cpu_quota:
-        cpu["quota"] = host.cpu_quota
-    if host.cpu_realtime_period:
-        cpu["realtimePeriod"] = host.cpu_realtime_period
-    if host.cpu_realtime_runtime:
-        cpu["realtimeRuntime"] = host.cpu_realtime_runtime
-    if host.cpuset_cpus:
-        cpu["cpus"] = host.cpuset_cpus
-    if host.cpuset_mems:
-        cpu["mems"] = host.cpuset_mems
-    return cpu
-
-
-def _memory(host: HostConfig) -> dict[str, Any]:
-    memory: dict[str, Any] = {}
-    if host.memory:
-        memory["limit"] = host.memory
-        memory["swap"] = host.memory_swap or host.memory * 2
-    if host.memory_swap and not host.memory:
-        memory["swap"] = host.memory_swap
-    if host.memory_reservation:
-        memory["reservation"] = host.memory_reservation
-    if host.memory_swappiness is not None and host.memory_swappiness >= 0:
-        memory["swappiness"] = host.memory_swappiness
-    if host.oom_kill_disable:
-        memory["disableOOMKiller"] = True
-    if host.kernel_memory_tcp:
-        memory["kernelTCP"] = host.kernel_memory_tcp
-    return memory
-
-
-def _throttle(devices: Iterable[Any]) -> list[dict[str, int]]:
-    result = []
-    for device in devices:
-        try:
-            number = os.stat(device.path).st_rdev
-        except OSError as error:
-            raise InvalidArgument(
-                f"stat {device.path}: {(error.strerror or str(error)).lower()}", field="HostConfig.Blkio"
-            ) from error
-        entry = {"major": os.major(number), "minor": os.minor(number)}
-        entry["rate" if hasattr(device, "rate") else "weight"] = (
-            device.rate if hasattr(device, "rate") else device.weight
-        )
-        result.append(entry)
-    return result
-
-
-def _block_io(host: HostConfig) -> dict[str, Any]:
-    block: dict[str, Any] = {}
-    if host.blkio_weight:
-        block["weight"] = host.blkio_weight
-    for name, key in (
-        ("blkio_weight_device", "weightDevice"),
-        ("blkio_device_read_bps", "throttleReadBpsDevice"),
-        ("blkio_device_write_bps", "throttleWriteBpsDevice"),
-        ("blkio_device_read_iops", "throttleReadIOPSDevice"),
-        ("blkio_device_write_iops", "throttleWriteIOPSDevice"),
-    ):
-        if devices := getattr(host, name):
-            block[key] = _throttle(devices)
-    return block
-
-
-def oci_resources(host: HostConfig, *, devices: bool = True) -> dict[str, Any]:
-    """linux.resources of a container; without device rules for an update."""
-    resources: dict[str, Any] = {}
-    for key, part in (("cpu", _cpu(host)), ("memory", _memory(host)), ("blockIO", _block_io(host))):
-        if part:
-            resources[key] = part
-    if host.pids_limit:
-        resources["pids"] = {"limit": host.pids_limit if host.pids_limit > 0 else -1}
-    if devices:
-        if host.privileged:
-            resources["devices"] = defaults.device_rules(privileged=True)
-        else:
-            rules = [device_rule(text) for text in host.device_cgroup_rules]
-            resources["devices"] = defaults.device_rules(privileged=False) + mapped_devices(host.devices)[1] + rules
-    return resources
 
 
 # Process
@@ -455,7 +211,7 @@ def _devices(host: HostConfig) -> list[dict[str, Any]]:
     if not host.privileged:
         return mapped_devices(host.devices)[0]
     elsewhere = [one for one in host.devices if one.path_in_container not in ("", one.path_on_host)]
-    return _devices_below("/dev", "/dev") + mapped_devices(elsewhere)[0]
+    return devices_below("/dev", "/dev") + mapped_devices(elsewhere)[0]
 
 
 def oci_spec(source: SpecInput) -> SpecPlan:
@@ -504,20 +260,6 @@ def oci_spec(source: SpecInput) -> SpecPlan:
         {"user": order.config.user or ROOT, "groups": host.group_add},
         seccomp_filter(options, host.privileged, caps),
     )
-
-
-def foreign_spec(order: ContainerOrder, spec: dict[str, Any]) -> dict[str, Any]:
-    """The same configuration for another runtime: in words that old ones know too."""
-    host = order.host_config
-    caps = capabilities.docker_capabilities(host.cap_add, host.cap_drop, host.privileged)
-    linux = dict(spec["linux"])
-    rules = seccomp_rules(security_options(host.security_opt), host.privileged, caps)
-    if rules is not None:
-        linux["seccomp"] = rules
-    adapted = {**spec, "ociVersion": COMMON_OCI_VERSION, "linux": linux}
-    if domainname := adapted.pop("domainname", ""):
-        linux["sysctl"] = {**linux["sysctl"], "kernel.domainname": domainname}
-    return adapted
 
 
 def _propagation(order: ContainerOrder) -> str:

@@ -11,8 +11,8 @@ import pytest
 
 from services.executor.agent.facts import with_runtimes
 from services.executor.agent.failures import translate
+from services.executor.agent.foreignspec import foreign_spec
 from services.executor.agent.runtimes import Runtimes
-from services.executor.agent.spec import foreign_spec
 from services.executor.runtime.errors import ForeignFailure, from_wire
 from shared.config import RuntimeEntry
 from shared.contracts.containers import NodeFacts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.executor.agent.spec import security_options
+from services.executor.agent.confinement import security_options
 from services.executor.control.confinement import FALSE, TRUE
 
 
