@@ -96,6 +96,7 @@ class ByteStream:
         self._credit = 0
         self._credit_grown = asyncio.Event()
         self._ended = False
+        self._last_word: tuple[int, bytes] | None = None  # an end that waits for somebody to hear it
         # Receiving
         self._expected = 0
         self._chunks: deque[bytes] = deque()
@@ -231,15 +232,25 @@ class ByteStream:
 
     async def close_write(self) -> None:
         """End this direction: the other side reads ``b""`` after what was written. Reading goes on."""
-        if not self._ended and self._broken is None:
-            self._ended = True
-            await self._send(END)
+        await self._end(END)
 
     async def fail(self, error: DavitError) -> None:
         """End this direction with an error: the other side reads what was written, then gets the error raised."""
-        if not self._ended and self._broken is None:
-            self._ended = True
-            await self._send(FAIL, orjson.dumps(error.to_wire(), default=str))
+        await self._end(FAIL, orjson.dumps(error.to_wire(), default=str))
+
+    async def _end(self, kind: int, payload: bytes = b"") -> None:
+        if self._ended or self._broken is not None:
+            return
+        self._ended = True
+        if self._accepted:
+            await self._send(kind, payload)
+        else:  # nobody listens yet: the frame would be lost, and with it the order of all that follow
+            self._last_word = kind, payload
+
+    async def _say_last_word(self) -> None:
+        if self._last_word is not None:
+            (kind, payload), self._last_word = self._last_word, None
+            await self._send(kind, payload)
 
     async def cancel(self, reason: str) -> None:
         """Give the stream up: both sides' reads and writes raise `StreamCancelled`; what is under way is dropped."""
@@ -254,6 +265,7 @@ class ByteStream:
         try:
             await self.close_write()
             if self._broken is None:
+                await self._say_last_word()
                 await self._send(CLOSE)
         except Unavailable as error:  # the bus is closed; the other side notices the silence
             log.debug("stream %s not closed properly: %s", self.ref.id, error)
@@ -310,6 +322,7 @@ class ByteStream:
         if not self._accepted:
             self._accepted = True
             await self._grant()
+            await self._say_last_word()
         self._apply(kind, frame)
 
     def _apply(self, kind: int, frame: bytes) -> None:

@@ -146,10 +146,10 @@ class TestFiles:
         result = engine.docker("cp", "box:/nosuch", str(tmp_path), check=False)
         assert "Could not find the file /nosuch in container box" in result.stderr
 
-    def test_a_whole_root_comes_without_what_the_kernel_shows(self, sdk: docker.DockerClient) -> None:
+    def test_a_whole_root_comes_without_what_the_kernel_shows(self, engine: Engine, sdk: docker.DockerClient) -> None:
         """/proc alone changes while it is read, and is not the container's."""
         container = sdk.containers.run("busybox", "sleep 1000", detach=True, volumes={"kept": {"bind": "/kept"}})
-        container.exec_run("touch /kept/file /dev/shm/file")
+        engine.docker("exec", container.id, "touch", "/kept/file", "/dev/shm/file")
         for archive, with_volumes in ((container.get_archive("/")[0], True), (container.export(), False)):
             with tarfile.open(fileobj=io.BytesIO(b"".join(archive))) as tar:
                 names = {name.removeprefix("./") for name in tar.getnames()}
@@ -158,6 +158,14 @@ class TestFiles:
             assert ("kept/file" in names) is with_volumes
         with tarfile.open(fileobj=io.BytesIO(b"".join(container.get_archive("/proc")[0]))) as tar:
             assert tar.getnames() == ["proc"]
+
+    def test_resizing_what_has_no_terminal_is_no_error(self, sdk: docker.DockerClient) -> None:
+        container = sdk.containers.run("busybox", "sleep 1000", detach=True)
+        container.resize(20, 30)
+
+    def test_an_empty_archive_changes_nothing(self, sdk: docker.DockerClient) -> None:
+        container = sdk.containers.create("busybox", "true")
+        assert container.put_archive("/tmp", b"")
 
     def test_owners_and_what_may_not_be_written(self, engine: Engine, tmp_path: Path) -> None:
         file = tmp_path / "file"

@@ -380,8 +380,11 @@ class Containers:
             self.records.keep(record)
 
     async def resize(self, container_id: str, height: int, width: int) -> None:
-        with translated():
-            await self.live(container_id).shim.resize(height, width)
+        """A container without a terminal is answered as Docker answers it: there is nothing to do."""
+        live = self.live(container_id)
+        if self.records.get(container_id).order.config.tty:
+            with translated():
+                await live.shim.resize(height, width)
 
     # Attach
 

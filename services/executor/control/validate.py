@@ -25,6 +25,7 @@ from shared.logconfig import check_driver, check_options
 
 HOSTNAME = re.compile(r"^[a-zA-Z0-9_.-]+$")
 MAX_HOSTNAME = 64
+MAX_PORT = 65535
 PORT = re.compile(r"^(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?$")
 # tmpfs(5), and the flags of mount(8) that apply to it.
 TMPFS_VALUES = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
@@ -121,12 +122,19 @@ def restart(subject: Subject) -> None:
 def ports(subject: Subject) -> None:
     for port in [*subject.config.exposed_ports, *subject.host.port_bindings]:
         match = PORT.match(port)
-        if not match or not 0 < int(match[1]) <= 65535:
+        if not match or not 0 < int(match[1]) <= MAX_PORT:
             raise refuse(f'invalid port specification: "{port}"', "HostConfig.PortBindings")
     for bindings in subject.host.port_bindings.values():
         for binding in bindings:
-            if binding.host_port and not re.fullmatch(r"\d{1,5}(-\d{1,5})?", binding.host_port):
+            if binding.host_port and not _is_port_or_range(binding.host_port):
                 raise refuse(f'invalid port specification: "{binding.host_port}"', "HostConfig.PortBindings")
+
+
+def _is_port_or_range(text: str) -> bool:
+    if not re.fullmatch(r"\d{1,5}(-\d{1,5})?", text):
+        return False
+    first, _, last = text.partition("-")
+    return int(first) <= int(last or first) <= MAX_PORT
 
 
 def network_mode(subject: Subject) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared import streams
-from shared.errors import DavitError
+from shared.errors import DavitError, NotFound
 from shared.streams import ByteStream, StreamBroken, StreamRef
 from shared.testing.bus import MemoryHub
 from tests.suites import streams as suite
@@ -55,6 +55,23 @@ async def test_an_offer_nobody_accepts_breaks(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(StreamBroken, match="nobody accepted"):
         await stream.read()
     await stream.aclose()
+
+
+async def test_an_end_before_anybody_listens_waits_for_the_acceptor() -> None:
+    """A body of no bytes ends at once, before the request that names the stream has arrived."""
+    hub = MemoryHub()
+    empty, failed = await streams.offer(hub.connect()), await streams.offer(hub.connect())
+    await empty.close_write()
+    await failed.fail(NotFound("gone"))
+    one, other = [await streams.accept(hub.connect(), stream.ref) for stream in (empty, failed)]
+    assert await asyncio.wait_for(one.read(), 2) == b""
+    with pytest.raises(NotFound, match="gone"):
+        await asyncio.wait_for(other.read(), 2)
+    await one.write(b"answer")
+    await one.close_write()
+    assert (await empty.read(), await empty.read()) == (b"answer", b"")
+    for stream in (empty, failed, one, other):
+        await stream.aclose()
 
 
 async def test_a_quiet_stream_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
