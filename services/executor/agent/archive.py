@@ -15,15 +15,13 @@ from typing import Any
 
 from services.executor.agent.records import NodeRecord, NodeRecords
 from services.executor.agent.rootfs import (
+    GENERATED,
     Found,
     Place,
     RootFilesystems,
-    changes_of_the_container,
-    generated,
     go_mode,
     kernels,
     look,
-    own_bytes,
     tree_bytes,
 )
 from shared.bus import Bus
@@ -139,7 +137,7 @@ class Archives:
         upper = self._upper(container_id)
         stream = await offer(self._bus)
         self._spawn(
-            self._pack(stream, upper, path="/", layer=True, exclude=generated(upper)),
+            self._pack(stream, upper, path="/", layer=True, exclude=GENERATED),
             name=f"changes {container_id[:12]}",
         )
         return stream.ref
@@ -153,10 +151,9 @@ class Archives:
     async def changes(self, container_id: str) -> Changes:
         record = self._records.get(container_id)
         upper = self._upper(container_id)
-        lowers = self._filesystems.lower(record)
-        found = await asyncio.to_thread(lambda: layer_changes.listed(upper, lowers, exclude=generated(upper)))
-        own = changes_of_the_container(found, upper, lowers)
-        return Changes(changes=[Change(path=path, kind=kind) for kind, path in own])
+        lowers = self._filesystems.beneath(record)
+        found = await asyncio.to_thread(lambda: layer_changes.listed(upper, lowers, exclude=GENERATED))
+        return Changes(changes=[Change(path=path, kind=kind) for kind, path in found])
 
     # sizes
 
@@ -172,7 +169,7 @@ class Archives:
                 below = self._filesystems.directories(layers.get(container_id, []))
                 sizes.rw[container_id], sizes.root_fs[container_id] = 0, sum(tree_bytes(layer) for layer in below)
                 continue
-            own = own_bytes(self._records.paths(container_id).upper)
+            own = tree_bytes(self._records.paths(container_id).upper)
             sizes.rw[container_id] = own
             sizes.root_fs[container_id] = own + sum(tree_bytes(layer) for layer in self._filesystems.lower(record))
         return sizes

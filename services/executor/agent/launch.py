@@ -25,7 +25,6 @@ from services.executor.agent.layers import NodeLayers
 from services.executor.agent.neighbours import SHARED_MEMORY, Neighbours, joins_shared_memory
 from services.executor.agent.network import NodeNetwork, Sandbox
 from services.executor.agent.records import ContainerPaths, NodeRecord, NodeRecords
-from services.executor.agent.rootfs import furnish
 from services.executor.agent.runtimes import ForeignRuntime, Runtimes
 from services.executor.agent.spec import SpecInput, oci_spec
 from services.executor.agent.volumes import NodeVolumes
@@ -144,7 +143,6 @@ class Launcher:
         paths.directory.mkdir(mode=0o710, parents=True, exist_ok=True)
         paths.upper.mkdir(mode=0o755, exist_ok=True)
         paths.work.mkdir(mode=0o700, exist_ok=True)
-        furnish(paths.upper, self._layers.lower(order))
         # What tells of an earlier run: the exit record, and the socket of a shim that was killed.
         paths.exit.unlink(missing_ok=True)
         paths.socket.unlink(missing_ok=True)
@@ -177,7 +175,7 @@ class Launcher:
             "bundle": str(paths.directory),
             "spec": plan.spec,
             "user": plan.user,
-            "rootfs": {"lower": self._layers.lower(order), "upper": str(paths.upper), "work": str(paths.work)},
+            "rootfs": {"lower": self._layers.beneath(order), "upper": str(paths.upper), "work": str(paths.work)},
             "log": self._log(order, paths),
             "tty": order.config.tty,
             "open_stdin": order.config.open_stdin,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.executor.agent import partial
+from services.executor.agent.furniture import furniture_of
 from services.executor.agent.records import NodeRecords
 from shared.bus import Bus
 from shared.context import RequestContext, current_context, use_context
@@ -69,6 +70,11 @@ class NodeLayers:
     def lower(self, order: ContainerOrder) -> list[str]:
         """Lower directories of a container, top layer first, as overlayfs wants them."""
         return [str(self._store.files(chain_id)) for chain_id in reversed(order.layers)]
+
+    def beneath(self, order: ContainerOrder) -> list[str]:
+        """The same, and above them what is not the image's: all that the container's own layer lies on."""
+        lower = self.lower(order)
+        return [furniture_of(lower), *lower] if lower else []
 
     async def start(self) -> None:
         """Remove what an earlier agent left half fetched, or a power cut may have damaged; then follow removals."""

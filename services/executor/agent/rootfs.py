@@ -17,78 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.executor.agent.failures import translated
+from services.executor.agent.furniture import DOCKERENV, FILES, furniture_of
 from services.executor.agent.records import NodeRecord, NodeRecords
 from services.executor.runtime.beneath import try_open_beneath
 from services.executor.runtime.rootfs import Overlay
 from shared.contracts.node import OrderedMount
 from shared.errors import NotFound
-from shared.layers.changes import ADDED, MODIFIED
 
-GENERATED = ("etc/hosts", "etc/hostname", "etc/resolv.conf", ".dockerenv")
+# In no image that is made of a container, whoever put them into its layer.
+GENERATED = (*FILES, DOCKERENV)
 READ_ONLY_ROOT = "container rootfs is marked read-only"
 READ_ONLY_MOUNT = "mounted volume is marked read-only"
-DOCKERENV = ".dockerenv"
-MTAB, MTAB_LINK = "etc/mtab", "/proc/mounts"
-# Made for the container rather than by it, as changes of an image that lacks them.
-SCAFFOLD = frozenset({"/dev", "/dev/pts", "/dev/shm", "/proc", "/sys", "/etc"})
-
-
-def furnish(upper: Path, lower: list[str]) -> None:
-    """Put into a new container's writable layer what programs look for: /.dockerenv, and /etc/mtab if there is none.
-
-    Args:
-        lower: The image's layers, topmost first.
-    """
-    marker = upper / DOCKERENV
-    if os.path.lexists(marker):
-        return
-    directory = next((f"{one}/etc" for one in lower if os.path.lexists(f"{one}/etc")), None)
-    if not any(os.path.lexists(f"{one}/{MTAB}") for one in (upper, *lower)):
-        _make_like(upper / "etc", directory)
-        os.symlink(MTAB_LINK, upper / MTAB)
-    marker.touch(mode=0o755)
-
-
-def _make_like(path: Path, other: str | None) -> None:
-    """A directory over another, which keeps the owner, mode and time that it had."""
-    if path.is_dir():
-        return
-    path.mkdir(mode=0o755)
-    if other is not None:
-        status = os.lstat(other)
-        os.chown(path, status.st_uid, status.st_gid)
-        os.chmod(path, stat.S_IMODE(status.st_mode))
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def generated(upper: Path) -> tuple[str, ...]:
-    """Paths of a writable layer that are not the container's changes."""
-    try:
-        ours = os.readlink(upper / MTAB) == MTAB_LINK
-    except OSError:
-        ours = False
-    return (*GENERATED, MTAB) if ours else GENERATED
-
-
-def changes_of_the_container(found: list[tuple[int, str]], upper: Path, lower: list[Path]) -> list[tuple[int, str]]:
-    """Changes without the directories that were made, or written to, for the container rather than by it."""
-    kept = [(kind, path) for kind, path in found if path not in SCAFFOLD]
-    holding = {path for path in SCAFFOLD if any(other.startswith(f"{path}/") for _, other in kept)}
-    return [
-        (MODIFIED if kind == ADDED and path in SCAFFOLD else kind, path)
-        for kind, path in found
-        if path not in SCAFFOLD or path in holding or (kind != ADDED and not _alike(path, upper, lower))
-    ]
-
-
-def _alike(path: str, upper: Path, lower: list[Path]) -> bool:
-    """Whether a directory has the owner and mode that the image gave it."""
-    below = next((one for one in lower if os.path.lexists(f"{one}{path}")), None)
-    try:
-        one, other = os.lstat(f"{upper}{path}"), os.lstat(f"{below}{path}")
-    except FileNotFoundError:
-        return False
-    return (one.st_mode, one.st_uid, one.st_gid) == (other.st_mode, other.st_uid, other.st_gid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +60,11 @@ class RootFilesystems:
         """Where layers, given lowest first, are on this node; topmost first."""
         return [self._layers / chain.removeprefix("sha256:") / "fs" for chain in reversed(layers)]
 
+    def beneath(self, record: NodeRecord) -> list[Path]:
+        """All that the container's own layer lies on, topmost first."""
+        lower = self.lower(record)
+        return [Path(furniture_of([str(one) for one in lower])), *lower] if lower else []
+
     @contextmanager
     def root(self, record: NodeRecord) -> Iterator[Path]:
         """The container's root directory."""
@@ -131,9 +75,8 @@ class RootFilesystems:
         paths.upper.mkdir(mode=0o755, parents=True, exist_ok=True)
         paths.work.mkdir(mode=0o700, exist_ok=True)
         with translated():
-            mounted = Overlay(
-                {"lower": [str(one) for one in self.lower(record)], "upper": str(paths.upper), "work": str(paths.work)}
-            ).detached()
+            lower = [str(one) for one in self.beneath(record)]
+            mounted = Overlay({"lower": lower, "upper": str(paths.upper), "work": str(paths.work)}).detached()
         try:
             yield Path(f"/proc/self/fd/{mounted}")
         finally:
@@ -175,20 +118,6 @@ def kernels(record: NodeRecord, path: str) -> list[str]:
         return []
     found = {"/proc", "/sys", "/dev"} - {mount.target for mount in record.order.mounts}
     return sorted(posixpath.relpath(one, path) for one in found if path in ("/", one))
-
-
-@contextmanager
-def image_view(lower: list[str]) -> Iterator[Path]:
-    """An image's layers together, topmost first, read-only."""
-    if len(lower) == 1:
-        yield Path(lower[0])
-        return
-    with translated():
-        mounted = Overlay({"lower": lower}).detached()
-    try:
-        yield Path(f"/proc/self/fd/{mounted}")
-    finally:
-        os.close(mounted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,8 +204,3 @@ def tree_bytes(root: Path) -> int:
                 seen.add((status.st_dev, status.st_ino))
                 total += status.st_size
     return total
-
-
-def own_bytes(upper: Path) -> int:
-    """Bytes of what a container wrote itself."""
-    return tree_bytes(upper) - (len(MTAB_LINK) if MTAB in generated(upper) else 0)

@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from services.executor.agent.rootfs import Place, image_view, look, tree_bytes
+from services.executor.agent.rootfs import Place, look, tree_bytes
+from services.executor.agent.views import image_view
 from shared.bus import EMPTY, Empty
 from shared.contracts.node import ContainerOrder, OrderedMount
 from shared.contracts.volumes import NodeVolume, VolumeSizes
