@@ -6,8 +6,6 @@ Source: Docker Engine API 1.50; the reference engine's answers for what the desc
 from __future__ import annotations
 
 import re
-from datetime import datetime
-from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -15,11 +13,10 @@ import orjson
 
 from shared.contracts.docker import Filters
 from shared.errors import InvalidArgument
+from shared.moments import moment_ns
 
 FALSE_WORDS = frozenset({"", "0", "no", "false", "none"})
 BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2}).{0,2}")
-DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-UNIT_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
 class Query:
@@ -110,14 +107,6 @@ def _filter_values(key: str, values: Any) -> list[str]:
 def parse_time_ns(name: str, text: str, now_ns: int) -> int:
     """Seconds since the epoch with up to nine decimals, RFC 3339, or a duration before now (``1h30m``)."""
     try:
-        return int(Decimal(text) * 10**9)
-    except (InvalidOperation, ValueError, OverflowError):
-        pass
-    if text and DURATION.sub("", text.lstrip("-")) == "":
-        sign = 1 if text.startswith("-") else -1
-        return now_ns + sign * sum(int(float(number) * UNIT_NS[unit]) for number, unit in DURATION.findall(text))
-    try:
-        moment = datetime.fromisoformat(text)
+        return moment_ns(text, now_ns)
     except ValueError as error:
         raise InvalidArgument(f'invalid value for {name}: parsing "{text}": invalid syntax', field=name) from error
-    return int(moment.timestamp()) * 10**9 + moment.microsecond * 1000

@@ -7,19 +7,17 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from services.image.domain import Name, unix_time
+from services.image.domain import Name
 from services.image.references import Reference
 from shared.contracts.docker import Filters
 from shared.contracts.images import Image
 from shared.errors import InvalidArgument
+from shared.moments import moment_ns
 
 LIST_KEYS = ("dangling", "label", "label!", "before", "since", "reference", "until")
 PRUNE_KEYS = ("dangling", "label", "label!", "until")
 _TRUE = ("1", "true", "True", "TRUE", "t", "T")
 _FALSE = ("0", "false", "False", "FALSE", "f", "F")
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-_UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +92,10 @@ def _until(values: list[str]) -> float | None:
         return None
     if len(values) > 1:
         raise InvalidArgument("more than one until filter specified", field="filters")
-    text = values[0]
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    if _DURATION.fullmatch(text):
-        return time.time() - sum(float(value) * _UNIT_S[unit] for value, unit in _DURATION_PART.findall(text))
-    moment = unix_time(text)
-    if not moment:
-        raise InvalidArgument(f'failed to parse until value "{text}"', field="filters")
-    return float(moment)
+    try:
+        return moment_ns(values[0], time.time_ns()) / 1e9
+    except ValueError as error:
+        raise InvalidArgument(f'failed to parse until value "{values[0]}"', field="filters") from error
 
 
 def _matcher(pattern: str) -> Callable[[Reference], bool]:

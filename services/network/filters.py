@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from services.network.domain import NetworkRecord
 from shared.contracts.docker import Filters
 from shared.errors import InvalidArgument
+from shared.moments import moment_ns
 
 LIST_FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 PRUNE_FILTERS = frozenset({"label", "label!", "until"})
 TRUE_WORDS, FALSE_WORDS = ("1", "true", "True"), ("0", "false", "False")
-_NUMBER = re.compile(r"-?\d+(\.\d*)?")
-UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def check(filters: Filters, known: frozenset[str]) -> None:
@@ -62,30 +60,9 @@ def parse_until(text: str, now: datetime) -> datetime:
         InvalidArgument: It is none of them.
     """
     try:
-        if _NUMBER.fullmatch(text):
-            return datetime.fromtimestamp(float(text), UTC)
-        seconds = _duration_s(text)
-        if seconds is not None:
-            return now - timedelta(seconds=seconds)
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError) as error:  # no number, or a year that there is not
+        return datetime.fromtimestamp(moment_ns(text, int(now.timestamp() * 1e9)) / 1e9, UTC)
+    except (ValueError, OverflowError) as error:  # no moment, or a year that there is not
         raise InvalidArgument(f'failed to parse value for filter "until": {text}', field="filters.until") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _duration_s(text: str) -> float | None:
-    total, number, unit = 0.0, "", ""
-    for character in [*text, ""]:
-        if character and (character.isdecimal() or character == ".") and not unit:
-            number += character
-        elif character and character.isalpha() and number:
-            unit += character
-        else:
-            if unit not in UNITS_S or not number:
-                return None
-            total += float(number) * UNITS_S[unit]
-            number, unit = character, ""
-    return total
 
 
 def _has_label(labels: dict[str, str], text: str) -> bool:

@@ -12,10 +12,10 @@ from typing import Any
 
 import orjson
 
-from services.executor.control.pruning import UNIT_S
 from services.executor.control.signals import parse_signal
 from shared.contracts.docker import ContainerConfig, HealthConfig
 from shared.errors import InvalidArgument
+from shared.moments import duration_ns
 
 
 def _refuse(text: str) -> InvalidArgument:
@@ -114,13 +114,10 @@ def _work_dir(config: ContainerConfig, text: str) -> None:
 
 
 def _duration_ns(text: str) -> int:
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    found = duration_ns(text)
+    if found is None or not 0 <= found < 2**63:
         raise _refuse(f"invalid duration: {text}")
-    total_ns = sum(float(number) * UNIT_S[unit] for number, unit in parts) * 1e9
-    if total_ns >= 2**63:
-        raise _refuse(f"invalid duration: {text}")
-    return int(total_ns)
+    return found
 
 
 def _healthcheck(config: ContainerConfig, text: str) -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
-
 from services.executor.control.domain import Record
 from services.executor.control.listing import matches_label
 from shared.contracts.docker import Filters
 from shared.errors import InvalidArgument
-
-UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+from shared.moments import moment_ns
 
 
 def matches(record: Record, filters: Filters, until_ns: list[int]) -> bool:
@@ -31,11 +26,6 @@ def parse_until(text: str, now_ns: int) -> int:
         text: A duration before now (``24h``, ``1h30m``), seconds since the epoch, or RFC 3339.
     """
     try:
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            return int(float(text) * 1e9)
-        if text and re.fullmatch(f"(?:{_DURATION.pattern})+", text):
-            return now_ns - int(sum(float(number) * UNIT_S[unit] for number, unit in _DURATION.findall(text)) * 1e9)
-        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except (ValueError, OverflowError) as error:
+        return moment_ns(text, now_ns)
+    except ValueError as error:
         raise InvalidArgument(f"invalid value for until: {text}", field="filters") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e9)
