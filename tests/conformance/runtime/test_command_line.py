@@ -301,6 +301,11 @@ def running(pid: int) -> bool:
 
 
 class TestExec:
+    def test_nothing_to_execute(self, oci: Runtime, bundle: Bundle) -> None:
+        result = oci.call("exec", oci.running(bundle))
+        assert (result.code, result.out) == (255, ""), result
+        assert "exec failed: process args cannot be empty" in result.err
+
     def test_a_pid_file_that_cannot_be_written_ends_it(self, oci: Runtime, bundle: Bundle) -> None:
         container = oci.running(bundle)
         before = oci.call("ps", "-f", "json", container).out

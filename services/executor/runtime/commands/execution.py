@@ -41,8 +41,10 @@ _SETS = ("bounding", "effective", "permitted")
 
 def execute(config: Any, options: dict[str, Any], arguments: list[str]) -> int:
     """`exec <id> <command> [args]`, or with --process."""
-    if not arguments or (len(arguments) < 2 and not options["process"]):
-        raise UsageError("process args cannot be empty" if arguments else '"exec" requires a minimum of 1 argument(s)')
+    if not arguments:
+        raise UsageError('"exec" requires a minimum of 1 argument(s)')
+    if len(arguments) < 2 and not options["process"]:
+        raise RuntimeFailure("exec failed: process args cannot be empty")
     try:
         return _execute(config, store.load(config.root, arguments[0]), options, arguments[1:])
     except RuntimeFailure as failure:
