@@ -39,10 +39,11 @@ class User:
 
     def __call__(self, *arguments: str) -> tuple[int, str]:
         """Exit code, and all that was printed."""
+        user: dict[str, Any] = {} if self.prefix else {"user": USER, "group": USER, "extra_groups": []}
         with open(self.directory / "said", "w+b") as said:
             done = subprocess.run(
                 [*self.prefix, *self.command, *arguments],
-                **({} if self.prefix else {"user": USER, "group": USER, "extra_groups": []}),
+                **user,
                 cwd=self.directory,
                 env={"PATH": os.environ["PATH"]},
                 stdin=subprocess.DEVNULL,

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def podman(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     for path in _kept() - before:
         if path.is_dir():
             for directory in (*path.rglob("*/"), path):  # its monitors' groups
-                eventually(lambda directory=directory: _removed(directory))
+                eventually(partial(_removed, directory))
         else:
             path.unlink()
 

@@ -15,7 +15,7 @@ def test_a_token_lets_its_bearer_in_for_a_while(monkeypatch: pytest.MonkeyPatch)
     assert NodeTokens(b"key").allows(f"Bearer {token}")
     assert not NodeTokens(b"other").allows(f"Bearer {token}")
     later = time.time() + nodes.TOKEN_S + 1
-    monkeypatch.setattr(nodes.time, "time", lambda: later)
+    monkeypatch.setattr(time, "time", lambda: later)
     assert not NodeTokens(b"key").allows(f"Bearer {token}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.executor.runtime.errors import ForeignFailure
-from services.executor.runtime.foreign import Runtime
+from services.executor.runtime.foreigncommand import Runtime
 
 ROOT = Path(__file__).resolve().parents[3]
 

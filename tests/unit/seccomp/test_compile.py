@@ -12,6 +12,7 @@ from services.executor.runtime import seccomp, syscalls
 from services.executor.runtime.capabilities import DEFAULT, NAMES
 from services.executor.runtime.errors import InvalidSpec
 from services.executor.runtime.seccomp_default import default_profile
+from services.executor.runtime.seccomp_filter import ACTIONS, CompiledFilter
 from services.executor.runtime.seccomp_profile import resolve_profile
 from tests.unit.seccomp import machine
 from tests.unit.seccomp.machine import ALLOW, AUDIT, ERRNO, KILL
@@ -56,7 +57,7 @@ def test_every_action_has_the_kernels_value(action: str, expected: int) -> None:
     default = "SCMP_ACT_LOG" if action == "SCMP_ACT_ALLOW" else "SCMP_ACT_ALLOW"
     rules = profile({"names": ["getpid"], "action": action}, default=default)
     assert answer(rules, "getpid") == expected
-    assert answer(rules, "getppid") == seccomp.ACTIONS[default]
+    assert answer(rules, "getppid") == ACTIONS[default]
 
 
 def test_errno_ret_of_a_rule_and_of_the_default() -> None:
@@ -170,7 +171,7 @@ def test_a_notifying_filter_asks_for_a_listener_and_survives_packing() -> None:
     rules["flags"] = ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC"]
     compiled = seccomp.compile_filter(rules, "x86_64")
     assert compiled.flags == 8 | 2
-    again = seccomp.CompiledFilter.unpack(compiled.pack())
+    again = CompiledFilter.unpack(compiled.pack())
     assert (again.program, again.flags) == (compiled.program, compiled.flags)
     assert (again.listener_path, again.listener_metadata) == ("/run/l.sock", "m")
 
