@@ -10,6 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 
 UNIT_NS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+FARTHEST_NS = 2**63 - 1
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
 _DURATION = re.compile(f"([+-]?)((?:{_PART.pattern})+)")
 _SECONDS = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
@@ -27,13 +28,15 @@ def duration_ns(text: str) -> int | None:
 def moment_ns(text: str, now_ns: int) -> int:
     """Nanoseconds since the epoch of a moment: a duration before now, seconds since the epoch, or RFC 3339.
 
+    Whatever is more than 292 years from the epoch, as 64 bits reach, is that far from it.
+
     Raises:
-        ValueError: It is none of them, there is no such day, or it is too far away for 64 bits.
+        ValueError: It is none of them, there is no such day, or its seconds are too many for 64 bits.
     """
     moment = _moment_ns(text, now_ns)
-    if abs(moment) >= 2**63:
+    if abs(moment) >= 2**63 * 10**9:
         raise ValueError(f"out of range: {text}")
-    return moment
+    return max(-FARTHEST_NS, min(moment, FARTHEST_NS))
 
 
 def _moment_ns(text: str, now_ns: int) -> int:

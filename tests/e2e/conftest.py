@@ -40,11 +40,14 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(autouse=True)
 def no_containers(engine: Engine) -> Iterator[None]:
-    """Each test begins and ends without containers."""
+    """Each test begins and ends without containers and volumes."""
     yield
     ids = engine.docker("ps", "-aq").stdout.split()
     if ids:
         engine.docker("rm", "-f", "-v", *ids)
+        names = engine.docker("volume", "ls", "-q").stdout.split()
+        if names:
+            engine.docker("volume", "rm", *names)
 
 
 @pytest.fixture

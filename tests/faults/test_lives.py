@@ -145,6 +145,9 @@ def test_a_start_that_the_agent_had_no_time_to_write_down(
     now.becomes("brief", "{{.State.Status}} {{.State.ExitCode}}", state)
     eventually(lambda: json.loads(record.read_bytes())["status"] == state.split()[0], 15, "a record of that")
     assert now.state("brief", "{{.State.StartedAt}}") == started
+    if meanwhile != "goes on":
+        groups = Path("/sys/fs/cgroup").glob(f"**/davit/{record.parent.name}")
+        assert not list(groups), "a cgroup of a container that has ended"
     told = ["create", "start", *["die"] * (state != "running 0")]
     eventually(lambda: now.actions("brief") == told, 15, "its events")
     engine.docker("rm", "-f", now.name("brief"), timeout_s=60)

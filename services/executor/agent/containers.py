@@ -190,12 +190,15 @@ class Containers:
             return ended
 
     async def _orphaned(self, container_id: str) -> None:
-        """End what another runtime keeps running when its shim is gone: nobody could tell of its end."""
+        """End what is left of a container whose shim is gone: its cgroup, and what another runtime keeps running."""
         record = self.records.find(container_id)
-        if record is None or record.runtime is None:
+        if record is None:
             return
-        await record.runtime.delete(container_id)
+        if record.runtime is not None:
+            await record.runtime.delete(container_id)
         cgroup = self._cgroups.open(self.cgroup_path(record))
+        if not cgroup.exists():  # the machine was started anew
+            return
         try:
             await asyncio.to_thread(cgroup.kill)
             await asyncio.to_thread(cgroup.remove)

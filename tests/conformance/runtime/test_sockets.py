@@ -237,7 +237,10 @@ class Agent:
         try:
             while all(not events & select.POLLHUP for _, events in poller.poll(20_000)):
                 call = bytearray(80)
-                fcntl.ioctl(fd, _NOTIFY_RECEIVE, call)
+                try:
+                    fcntl.ioctl(fd, _NOTIFY_RECEIVE, call)
+                except FileNotFoundError:  # a signal came in between (Go's scheduler sends them): it calls again
+                    continue
                 number, _, _, syscall = struct.unpack_from("<QIIi", call)
                 refused = syscall == 83
                 answer = struct.pack("<QqiI", number, 0, -19 if refused else 0, 0 if refused else _CONTINUE)
