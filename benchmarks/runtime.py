@@ -20,8 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from services.executor.agent.zygote import LaunchResult, Zygote
-from services.executor.runtime import cgroups, defaults
+from services.executor.agent.shims.zygote import LaunchResult, Zygote
+from services.executor.runtime import cgroups
+from services.executor.runtime.spec import defaults
 from tests.conformance.runtime.conftest import Runtime, commands
 
 NEIGHBOURS = 25

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from cli.client import EngineClient
-from cli.process import Identity
-from cli.state import EngineState, remove_state
 from shared.errors import DavitError
+from supervisor.process import Identity
+from supervisor.state import EngineState, remove_state
 
 STOP_WITHIN_S = 40.0
 

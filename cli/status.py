@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.state import EngineState, ProcessState
 from shared.config import EngineConfig
+from supervisor.state import EngineState, ProcessState
 
 if TYPE_CHECKING:
-    from shared.health import Health
+    from shared.bus.health import Health
 
 EXIT_NOT_RUNNING = 3  # as systemctl and LSB init scripts say it
 EXIT_DEGRADED = 1
@@ -74,10 +74,10 @@ def _ask(state: EngineState) -> tuple[list[Health], str]:
     import asyncio
     import logging
 
-    from shared.bus import Bus
-    from shared.credentials import credentials
+    from shared.bus.client import Bus
+    from shared.bus.credentials import credentials
+    from shared.bus.health import SERVICES, ask_all
     from shared.errors import DavitError
-    from shared.health import SERVICES, ask_all
 
     config = EngineConfig(data_root=Path(state.data_root), run_dir=Path(state.run_dir), nats_url=state.nats_url)
     expected = sum(1 for name in state.processes if name in SERVICES)
@@ -92,7 +92,7 @@ def _ask(state: EngineState) -> tuple[list[Health], str]:
         finally:
             await bus.close()
 
-    logging.getLogger("shared.bus").setLevel(logging.ERROR)
+    logging.getLogger("shared.bus.client").setLevel(logging.ERROR)
     try:
         return asyncio.run(ask()), ""
     except DavitError as error:

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cli import checks, enginelog
-from cli.process import detach
-from cli.state import EngineLock, EngineState
-from cli.supervise import Spec, guardian_command
+from shared.bus.health import SERVICES
 from shared.config import EngineConfig
 from shared.errors import Conflict, InvalidArgument
-from shared.health import SERVICES
+from supervisor import checks, enginelog
+from supervisor.__main__ import Spec, guardian_command
+from supervisor.process import detach
+from supervisor.state import EngineLock, EngineState
 
 EXIT_FAILURE = 1
 # Flag -> the setting it gives.
@@ -115,7 +115,7 @@ def chosen_services(text: str | None) -> list[str]:
     Raises:
         InvalidArgument: A name is not a service.
     """
-    from cli.warm import ENTRIES
+    from supervisor.warm import ENTRIES
 
     names = [name.strip() for name in text.split(",") if name.strip()] if text else list(ENTRIES)
     for name in names:

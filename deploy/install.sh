@@ -22,7 +22,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
   # The engine runs with -OO: compiled now, not at its first start.
-  .venv/bin/python -m compileall -q -j 0 -o 0 -o 2 cli services shared migrations
+  .venv/bin/python -m compileall -q -j 0 -o 0 -o 2 cli supervisor services shared migrations
   .venv/bin/python -m compileall -q -j 0 -o 2 .venv/lib/python3*/site-packages >/dev/null
   echo "$want" >"$stamp"
 fi

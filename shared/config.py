@@ -20,8 +20,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from shared import configvalues as values_of
 from shared.contracts.docker import ULIMITS
+from shared.docker.logconfig import check_options
 from shared.errors import InvalidArgument, Unsupported
-from shared.logconfig import check_options
 from shared.logs import HIDDEN, hide_secrets, is_secret
 
 DEFAULT_FILE = Path("/etc/davit/daemon.json")
@@ -273,7 +273,7 @@ class EngineConfig(BaseModel):
 
     @property
     def database(self) -> str:
-        """The URL for `shared.database.Database.open`."""
+        """The URL for `shared.state.database.Database.open`."""
         return self.database_url or f"sqlite:///{self.data_root / 'db'}"
 
 

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
+from shared.docker.logconfig import check_driver, parse_size
 from shared.errors import InvalidArgument
-from shared.logconfig import check_driver, parse_size
 
 # The longest of a network with an address for a container beside the gateway's.
 LONGEST_PREFIX = 30

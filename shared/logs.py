@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import orjson
 
-from shared.context import current_request_id
+from shared.bus.context import current_request_id
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _SECRET_KEY = re.compile(r"passw|secret|token|auth(?!or)|credential|private_?key|identity", re.IGNORECASE)

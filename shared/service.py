@@ -20,16 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared import failpoints, health, logs, migrate
-from shared.bus import Bus, Empty
+from shared import failpoints, logs
+from shared.bus import health
+from shared.bus.client import Bus, Empty
+from shared.bus.context import RequestContext, use_context
+from shared.bus.credentials import credentials
+from shared.bus.health import Health
 from shared.clock import Clock, SystemClock
 from shared.config import EngineConfig, ProcessSettings
-from shared.context import RequestContext, use_context
-from shared.credentials import credentials
-from shared.database import Database
 from shared.errors import Conflict, DavitError, InvalidArgument, Unsupported
-from shared.health import Health
-from shared.relay import Relay
+from shared.events.relay import Relay
+from shared.state import migrate
+from shared.state.database import Database
 from shared.version import VERSION
 
 EXIT_FAILURE = 1

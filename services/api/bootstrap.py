@@ -8,9 +8,10 @@ import uuid
 from services.api.app import build_app
 from services.api.call import Deps, EngineFacts
 from services.api.server import EdgeServer, Listener, TlsSettings, inherited_listener, open_listener
-from shared import eventstream, streams
+from shared.bus import streams
 from shared.config import EngineConfig, ProcessSettings
 from shared.errors import InvalidArgument
+from shared.events import stream
 from shared.service import ServiceContext
 from shared.version import VERSION
 
@@ -73,7 +74,7 @@ async def start(context: ServiceContext) -> None:
     deps = Deps(
         bus=bus,
         offer=functools.partial(streams.offer, bus),
-        follow=functools.partial(eventstream.follow, bus),
+        follow=functools.partial(stream.follow, bus),
         facts=facts_of(context.config),
     )
     server = EdgeServer(build_app(deps))

@@ -19,12 +19,12 @@ from services.api import body
 from services.api.hijack import EXTENSION_HIJACK, Headers, RawConnection
 from services.api.query import Query
 from services.api.versions import Version
-from shared.bus import Contract
+from shared.bus.client import Contract
 from shared.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from shared.events import DomainEvent
-    from shared.streams import ByteStream
+    from shared.bus.streams import ByteStream
+    from shared.events.record import DomainEvent
 
 Req = TypeVar("Req", bound=BaseModel)
 Rep = TypeVar("Rep", bound=BaseModel)

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from services.api import versions
 from services.api.errors import body_of, status_of
 from services.api.hijack import EXTENSION_PEER
-from shared.context import RequestContext, new_request_id, new_traceparent, use_context
+from shared.bus.context import RequestContext, new_request_id, new_traceparent, use_context
 from shared.errors import DavitError, Internal
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from urllib.parse import parse_qs
 import orjson
 
 from shared.contracts.docker import Filters
+from shared.docker.moments import moment_ns
 from shared.errors import InvalidArgument
-from shared.moments import moment_ns
 
 FALSE_WORDS = frozenset({"", "0", "no", "false", "none"})
 BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2}).{0,2}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shared.bus.handover import Sender
 from shared.errors import Unavailable
-from shared.handover import Sender
 
 if TYPE_CHECKING:
     from services.api.call import Call

@@ -15,7 +15,7 @@ from shared.errors import DavitError, Interrupted
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from shared.streams import ByteStream
+    from shared.bus.streams import ByteStream
 
 # A request that kills its server each time must not do so for ever.
 ATTEMPTS = 4

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from services.api.repeating import ATTEMPTS, until_answered
 from services.api.streaming import end_stream
-from shared.batches import Batch, BatchReader
+from shared.bus.batches import Batch, BatchReader
 from shared.contracts import containers as contracts
 from shared.contracts.containers import Attach, AttachInfo, Logs
 from shared.errors import DavitError, DeadlineExceeded, Unavailable
 
 if TYPE_CHECKING:
     from services.api.call import Call
-    from shared.streams import ByteStream
+    from shared.bus.streams import ByteStream
 
 RETRY_PAUSE_S = 0.3
 # How long a node may be away before who follows a log of it is told so.

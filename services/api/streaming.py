@@ -24,7 +24,7 @@ from shared.errors import DavitError
 if TYPE_CHECKING:
     from services.api.call import Call
     from services.api.detach import DetachKeys
-    from shared.streams import ByteStream
+    from shared.bus.streams import ByteStream
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from services.api.streaming import end_stream, end_tasks
 from shared.errors import DavitError, InvalidArgument
 
 if TYPE_CHECKING:
-    from shared.streams import ByteStream
+    from shared.bus.streams import ByteStream
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10

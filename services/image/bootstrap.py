@@ -7,22 +7,22 @@ import itertools
 import os
 from typing import Any
 
+from services.image.archives.importing import Importer
+from services.image.archives.loading import Loader
+from services.image.archives.saving import Saver
 from services.image.build import handlers as build_handlers
-from services.image.depot import Depot
-from services.image.handlers import ImageQueries
-from services.image.importing import Importer
+from services.image.catalog.depot import Depot
+from services.image.catalog.handlers import ImageQueries
+from services.image.catalog.removal import Remover
 from services.image.jobs import Jobs
-from services.image.loading import Loader
 from services.image.registry.door import RegistryDoor
-from services.image.removal import Remover
-from services.image.saving import Saver
 from services.image.server.nodes import NodeDoor, NodeTokens
 from services.image.sql.catalog import SqlCatalog
 from services.image.store.content import ContentStore
+from shared.bus.leases import Lease
 from shared.contracts import images as contracts
 from shared.errors import DavitError
 from shared.layers.store import LayerStore
-from shared.leases import Lease
 from shared.service import ServiceContext
 
 COLLECT_EVERY_MINUTES = 60

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from shared.context import current_context, use_context
+from shared.bus.context import current_context, use_context
+from shared.bus.streams import StreamBroken, StreamCancelled
 from shared.errors import DavitError, Internal
-from shared.streams import StreamBroken, StreamCancelled
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from shared.bus.streams import ByteStream, StreamBroken, StreamCancelled
 from shared.errors import (
     Conflict,
     DavitError,
@@ -24,7 +25,6 @@ from shared.errors import (
     Unavailable,
     Unsupported,
 )
-from shared.streams import ByteStream, StreamBroken, StreamCancelled
 
 BAR_WIDTH = 50
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 from services.network.domain import NetworkRecord
 from shared.contracts.docker import Filters
+from shared.docker.moments import moment_ns
 from shared.errors import InvalidArgument
-from shared.moments import moment_ns
 
 LIST_FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
 PRUNE_FILTERS = frozenset({"label", "label!", "until"})

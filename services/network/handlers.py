@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from services.network import domain, filters, ipam
 from services.network.domain import Defaults, NetworkRecord
 from services.network.sql import EndpointRecord, KnownNetwork, NetworkStore, Source
-from shared.bus import EMPTY, Bus, Empty
+from shared.bus.client import EMPTY, Bus, Empty
 from shared.clock import Clock
 from shared.contracts import networks as contract
 from shared.contracts.networks import (
@@ -24,9 +24,9 @@ from shared.contracts.networks import (
     PrunedNetworks,
     PruneNetworks,
 )
-from shared.database import Database
 from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound
-from shared.events import DomainEvent
+from shared.events.record import DomainEvent
+from shared.state.database import Database
 
 log = logging.getLogger(__name__)
 

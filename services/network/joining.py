@@ -11,7 +11,7 @@ from services.network.domain import NetworkRecord
 from services.network.endpoints import Asker, Wanted
 from services.network.handlers import find, hint
 from services.network.sql import EndpointRecord, KnownNetwork, NetworkStore, Occupancy
-from shared.bus import EMPTY, Bus, Empty
+from shared.bus.client import EMPTY, Bus, Empty
 from shared.contracts import networks as contract
 from shared.contracts.docker import EndpointSettings
 from shared.contracts.networks import (
@@ -25,9 +25,9 @@ from shared.contracts.networks import (
     NodeNetworksRequest,
     RenameEndpoints,
 )
-from shared.database import Database, Transaction
 from shared.errors import Conflict, Forbidden, InvalidArgument
-from shared.events import DomainEvent
+from shared.events.record import DomainEvent
+from shared.state.database import Database, Transaction
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from pydantic import BaseModel, Field
 from services.network.domain import NetworkRecord
 from services.network.ipam import Pool
 from services.network.ports import Taken
-from shared.connection import Connection
 from shared.contracts.docker import EndpointSettings
 from shared.contracts.networks import Attachment, NodeNetwork
-from shared.database import Transaction
-from shared.statements import Prepared
+from shared.state.connection import Connection
+from shared.state.database import Transaction
+from shared.state.statements import Prepared
 
 metadata = sa.MetaData()
 

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from services.volume import domain
 from services.volume.domain import VolumeRecord
 from services.volume.sql import Source, VolumeStore
-from shared.bus import EMPTY, Bus, Empty
+from shared.bus.client import EMPTY, Bus, Empty
 from shared.clock import Clock
 from shared.contracts import volumes as contract
 from shared.contracts.volumes import (
@@ -33,9 +33,9 @@ from shared.contracts.volumes import (
     Volumes,
     WantedVolume,
 )
-from shared.database import Database, Transaction
 from shared.errors import Conflict, DavitError, DeadlineExceeded, NotFound, Unavailable
-from shared.events import DomainEvent
+from shared.events.record import DomainEvent
+from shared.state.database import Database, Transaction
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.volume.domain import VolumeRecord
-from shared.connection import Connection
-from shared.database import Transaction
-from shared.statements import Prepared
+from shared.state.connection import Connection
+from shared.state.database import Transaction
+from shared.state.statements import Prepared
 
 metadata = sa.MetaData()
 

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from shared.bus import Contract, Empty
+from shared.bus.client import Contract, Empty
+from shared.bus.streams import StreamRef
 from shared.contracts.docker import (
     ContainerConfig,
     EndpointSettings,
@@ -17,7 +18,6 @@ from shared.contracts.docker import (
     Resources,
     RestartPolicy,
 )
-from shared.streams import StreamRef
 
 Status = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
 
@@ -268,7 +268,7 @@ class StatsResult(BaseModel):
 
 
 class Logs(ContainerRef):
-    """The log leaves on `stream` in batches (`shared.batches`), their data multiplexed unless the container has a TTY.
+    """The log leaves on `stream` in batches (`shared.bus.batches`): multiplexed data unless the container has a TTY.
 
     Attributes:
         since_ns, until_ns: Nanoseconds since the epoch.

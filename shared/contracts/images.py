@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from shared.bus import Contract, Empty
+from shared.bus.client import Contract, Empty
+from shared.bus.handover import PipeRef
+from shared.bus.streams import StreamRef
 from shared.contracts.docker import ContainerConfig, Filters
-from shared.handover import PipeRef
-from shared.streams import StreamRef
 
 
 class ImageRef(BaseModel):

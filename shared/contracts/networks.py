@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from shared.bus import Contract, Empty
+from shared.bus.client import Contract, Empty
 from shared.contracts.docker import EndpointSettings, Filters, PortMap
 
 

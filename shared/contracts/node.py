@@ -11,12 +11,12 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from shared.bus import Contract, Empty
+from shared.bus.client import Contract, Empty
+from shared.bus.streams import StreamRef
 from shared.contracts import containers
 from shared.contracts.containers import HealthLogEntry, NodeFacts
 from shared.contracts.docker import ContainerConfig, HostConfig, Resources
 from shared.contracts.networks import Attachment
-from shared.streams import StreamRef
 
 
 class OrderedMount(BaseModel):

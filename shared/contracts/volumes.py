@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from shared.bus import Contract, Empty
+from shared.bus.client import Contract, Empty
 from shared.contracts.docker import Filters
 
 

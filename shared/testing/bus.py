@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.bus import Contract, Handler, Rep, Req
-from shared.context import RequestContext, current_context, use_context
+from shared.bus.client import Contract, Handler, Rep, Req
+from shared.bus.context import RequestContext, current_context, use_context
 from shared.errors import DavitError, DeadlineExceeded, Internal, InvalidArgument, Unavailable, from_wire
-from shared.reserve import spend
+from shared.state.reserve import spend
 
 Received = Callable[[bytes], Awaitable[None]]
 
@@ -64,7 +64,7 @@ class _Subscription:
 
 
 class MemoryBus:
-    """A connection; has the methods of `shared.bus.Bus` that services use."""
+    """A connection; has the methods of `shared.bus.client.Bus` that services use."""
 
     def __init__(self, hub: MemoryHub, name: str) -> None:
         self._hub = hub

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bus import Bus
+from shared.bus.client import Bus
 from shared.errors import Unavailable
 from tests.conftest import missing
 from tests.lab.nats import NatsServer

@@ -69,7 +69,7 @@ class Cluster:
         )
         python = str(DAVIT.with_name("python"))
         self._bus = subprocess.Popen(
-            [*self.engine.netns.enter, python, "-m", "cli.nats", "--config", str(config)],
+            [*self.engine.netns.enter, python, "-m", "supervisor.nats", "--config", str(config)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=ROOT,

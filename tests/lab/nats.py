@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from cli.nats import find_binary
+from supervisor.nats import find_binary
 
 
 class NatsServer:

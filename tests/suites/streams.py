@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
+from shared.bus.streams import CHUNK_BYTES, ByteStream, StreamBroken, StreamCancelled
 from shared.errors import Internal, NotFound
-from shared.streams import CHUNK_BYTES, ByteStream, StreamBroken, StreamCancelled
 
 Pair = tuple[ByteStream, ByteStream]
 MakePair = Callable[[], AbstractAsyncContextManager[Pair]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from shared.outbox import create_outbox_tables, drop_outbox_tables
+from shared.events.outbox import create_outbox_tables, drop_outbox_tables
 
 revision = "0001"
 down_revision = None

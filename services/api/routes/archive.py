@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from services.api.call import Call, Routes, empty_response
 from services.api.streaming import download_response, upload_request
+from shared.bus.streams import ByteStream
 from shared.contracts import containers as contracts
 from shared.contracts.containers import ArchivePath, Export, GetArchive, PathStat, PutArchive
 from shared.errors import InvalidArgument
-from shared.streams import ByteStream
 
 TAR = "application/x-tar"
 OCTETS = "application/octet-stream"

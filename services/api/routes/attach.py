@@ -16,10 +16,10 @@ from services.api.detach import DEFAULT_KEYS, DetachKeys
 from services.api.repeating import Offers, until_answered
 from services.api.resuming import AttachedOutput, LogOutput
 from services.api.streaming import StreamedResponse, end_stream, pump
+from shared.bus.streams import ByteStream, StreamRef
 from shared.contracts import containers as contracts
 from shared.contracts.containers import Attach, AttachInfo, Detached, Logs
 from shared.errors import InvalidArgument
-from shared.streams import ByteStream, StreamRef
 
 RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"

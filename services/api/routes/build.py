@@ -14,10 +14,10 @@ from services.api import credentials
 from services.api.call import Call, Routes, json_response
 from services.api.received import send_body
 from services.api.streaming import drain, progress_response, upload_body
+from shared.bus.handover import FIELD, PipeRef, Sender
+from shared.bus.streams import ByteStream
 from shared.contracts import images as contracts
 from shared.errors import DavitError, InvalidArgument, Unavailable, Unsupported
-from shared.handover import FIELD, PipeRef, Sender
-from shared.streams import ByteStream
 
 BUILDKIT = "2"
 CONTEXT_TYPES = ("application/x-tar", "application/tar", "application/octet-stream", "")

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from services.api.call import Call, Routes, empty_response, json_response
 from services.api.repeating import ATTEMPTS, until_answered
 from services.api.views import containers as views
-from shared.bus import Contract, Empty
+from shared.bus.client import Contract, Empty
 from shared.contracts import containers as contracts
 from shared.contracts.docker import ContainerConfig, HostConfig, NetworkingConfig, Resources, RestartPolicy
 from shared.errors import Conflict, DeadlineExceeded, Interrupted, InvalidArgument, NotFound, NotModified

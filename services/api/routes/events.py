@@ -19,7 +19,7 @@ from services.api.streaming import flushed
 from services.api.views import events as views
 from services.api.views.events import EventFilter
 from shared.errors import InvalidArgument
-from shared.events import DomainEvent
+from shared.events.record import DomainEvent
 
 # How many events later than its own time an event may have been recorded, and is still put into its place.
 OUT_OF_ORDER = 1000

@@ -13,12 +13,12 @@ from services.api import credentials
 from services.api.call import Call, Routes, empty_response, json_response
 from services.api.streaming import download_response, progress_response, upload_body
 from services.api.views import images as views
+from shared.bus.streams import ByteStream
 from shared.contracts import containers as container_contracts
 from shared.contracts import images as contracts
 from shared.contracts.docker import ContainerConfig, Filters
 from shared.contracts.images import ImageRef
 from shared.errors import InvalidArgument
-from shared.streams import ByteStream
 
 TAR = "application/x-tar"
 DEFAULT_SEARCH_LIMIT = 25

@@ -16,7 +16,7 @@ from services.api.views import containers as container_views
 from services.api.views import images as image_views
 from services.api.views import system as views
 from services.api.views import volumes as volume_views
-from shared.bus import EMPTY
+from shared.bus.client import EMPTY
 from shared.contracts import containers as contracts
 from shared.contracts import images as image_contracts
 from shared.contracts import volumes as volume_contracts

@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.contracts.docker import Filters
 from shared.errors import InvalidArgument
-from shared.events import DomainEvent
+from shared.events.record import DomainEvent
 
 FILTERS = frozenset(
     {

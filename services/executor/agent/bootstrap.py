@@ -6,24 +6,24 @@ import asyncio
 import logging
 from pathlib import Path
 
-from services.executor.agent.archive import Archives
-from services.executor.agent.containers import Containers
-from services.executor.agent.execlaunch import ExecLauncher
-from services.executor.agent.execs import Execs
+from services.executor.agent.containers.health import HealthChecks
+from services.executor.agent.containers.inventory import InventoryLoop
+from services.executor.agent.containers.launch import Launcher
+from services.executor.agent.containers.lifecycle import Containers
+from services.executor.agent.containers.probes import Probes
+from services.executor.agent.containers.records import NodeRecords
+from services.executor.agent.containers.reports import Reporter
+from services.executor.agent.execs.launch import ExecLauncher
+from services.executor.agent.execs.watching import Execs
 from services.executor.agent.facts import node_facts, with_runtimes
+from services.executor.agent.files.archive import Archives
+from services.executor.agent.files.rootfs import RootFilesystems
+from services.executor.agent.files.volumes import NodeVolumes
 from services.executor.agent.handlers import Handlers
-from services.executor.agent.health import HealthChecks
-from services.executor.agent.inventory import InventoryLoop
-from services.executor.agent.launch import Launcher
-from services.executor.agent.layers import NodeLayers
+from services.executor.agent.layers.store import NodeLayers
 from services.executor.agent.network import NodeNetwork
-from services.executor.agent.probes import Probes
-from services.executor.agent.records import NodeRecords
-from services.executor.agent.reports import Reporter
-from services.executor.agent.rootfs import RootFilesystems
-from services.executor.agent.runtimes import Runtimes
-from services.executor.agent.volumes import NodeVolumes
-from services.executor.agent.zygote import Zygote
+from services.executor.agent.shims.runtimes import Runtimes
+from services.executor.agent.shims.zygote import Zygote
 from services.executor.runtime.cgroups import detect
 from shared.config import EngineConfig
 from shared.contracts.node import ContainerReport

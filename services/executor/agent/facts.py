@@ -8,7 +8,7 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
-from services.executor.agent.runtimes import Runtimes
+from services.executor.agent.shims.runtimes import Runtimes
 from shared.config import OWN_RUNTIME, OWN_RUNTIMES
 from shared.contracts.containers import NodeFacts
 

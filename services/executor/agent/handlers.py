@@ -7,22 +7,23 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from services.executor.agent import netfiles, processes
-from services.executor.agent.archive import Archives
-from services.executor.agent.attach import AttachSpec
-from services.executor.agent.containers import Containers
-from services.executor.agent.execs import Execs
-from services.executor.agent.layers import NodeLayers
-from services.executor.agent.logs import LogReader, encode, end_of_log
-from services.executor.agent.mounts import check_sources
+from services.executor.agent.configuration.mounts import check_sources
+from services.executor.agent.configuration.resources import oci_resources
+from services.executor.agent.containers import netfiles, processes
+from services.executor.agent.containers.lifecycle import Containers
+from services.executor.agent.containers.records import NodeRecord
+from services.executor.agent.containers.stats import docker_stats, with_previous
+from services.executor.agent.execs.watching import Execs
+from services.executor.agent.files.archive import Archives
+from services.executor.agent.files.volumes import NodeVolumes
+from services.executor.agent.layers.store import NodeLayers
 from services.executor.agent.network import NodeNetwork
-from services.executor.agent.records import NodeRecord
-from services.executor.agent.resources import oci_resources
-from services.executor.agent.stats import docker_stats, with_previous
-from services.executor.agent.volumes import NodeVolumes
+from services.executor.agent.output.attach import AttachSpec
+from services.executor.agent.output.logs import LogReader, encode, end_of_log
 from services.executor.runtime.cgroups.interface import CgroupBackend
-from shared.batches import Batch, pack
-from shared.bus import EMPTY, Bus, Empty
+from shared.bus.batches import Batch, pack
+from shared.bus.client import EMPTY, Bus, Empty
+from shared.bus.streams import ByteStream, StreamBroken, StreamCancelled, accept
 from shared.contracts import networks as network_contract
 from shared.contracts import node as contract
 from shared.contracts import volumes as volume_contract
@@ -57,7 +58,6 @@ from shared.contracts.node import (
     UpdateOrder,
 )
 from shared.errors import DavitError, Internal, Unavailable
-from shared.streams import ByteStream, StreamBroken, StreamCancelled, accept
 
 # Keys of attached clients that are remembered; one is asked again within seconds, or never.
 CLIENTS_KNOWN = 4096

@@ -6,25 +6,26 @@ import asyncio
 import os
 from typing import Any
 
-from services.executor.control.changing import Changing
-from services.executor.control.committing import Committing
-from services.executor.control.connecting import Connecting
-from services.executor.control.creating import Creating
-from services.executor.control.ending import Ending
-from services.executor.control.endpoints import Endpoints
-from services.executor.control.execs import Execs
-from services.executor.control.forward import Forward
-from services.executor.control.nodes import Nodes
+from services.executor.control.creation.create import Creating
+from services.executor.control.life.committing import Committing
+from services.executor.control.life.connecting import Connecting
+from services.executor.control.life.ending import Ending
+from services.executor.control.life.endpoints import Endpoints
+from services.executor.control.life.execs import Execs
+from services.executor.control.life.forward import Forward
+from services.executor.control.life.removing import Removing
+from services.executor.control.life.starting import Starting
+from services.executor.control.life.updating import Changing
+from services.executor.control.life.waiting import Changes
+from services.executor.control.life.waits import Waits
+from services.executor.control.nodes.reconcile import Reconciler
+from services.executor.control.nodes.registry import Nodes
+from services.executor.control.nodes.reports import Reports
 from services.executor.control.peers import Peers
-from services.executor.control.queries import Queries
-from services.executor.control.reconcile import Reconciler
-from services.executor.control.records import Records
-from services.executor.control.removing import Removing
-from services.executor.control.reports import Reports
-from services.executor.control.starting import Starting
-from services.executor.control.waiting import Changes
-from services.executor.control.waits import Waits
-from shared.bus import EMPTY, Empty
+from services.executor.control.reads.queries import Queries
+from services.executor.control.state.records import Records
+from shared.bus.client import EMPTY, Empty
+from shared.bus.leases import Lease
 from shared.contracts import containers as contract
 from shared.contracts import node
 from shared.contracts.containers import (
@@ -34,7 +35,6 @@ from shared.contracts.containers import (
     StartContainer,
     StopContainer,
 )
-from shared.leases import Lease
 from shared.service import ServiceContext
 
 

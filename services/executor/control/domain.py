@@ -12,7 +12,7 @@ from shared.contracts.docker import ContainerConfig, EndpointSettings, PortMap
 from shared.contracts.networks import Attachment, Joined
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, OrderedMount
 from shared.errors import Conflict, DavitError
-from shared.events import DomainEvent
+from shared.events.record import DomainEvent
 
 LEGAL: dict[Status, frozenset[Status]] = {
     "created": frozenset({"running", "removing"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.executor.control.domain import Record
-from shared.bus import Bus
+from shared.bus.client import Bus
 from shared.contracts import images, networks, node, volumes
 from shared.contracts.images import ImageRef, ResolvedImage
 from shared.contracts.networks import HostPort, Joined, JoinNetworks, LeaveNetworks, Left

@@ -10,9 +10,10 @@ import os
 import sys
 import time
 
-from services.executor.runtime import jsonlite, selfexe
+from services.executor.runtime import jsonlite
 from services.executor.runtime.commands.options import Option, UsageError, parse, usage
 from services.executor.runtime.errors import RuntimeFailure
+from services.executor.runtime.steps import selfexe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

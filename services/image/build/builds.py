@@ -17,20 +17,20 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 from services.image.build import intake
-from services.image.build.arguments import KEEP_GIT_DIR, is_true
 from services.image.build.context.directories import KnownDigests
 from services.image.build.dockerfile.stages import Dockerfile, parse_dockerfile
 from services.image.build.output import BuildOutput, StageOutput
-from services.image.build.platforms import check_platform
 from services.image.build.ports import BuiltImage, Executor, ImageStores
 from services.image.build.solver import Solver, StageFailed, success_lines
-from services.image.build.steps import CommandFailed, Workshop
+from services.image.build.steps.arguments import KEEP_GIT_DIR, is_true
+from services.image.build.steps.platforms import check_platform
+from services.image.build.steps.stage import CommandFailed, Workshop
 from services.image.build.workdirs import Scratch, WorkDirectories
+from shared.bus.handover import Receiver
+from shared.bus.streams import ByteStream, StreamBroken, StreamCancelled
 from shared.cancellation import to_the_end
 from shared.contracts.images import BuildImage
 from shared.errors import DavitError, InvalidArgument, Unsupported
-from shared.handover import Receiver
-from shared.streams import ByteStream, StreamBroken, StreamCancelled
 
 log = logging.getLogger(__name__)
 

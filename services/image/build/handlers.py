@@ -6,21 +6,21 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.image.archives.importing import Importer
 from services.image.build.builds import Builder, Source
-from services.image.build.executor import BusExecutor
+from services.image.build.cache.pruning import BuildCache
 from services.image.build.images import DepotImages
-from services.image.build.pruning import BuildCache
+from services.image.build.steps.executor import BusExecutor
 from services.image.build.workdirs import WorkDirectories
-from services.image.depot import Depot
-from services.image.importing import Importer
+from services.image.catalog.depot import Depot
 from services.image.jobs import Jobs
-from shared.bus import EMPTY, Bus, Empty
+from shared.bus.client import EMPTY, Bus, Empty
+from shared.bus.handover import take
+from shared.bus.streams import accept
 from shared.contracts import images as contracts
 from shared.contracts.images import BuildCacheEntries, BuildCachePrune, BuildImage, PrunedCache
 from shared.errors import DavitError
-from shared.handover import take
 from shared.service import ServiceContext
-from shared.streams import accept
 
 log = logging.getLogger(__name__)
 

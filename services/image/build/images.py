@@ -18,14 +18,14 @@ from typing import Any
 
 import orjson
 
-from services.image import importing
-from services.image.build.layer import LayerTarget, WrittenLayer
+from services.image.archives import importing
+from services.image.archives.importing import Importer, encode_config
+from services.image.archives.intake import TakenLayer
 from services.image.build.ports import BuiltImage, NewImage, PastStep, Progress
-from services.image.depot import Depot, Lease, image_event
-from services.image.domain import ImageRecord, LayerRecord, make_record
-from services.image.importing import Importer, encode_config
-from services.image.intake import TakenLayer
-from services.image.manifests import (
+from services.image.build.steps.layer import LayerTarget, WrittenLayer
+from services.image.catalog.depot import Depot, Lease, image_event
+from services.image.catalog.domain import ImageRecord, LayerRecord, make_record
+from services.image.catalog.manifests import (
     MAX_CONFIG_BYTES,
     Descriptor,
     ImageConfig,
@@ -35,16 +35,16 @@ from services.image.manifests import (
     digest_of,
     parse_platform,
 )
-from services.image.references import parse
+from services.image.catalog.references import parse
 from services.image.store.content import Ingest
-from shared.bus import Bus
+from shared.bus.client import Bus
+from shared.bus.streams import offer
 from shared.clock import Clock
 from shared.contracts import images as contracts
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import RegistryAuth
 from shared.errors import DavitError, InvalidArgument, NotFound, Unavailable
 from shared.layers.store import StagedFiles
-from shared.streams import offer
 
 # One query finds the steps after a cached one too: so many, and good for so long.
 STEPS_AHEAD = 256

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from services.image.build.layer import LayerTarget, WrittenLayer
+from services.image.build.steps.layer import LayerTarget, WrittenLayer
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.contracts.images import RegistryAuth
 

@@ -9,17 +9,17 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.image.build.arguments import GlobalArguments, StageArguments
-from services.image.build.caching import CacheProbe
+from services.image.build.cache.lookup import CacheProbe
 from services.image.build.dockerfile.errors import SyntaxProblem
 from services.image.build.dockerfile.expand import expand_word
 from services.image.build.dockerfile.instructions import Instruction
 from services.image.build.dockerfile.stages import Dockerfile, Stage, parse_trigger, stage_references
 from services.image.build.output import RED, RESET, BuildOutput, StageOutput, short_id
-from services.image.build.platforms import check_platform, platform_arguments
 from services.image.build.ports import BuiltImage
 from services.image.build.state import StageState
-from services.image.build.steps import StageBuilder, Workshop
+from services.image.build.steps.arguments import GlobalArguments, StageArguments
+from services.image.build.steps.platforms import check_platform, platform_arguments
+from services.image.build.steps.stage import StageBuilder, Workshop
 from shared.contracts.docker import ContainerConfig
 from shared.errors import DavitError, InvalidArgument, NotFound
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from services.image.build.arguments import StageArguments
 from services.image.build.dockerfile.expand import expand_word, expand_words
 from services.image.build.ports import BuiltImage
+from services.image.build.steps.arguments import StageArguments
 from shared.contracts.docker import ContainerConfig
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

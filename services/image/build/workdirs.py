@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-from services.image.build.cachedirs import CacheDirectories
+from services.image.build.cache.cachedirs import CacheDirectories
 
 LOCK = "lock"
 CONTAINERS = "containers"

@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 
 import httpx
 
-from services.image import manifests
+from services.image.catalog import manifests
 from services.image.registry.auth import Authorizer, Credentials
 from services.image.registry.errors import connection_failure, failure_of
 from services.image.registry.hosts import Endpoint, Hosts

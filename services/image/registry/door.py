@@ -10,8 +10,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from services.image.depot import Depot
-from shared.bus import Bus, Empty
+from services.image.catalog.depot import Depot
+from shared.bus.client import Bus, Empty
 from shared.config import EngineConfig
 from shared.contracts.images import (
     Distribution,

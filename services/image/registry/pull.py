@@ -11,10 +11,10 @@ from contextlib import suppress
 
 import httpx
 
-from services.image.depot import Depot, Lease, image_event
-from services.image.domain import ImageRecord, LayerRecord, make_record, platform_of
-from services.image.intake import READ_BYTES, TakenLayer
-from services.image.manifests import (
+from services.image.archives.intake import READ_BYTES, TakenLayer
+from services.image.catalog.depot import Depot, Lease, image_event
+from services.image.catalog.domain import ImageRecord, LayerRecord, make_record, platform_of
+from services.image.catalog.manifests import (
     MAX_CONFIG_BYTES,
     Descriptor,
     ImageConfig,
@@ -28,19 +28,19 @@ from services.image.manifests import (
     parse,
     parse_platform,
 )
+from services.image.catalog.references import Reference
+from services.image.catalog.references import parse as parse_reference
 from services.image.progress import Progress, reported, unless_gone
-from services.image.references import Reference
-from services.image.references import parse as parse_reference
 from services.image.registry.client import Fetched, Repository
 from services.image.registry.errors import connection_failure
 from services.image.registry.hosts import Hosts
 from services.image.sql.names import name_of
 from services.image.store.content import Ingest
-from shared.bus import EMPTY, Bus, Empty
+from shared.bus.client import EMPTY, Bus, Empty
+from shared.bus.streams import ByteStream, accept
 from shared.contracts.images import PullImage, RegistryAuth
 from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 from shared.layers.store import StagedLayer
-from shared.streams import ByteStream, accept
 
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.5

@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from services.image.depot import Depot, Lease, image_event
-from services.image.domain import Name
-from services.image.lookup import find_for
-from services.image.manifests import (
+from services.image.catalog.depot import Depot, Lease, image_event
+from services.image.catalog.domain import Name
+from services.image.catalog.lookup import find_for
+from services.image.catalog.manifests import (
     DOCKER_LAYER,
     MAX_CONFIG_BYTES,
     MAX_MANIFEST_BYTES,
@@ -26,16 +26,16 @@ from services.image.manifests import (
     parse,
     parse_platform,
 )
+from services.image.catalog.references import Reference
+from services.image.catalog.references import parse as parse_reference
 from services.image.progress import Progress, reported, unless_gone
-from services.image.references import Reference
-from services.image.references import parse as parse_reference
 from services.image.registry.client import Repository
 from services.image.registry.hosts import Hosts
 from services.image.store.content import ContentStore
-from shared.bus import EMPTY, Bus, Empty
+from shared.bus.client import EMPTY, Bus, Empty
+from shared.bus.streams import ByteStream, accept
 from shared.contracts.images import PushImage, RegistryAuth
 from shared.errors import DavitError, Forbidden, Internal, InvalidArgument, NotFound, Unauthorized
-from shared.streams import ByteStream, accept
 
 READ_BYTES = 512 * 1024
 # A chunk that fails is sent again as a whole upload, and proxies in between may buffer a request.

@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from services.image import manifests
-from services.image.manifests import Index, descriptor_platform
-from services.image.references import DEFAULT_DOMAIN, LEGACY_DOMAIN
-from services.image.references import parse as parse_reference
+from services.image.catalog import manifests
+from services.image.catalog.manifests import Index, descriptor_platform
+from services.image.catalog.references import DEFAULT_DOMAIN, LEGACY_DOMAIN
+from services.image.catalog.references import parse as parse_reference
 from services.image.registry.client import Repository
 from services.image.registry.errors import connection_failure
 from services.image.registry.hosts import Hosts

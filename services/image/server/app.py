@@ -14,9 +14,9 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from services.image import manifests
-from services.image.depot import Depot
-from services.image.references import MAX_NAME
+from services.image.catalog import manifests
+from services.image.catalog.depot import Depot
+from services.image.catalog.references import MAX_NAME
 from services.image.server.access import CATALOG, TOKEN_PATH, Gate, Visitor, read_form
 from services.image.server.answers import VERSION_HEADER, answer, failure
 from services.image.server.nodes import REPOSITORY, NodeTokens

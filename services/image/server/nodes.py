@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from services.image.depot import Depot
+from services.image.catalog.depot import Depot
 from services.image.server.keys import stored_key
 from shared.config import EngineConfig
 from shared.contracts.images import LayerChains, LayerSource, LayerSources

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from services.image.manifests import Index, Manifest
-from services.image.references import Reference, parse
+from services.image.catalog.manifests import Index, Manifest
+from services.image.catalog.references import Reference, parse
 from services.image.sql.tables import (
     image_content,
     image_layers,
@@ -24,10 +24,10 @@ from services.image.sql.tables import (
     repository_manifests,
     repository_tags,
 )
-from shared.connection import Connection
-from shared.database import Database
 from shared.errors import InvalidArgument
-from shared.statements import Prepared
+from shared.state.connection import Connection
+from shared.state.database import Database
+from shared.state.statements import Prepared
 
 EMPTY: frozenset[str] = frozenset()
 

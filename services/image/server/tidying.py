@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from services.image.depot import Depot
-from services.image.manifests import MAX_MANIFEST_BYTES, Index, parse
+from services.image.catalog.depot import Depot
+from services.image.catalog.manifests import MAX_MANIFEST_BYTES, Index, parse
 from services.image.server.repositories import Repositories
 from services.image.server.uploads import Uploads
 from shared.errors import DavitError

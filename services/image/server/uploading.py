@@ -13,8 +13,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.image import manifests
-from services.image.depot import Depot
+from services.image.catalog import manifests
+from services.image.catalog.depot import Depot
 from services.image.server.answers import answer
 from services.image.server.repositories import Repositories
 from services.image.server.uploads import Uploads

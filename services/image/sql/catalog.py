@@ -9,7 +9,7 @@ from services.image.sql.content import ContentChanges, ContentQueries
 from services.image.sql.images import ImageChanges, ImageQueries
 from services.image.sql.layers import LayerQueries
 from services.image.sql.names import NameChanges, NameQueries
-from shared.database import Database
+from shared.state.database import Database
 
 
 class Reader(ImageQueries, NameQueries, LayerQueries, ContentQueries):

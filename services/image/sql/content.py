@@ -17,7 +17,7 @@ from services.image.sql.tables import (
     repository_blobs,
     repository_manifests,
 )
-from shared.statements import Prepared
+from shared.state.statements import Prepared
 
 _kept = Prepared(
     sa.union(

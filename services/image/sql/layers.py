@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 
 import sqlalchemy as sa
 
-from services.image.domain import LayerRecord
+from services.image.catalog.domain import LayerRecord
 from services.image.sql.queries import Changes, Queries
 from services.image.sql.tables import image_layers, images, layers
-from shared.statements import Prepared
+from shared.state.statements import Prepared
 
 _layers_of = Prepared(
     sa.select(layers)

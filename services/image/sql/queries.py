@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shared.connection import Connection
-from shared.database import Transaction
-from shared.statements import Parameters, Prepared
+from shared.state.connection import Connection
+from shared.state.database import Transaction
+from shared.state.statements import Parameters, Prepared
 
 
 class Queries:

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from services.image.manifests import digest_of, is_digest
+from services.image.catalog.manifests import digest_of, is_digest
 from shared.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from shared.layers.disk import start_writing
 

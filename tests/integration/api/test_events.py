@@ -19,9 +19,10 @@ import pytest
 from services.api.app import build_app
 from services.api.call import Deps
 from services.api.server import EdgeServer, open_listener
-from shared import eventstream, streams
-from shared.bus import Bus
-from shared.events import HEADER_SEQUENCE, HEADER_SERVICE, DomainEvent
+from shared.bus import streams
+from shared.bus.client import Bus
+from shared.events import stream
+from shared.events.record import HEADER_SEQUENCE, HEADER_SERVICE, DomainEvent
 
 NATS = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
 
@@ -76,14 +77,14 @@ async def nats(tmp_path: Path) -> AsyncIterator[Nats]:
 @pytest.fixture
 async def bus(nats: Nats) -> AsyncIterator[Bus]:
     bus = await Bus.connect(nats.url, name="test")
-    await eventstream.ensure_stream(bus, 3600)
+    await stream.ensure_stream(bus, 3600)
     yield bus
     await bus.close()
 
 
 @pytest.fixture
 async def socket_path(bus: Bus, tmp_path: Path) -> AsyncIterator[str]:
-    deps = Deps(bus=bus, offer=functools.partial(streams.offer, bus), follow=functools.partial(eventstream.follow, bus))
+    deps = Deps(bus=bus, offer=functools.partial(streams.offer, bus), follow=functools.partial(stream.follow, bus))
     server = EdgeServer(build_app(deps))
     path = str(tmp_path / "a.sock")
     await server.listen(open_listener(f"unix://{path}", tls=None, allow_insecure=False))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.health import SERVICES
+from shared.bus.health import SERVICES
 from tests.conftest import missing
 from tests.lab.engine import DAVIT, Engine, eventually
 
@@ -138,7 +138,6 @@ def test_an_unknown_service_is_named(base: Path) -> None:
 def test_without_root_it_says_so(base: Path) -> None:
     """In a forked child that gives root up, since nobody may not be able to reach the interpreter."""
     # All that the child needs, since without root it may not be able to read modules any more.
-    from cli import checks, commands, down, status, warm  # noqa: F401
     from cli.__main__ import main
 
     reader, writer = os.pipe()

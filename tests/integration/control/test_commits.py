@@ -11,7 +11,7 @@ import pytest
 from shared.contracts import containers as contract
 from shared.contracts.containers import CreateExec, RemoveContainer, StartExec
 from shared.contracts.docker import HostConfig
-from shared.database import Transaction
+from shared.state.database import Transaction
 from tests.integration.control.world import World
 
 

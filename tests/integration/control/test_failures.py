@@ -8,17 +8,18 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from services.executor.control import creating, sql
-from services.executor.control.ending import Ending
-from services.executor.control.endpoints import Endpoints
-from services.executor.control.execs import Execs
-from services.executor.control.nodes import Nodes
+from services.executor.control.creation import create as creating
+from services.executor.control.life.ending import Ending
+from services.executor.control.life.endpoints import Endpoints
+from services.executor.control.life.execs import Execs
+from services.executor.control.life.removing import Removing
+from services.executor.control.life.starting import Starting
+from services.executor.control.life.waiting import Changes
+from services.executor.control.nodes.reconcile import Reconciler
+from services.executor.control.nodes.registry import Nodes
 from services.executor.control.peers import Peers
-from services.executor.control.reconcile import Reconciler
-from services.executor.control.records import Records
-from services.executor.control.removing import Removing
-from services.executor.control.starting import Starting
-from services.executor.control.waiting import Changes
+from services.executor.control.state import sql
+from services.executor.control.state.records import Records
 from shared.clock import SystemClock
 from shared.contracts import containers as contract
 from shared.contracts.containers import (
@@ -35,7 +36,7 @@ from shared.contracts.containers import (
 from shared.contracts.docker import HealthConfig, HostConfig, Mount, Resources, RestartPolicy
 from shared.contracts.node import InventoryItem
 from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
-from shared.statements import Prepared
+from shared.state.statements import Prepared
 from tests.integration.control.world import IMAGE_ID, NODE, Control, World
 
 MINUTES = 300.0

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from shared import inflight
+from shared.bus import inflight
 from shared.contracts import containers as contract
 from shared.contracts.containers import (
     CreateContainer,

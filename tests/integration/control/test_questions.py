@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from shared.bus import Empty
+from shared.bus.client import Empty
+from shared.bus.streams import StreamRef
 from shared.contracts import containers as contract
 from shared.contracts.containers import (
     Attach,
@@ -22,7 +23,6 @@ from shared.contracts.containers import (
 )
 from shared.contracts.docker import ContainerConfig, EndpointSettings, HostConfig, LogConfig, PortBinding
 from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound, Unavailable
-from shared.streams import StreamRef
 from tests.integration.control.world import IMAGE_ID, World
 
 STREAM = StreamRef(id="s")
@@ -106,7 +106,7 @@ async def test_bad_filters_are_refused(world: World, filters: dict[str, str]) ->
 
 
 async def test_pages_join_to_the_whole_list(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.executor.control.queries.PAGE", 4)
+    monkeypatch.setattr("services.executor.control.reads.queries.PAGE", 4)
     ids = [await world.create() for _ in range(9)]
     found: list[str] = []
     request = ListContainers(all=True)

@@ -13,8 +13,8 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from services.executor.control import bootstrap
-from shared import migrate, outbox
-from shared.bus import EMPTY, Bus, Contract, Empty
+from shared.bus.client import EMPTY, Bus, Contract, Empty
+from shared.bus.streams import StreamRef
 from shared.clock import SystemClock
 from shared.config import EngineConfig
 from shared.contracts import containers as contract
@@ -42,12 +42,13 @@ from shared.contracts.node import (
     StopOrder,
 )
 from shared.contracts.volumes import AcquiredVolumes, AcquireVolumes, ReleaseVolumes, Volume, Volumes
-from shared.database import Database
 from shared.errors import Conflict, DavitError, NotFound
-from shared.events import DomainEvent
+from shared.events import outbox
+from shared.events.record import DomainEvent
 from shared.logs import StructuredLogger
 from shared.service import ServiceContext
-from shared.streams import StreamRef
+from shared.state import migrate
+from shared.state.database import Database
 
 NODE = "n1"
 IMAGE_ID = "sha256:" + "a" * 64

@@ -16,17 +16,17 @@ import pytest
 
 from services.image import bootstrap
 from shared import logs
-from shared.bus import Bus
+from shared.bus.client import Bus
+from shared.bus.streams import ByteStream, offer
 from shared.clock import SystemClock
 from shared.config import EngineConfig
 from shared.contracts import images as contracts
 from shared.contracts.containers import USING_IMAGE, ImageUser, ImageUsers, UsingImage
-from shared.database import Database
 from shared.errors import DavitError
 from shared.layers.store import OWNER
-from shared.migrate import default_history
 from shared.service import ServiceContext
-from shared.streams import ByteStream, offer
+from shared.state.database import Database
+from shared.state.migrate import default_history
 from tests.conftest import missing
 from tests.lab.nats import NatsServer
 from tests.lab.registry import BINARY, DockerRegistry

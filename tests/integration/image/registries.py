@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.image.manifests import OCI_INDEX, digest_of
+from services.image.catalog.manifests import OCI_INDEX, digest_of
 from services.image.server.serving import listen, serve
 from shared.contracts.images import RegistryAuth
 from tests.integration.image.conftest import Images, rootfs

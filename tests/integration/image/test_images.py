@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from services.image.depot import Depot, Lease
+from services.image.catalog.depot import Depot, Lease
+from services.image.catalog.removal import Remover
 from services.image.jobs import Jobs
-from services.image.removal import Remover
 from services.image.sql.catalog import SqlCatalog
 from services.image.store.content import ContentStore
 from shared import failpoints
-from shared.bus import Empty
+from shared.bus.client import Empty
+from shared.bus.streams import offer
 from shared.contracts import images as contracts
 from shared.contracts.containers import ImageUser
 from shared.errors import Conflict, DavitError, InvalidArgument, NotFound
 from shared.layers.store import LayerStore
-from shared.streams import offer
 from tests.integration.image.conftest import Images, rootfs, running
 from tests.lab.nats import NatsServer
 from tests.lab.netns import run

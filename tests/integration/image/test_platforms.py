@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from services.image.manifests import OCI_INDEX
+from services.image.catalog.manifests import OCI_INDEX
 from shared.contracts import images as contracts
 from shared.contracts.containers import ImageUser
 from shared.errors import Conflict, DavitError, InvalidArgument, NotFound

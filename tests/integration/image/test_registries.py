@@ -9,11 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.image.manifests import DOCKER_MANIFEST
+from services.image.catalog.manifests import DOCKER_MANIFEST
+from shared.bus.streams import offer
 from shared.contracts import images as contracts
 from shared.contracts.images import RegistryAuth
 from shared.errors import DavitError, Unauthorized
-from shared.streams import offer
 from tests.conftest import missing
 from tests.integration.image.conftest import Images, rootfs, running
 from tests.integration.image.registries import (  # noqa: F401  # a fixture

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from services.image.depot import Depot
+from services.image.catalog.depot import Depot
+from services.image.catalog.manifests import OCI_INDEX, OCI_MANIFEST, digest_of
 from services.image.jobs import Jobs
-from services.image.manifests import OCI_INDEX, OCI_MANIFEST, digest_of
 from services.image.server.nodes import NodeTokens
 from services.image.server.repositories import Repositories
 from services.image.server.tidying import BLOBS_KEPT_S, forget_unnamed

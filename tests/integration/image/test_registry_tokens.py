@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.image.manifests import digest_of
+from services.image.catalog.manifests import digest_of
 from shared.contracts import images as contracts
 from shared.contracts.images import RegistryAuth
 from shared.errors import DavitError, InvalidArgument, Unauthorized

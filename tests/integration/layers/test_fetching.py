@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from services.executor.agent.layers import ANSWER_BEFORE_S, NodeLayers
-from services.executor.agent.records import NodeRecord, NodeRecords
-from shared.bus import Bus
-from shared.context import RequestContext, use_context
+from services.executor.agent.containers.records import NodeRecord, NodeRecords
+from services.executor.agent.layers.store import ANSWER_BEFORE_S, NodeLayers
+from shared.bus.client import Bus
+from shared.bus.context import RequestContext, use_context
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.contracts.images import LAYER_SOURCES, LAYERS_REMOVED, LayerChains, LayerSource, LayerSources
 from shared.contracts.node import ContainerOrder

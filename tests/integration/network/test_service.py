@@ -12,8 +12,7 @@ from services.network import bootstrap
 from services.network.handlers import NetworkHandlers
 from services.network.joining import EndpointHandlers
 from services.network.sql import NetworkStore
-from shared import outbox
-from shared.bus import Bus, Contract, Empty
+from shared.bus.client import Bus, Contract, Empty
 from shared.clock import SystemClock
 from shared.config import EngineConfig
 from shared.contracts import networks as contract
@@ -33,9 +32,10 @@ from shared.contracts.networks import (
     PruneNetworks,
     RenameEndpoints,
 )
-from shared.database import Database
 from shared.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
-from shared.migrate import default_history
+from shared.events import outbox
+from shared.state.database import Database
+from shared.state.migrate import default_history
 
 ANY = "0.0.0.0"
 

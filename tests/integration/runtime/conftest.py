@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from services.executor.agent.zygote import LaunchResult, Zygote
+from services.executor.agent.shims.zygote import LaunchResult, Zygote
 from services.executor.runtime import cgroups
 from services.executor.runtime.commands.info import example
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.runtime import defaults, seccomp_default
-from services.executor.runtime.seccomp_profile import resolve_profile
+from services.executor.runtime.seccomp import default as seccomp_default
+from services.executor.runtime.seccomp.profile import resolve_profile
+from services.executor.runtime.spec import defaults
 from tests.conformance.runtime.conftest import BUSYBOX, Bundle, Runtime, commands
 
 

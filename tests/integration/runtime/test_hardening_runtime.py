@@ -190,7 +190,7 @@ def compile_c(source: str, target: Path, *options: str) -> None:
 
 def davit_runc(interpreter: Path, oci: Runtime, unguarded: bool = False) -> Runtime:
     """The same runtime by another interpreter, with or without what guards that."""
-    lines = ["import sys", f"sys.path.insert(0, {str(ROOT)!r})", "from services.executor.runtime import selfexe"]
+    lines = ["import sys", f"sys.path.insert(0, {str(ROOT)!r})", "from services.executor.runtime.steps import selfexe"]
     lines += ["selfexe.needed = lambda: False"] if unguarded else []
     oci.command[:-2] = [str(interpreter), "-ISE", "-c", "\n".join([*lines, "selfexe.start(sys.argv[1:])"])]
     return oci

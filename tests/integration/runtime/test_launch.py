@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.agent.shims import ShimClient, ShimGone
-from services.executor.runtime import cgroups, exitrecord
+from services.executor.agent.shims.client import ShimClient, ShimGone
+from services.executor.runtime import cgroups
 from services.executor.runtime.errors import CommandFailure, InvalidSpec, RuntimeFailure, UserFailure, WrongState
+from services.executor.runtime.shim import exitrecord
 from services.executor.runtime.state import is_zombie
 from tests.integration.runtime.conftest import Lab, logged, spec_of
 

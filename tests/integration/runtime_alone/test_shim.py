@@ -18,9 +18,13 @@ from typing import Any
 
 import pytest
 
-from services.executor.runtime import cgroups, defaults, exitrecord, frames, rootfs, shim, zygote
+from services.executor.runtime import cgroups
 from services.executor.runtime.cgroups.interface import Cgroup
-from services.executor.runtime.threads import in_a_thread
+from services.executor.runtime.kernel.threads import in_a_thread
+from services.executor.runtime.launch import zygote
+from services.executor.runtime.shim import exitrecord, frames, shim
+from services.executor.runtime.spec import defaults
+from services.executor.runtime.steps import rootfs
 
 BUSYBOX = Path("/bin/busybox")
 RUNC = os.environ.get("DAVIT_TEST_RUNC") or shutil.which("runc", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")

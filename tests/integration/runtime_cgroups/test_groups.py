@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from services.executor.runtime import defaults
 from services.executor.runtime.cgroups import files
 from services.executor.runtime.errors import KernelFailure, RuntimeFailure
+from services.executor.runtime.spec import defaults
 from tests.integration.runtime_cgroups.conftest import PARENT, eventually
 
 pytestmark = pytest.mark.root
@@ -297,7 +297,7 @@ def test_what_the_machine_cannot_do_names_the_field(backend: Any) -> None:
 
 
 def test_a_child_can_be_born_in_the_v2_directory(create: Any, backend: Any) -> None:
-    from services.executor.runtime import kernel
+    from services.executor.runtime.kernel import calls as kernel
 
     group = create()
     fd = group.directory_fd()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from shared.database import Database
+from shared.state.database import Database
 
 HISTORY = Path(__file__).parent / "history"
 

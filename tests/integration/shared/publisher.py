@@ -6,9 +6,9 @@ import asyncio
 import sys
 
 from shared import failpoints
-from shared.bus import Bus
-from shared.database import Database
-from shared.relay import Relay
+from shared.bus.client import Bus
+from shared.events.relay import Relay
+from shared.state.database import Database
 from tests.integration.shared.conftest import HISTORY
 from tests.integration.shared.test_database import add
 

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import BaseModel
 
-from cli.nats import permissions
-from shared import inflight
-from shared.bus import Bus, Contract
-from shared.context import RequestContext, current_context, use_context
+from shared.bus import inflight
+from shared.bus.client import Bus, Contract
+from shared.bus.context import RequestContext, current_context, use_context
+from shared.bus.leases import Lease
 from shared.errors import Conflict, DeadlineExceeded, Internal, Interrupted, InvalidArgument, Unavailable
-from shared.leases import Lease
+from supervisor.nats import permissions
 from tests.lab.nats import NatsServer
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from shared import outbox
-from shared.database import Database
 from shared.errors import Conflict, Internal, InvalidArgument, Unavailable
-from shared.events import DomainEvent
-from shared.statements import Prepared
+from shared.events import outbox
+from shared.events.record import DomainEvent
+from shared.state.database import Database
+from shared.state.statements import Prepared
 from tests.integration.shared.conftest import HISTORY, things
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from shared.database import Database
 from shared.errors import Unavailable
-from shared.events import DomainEvent
-from shared.reserve import spend
-from shared.statements import Prepared
+from shared.events.record import DomainEvent
+from shared.state.database import Database
+from shared.state.reserve import spend
+from shared.state.statements import Prepared
 
 pytestmark = pytest.mark.root
 

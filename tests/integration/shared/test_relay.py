@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from shared import eventstream
-from shared.bus import Bus
-from shared.database import Database
-from shared.events import STREAM, DomainEvent
-from shared.relay import Relay
+from shared.bus.client import Bus
+from shared.events import stream
+from shared.events.record import STREAM, DomainEvent
+from shared.events.relay import Relay
+from shared.state.database import Database
 from tests.integration.shared.conftest import HISTORY
 from tests.integration.shared.test_database import add
 from tests.lab.nats import NatsServer
@@ -110,7 +110,7 @@ async def test_a_deleted_stream_is_rebuilt(database: Database, own_bus: Bus) -> 
 async def test_a_deleted_stream_is_noticed_without_new_events(
     database: Database, own_bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.relay.POLL_S", 0.2)
+    monkeypatch.setattr("shared.events.relay.POLL_S", 0.2)
     running = Running(database, own_bus)
     await add(database, "a")
     await running.reached(1)
@@ -145,7 +145,7 @@ async def test_a_lost_tail_is_published_again(database: Database, own_bus: Bus) 
 
 async def remaining(bus: Bus) -> list[tuple[int, str]]:
     events = []
-    async for event in eventstream.follow(bus, since_ns=0, replay_only=True):
+    async for event in stream.follow(bus, since_ns=0, replay_only=True):
         events.append((event.sequence, event.actor_id))
     return events
 
@@ -232,7 +232,7 @@ async def test_a_follower_sees_each_event_once_through_restart_and_loss(
     seen: list[str] = []
 
     async def collect() -> None:
-        async for event in eventstream.follow(own_bus, since_ns=0):
+        async for event in stream.follow(own_bus, since_ns=0):
             seen.append(event.actor_id)
 
     follower = asyncio.create_task(collect())

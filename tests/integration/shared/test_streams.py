@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from shared import streams
-from shared.bus import Bus, Contract, Empty
-from shared.streams import StreamBroken, StreamRef
+from shared.bus import streams
+from shared.bus.client import Bus, Contract, Empty
+from shared.bus.streams import StreamBroken, StreamRef
 from tests.lab.nats import NatsServer
 from tests.suites import streams as suite
 

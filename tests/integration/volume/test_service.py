@@ -9,8 +9,7 @@ import orjson
 import pytest
 
 from services.volume.handlers import VolumeHandlers
-from shared import outbox
-from shared.bus import EMPTY, Bus, Empty
+from shared.bus.client import EMPTY, Bus, Empty
 from shared.clock import SystemClock
 from shared.contracts import volumes as contract
 from shared.contracts.volumes import (
@@ -26,9 +25,10 @@ from shared.contracts.volumes import (
     VolumeSizes,
     WantedVolume,
 )
-from shared.database import Database
 from shared.errors import Conflict, InvalidArgument, NotFound, Unavailable
-from shared.migrate import default_history
+from shared.events import outbox
+from shared.state.database import Database
+from shared.state.migrate import default_history
 
 
 class Node:

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from services.executor.agent.containers import Containers, Live
-from services.executor.agent.shims import ShimClient, ShimGone
+from services.executor.agent.containers.lifecycle import Containers, Live
+from services.executor.agent.shims.client import ShimClient, ShimGone
 from services.executor.runtime.errors import NotFound, RuntimeFailure
 from shared.contracts.node import ExitRecord
 

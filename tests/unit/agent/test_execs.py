@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from services.executor.agent.execlaunch import ExecLauncher
-from services.executor.agent.execs import Execs
-from services.executor.agent.probes import Probes
-from services.executor.agent.records import NodeRecord, NodeRecords
-from services.executor.agent.shims import ShimClient
-from services.executor.agent.zygote import LaunchResult
+from services.executor.agent.containers.probes import Probes
+from services.executor.agent.containers.records import NodeRecord, NodeRecords
+from services.executor.agent.execs.launch import ExecLauncher
+from services.executor.agent.execs.watching import Execs
+from services.executor.agent.shims.client import ShimClient
+from services.executor.agent.shims.zygote import LaunchResult
+from shared.bus.streams import StreamRef
 from shared.contracts.containers import CreateExec
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.contracts.node import ContainerOrder, ExecOrder, ExecReport
 from shared.errors import Unavailable
-from shared.streams import StreamRef
 from shared.testing.bus import MemoryBus, MemoryHub
 
 ID, EXEC = "c" * 64, "e" * 64

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from services.executor.agent import fetching
-from services.executor.agent.partial import KEPT_S, PartialBlob, remove_old
+from services.executor.agent.layers import fetching
+from services.executor.agent.layers.partial import KEPT_S, PartialBlob, remove_old
 from shared.contracts.images import LayerSource, LayerSources
 from shared.errors import InvalidArgument, Unavailable
 

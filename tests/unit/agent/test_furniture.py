@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from services.executor.agent.furniture import furniture_of
+from services.executor.agent.files.furniture import furniture_of
 
 
 def image(tmp_path: Path, *files: str) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.agent.logs import LogReader, encode, end_of_log
+from services.executor.agent.output.logs import LogReader, encode, end_of_log
+from shared.bus.streams import StreamRef
 from shared.contracts.containers import Logs
 from shared.errors import InvalidArgument, Unavailable
-from shared.streams import StreamRef
 
 
 def line(number: int, stream: str = "stdout", text: str = "") -> str:

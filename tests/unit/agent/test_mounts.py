@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.agent import mounts
-from services.executor.agent.mounts import mount_of
+from services.executor.agent.configuration import mounts
+from services.executor.agent.configuration.mounts import mount_of
 from shared.contracts.node import OrderedMount
 from shared.errors import InvalidArgument
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.executor.agent import netfiles
-from services.executor.agent.records import ContainerPaths
+from services.executor.agent.containers import netfiles
+from services.executor.agent.containers.records import ContainerPaths
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.contracts.networks import Attachment, NodeNetwork
 from shared.contracts.node import ContainerOrder

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.agent import records as module
-from services.executor.agent.records import NodeRecord, NodeRecords
+from services.executor.agent.containers import records as module
+from services.executor.agent.containers.records import NodeRecord, NodeRecords
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.contracts.node import ContainerOrder
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from services.executor.agent.configuration.foreignspec import foreign_spec
+from services.executor.agent.containers.failures import translate
 from services.executor.agent.facts import with_runtimes
-from services.executor.agent.failures import translate
-from services.executor.agent.foreignspec import foreign_spec
-from services.executor.agent.runtimes import Runtimes
+from services.executor.agent.shims.runtimes import Runtimes
 from services.executor.runtime.errors import ForeignFailure, from_wire
 from shared.config import RuntimeEntry
 from shared.contracts.containers import NodeFacts
@@ -91,7 +91,7 @@ def test_a_runtime_that_cannot_delete_holds_nobody_up(
     scripts = {"hangs": "exec sleep 60", "fails": "echo no way >&2; exit 1"}
     paths = {name: script(tmp_path / name, text) for name, text in scripts.items()}
     found = runtimes(tmp_path, **{name: {"path": str(path)} for name, path in paths.items()})
-    monkeypatch.setattr("services.executor.agent.runtimes.DELETE_S", 0.2)
+    monkeypatch.setattr("services.executor.agent.shims.runtimes.DELETE_S", 0.2)
     for name in scripts:
         runtime = found.find(name)
         assert runtime is not None

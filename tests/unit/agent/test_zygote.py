@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.agent.zygote import Zygote
+from services.executor.agent.shims.zygote import Zygote
 from services.executor.runtime.errors import InvalidSpec
-from services.executor.runtime.zygote import MOST_FDS
+from services.executor.runtime.launch.zygote import MOST_FDS
 
 
 async def test_more_clients_than_descriptors_can_be_sent_are_refused(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from pydantic import BaseModel
 from services.api.app import build_app
 from services.api.call import Deps, EngineFacts
 from services.api.server import EdgeServer, open_listener
-from shared import streams
-from shared.bus import Contract
-from shared.context import RequestContext, current_context
+from shared.bus import streams
+from shared.bus.client import Contract
+from shared.bus.context import RequestContext, current_context
 from shared.errors import Unavailable
-from shared.events import DomainEvent
+from shared.events.record import DomainEvent
 
 
 class MemorySubscription:

@@ -8,8 +8,8 @@ import os
 import orjson
 import pytest
 
-from shared import handover, streams
-from shared.bus import EMPTY
+from shared.bus import handover, streams
+from shared.bus.client import EMPTY
 from shared.contracts import images
 from shared.errors import Conflict, Unavailable
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from services.api.detach import DetachKeys, parse_keys
-from shared import streams
+from shared.bus import streams
 from shared.contracts import containers as contracts
 from shared.contracts.containers import AttachInfo
 from shared.errors import InvalidArgument

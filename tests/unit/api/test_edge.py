@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from services.api.errors import STATUS, status_of
-from shared.bus import EMPTY
+from shared.bus.client import EMPTY
 from shared.contracts import containers as contracts
 from shared.contracts.containers import ContainerPage, CreatedContainer, SystemInfo
 from shared.errors import BY_CODE, Conflict, Internal, NotFound, NotModified

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from services.api import websocket
-from shared import streams
-from shared.bus import EMPTY
+from shared.bus import streams
+from shared.bus.client import EMPTY
 from shared.contracts import containers as contracts
 from shared.contracts.containers import AttachInfo, Exec
 from shared.errors import InvalidArgument, NotFound

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from shared.bus import EMPTY
+from shared.bus.client import EMPTY
 from shared.contracts import containers as contracts
 from shared.contracts import networks, volumes
 from shared.contracts.containers import Container, ContainerState, CreatedContainer, Warnings

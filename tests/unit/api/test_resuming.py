@@ -10,13 +10,13 @@ import pytest
 
 from services.api import resuming
 from services.api.resuming import Had
-from shared import streams
-from shared.batches import Batch, pack
-from shared.bus import EMPTY
+from shared.bus import streams
+from shared.bus.batches import Batch, pack
+from shared.bus.client import EMPTY
+from shared.bus.streams import ByteStream
 from shared.contracts import containers as contracts
 from shared.contracts.containers import AttachInfo, Exec, ExecId, Logs
 from shared.errors import Internal, Interrupted, NotFound, Unavailable
-from shared.streams import ByteStream
 
 from .conftest import EdgeUnderTest
 

@@ -9,14 +9,14 @@ import time
 import orjson
 import pytest
 
-from shared import streams
-from shared.batches import Batch, pack
-from shared.bus import EMPTY
+from shared.bus import streams
+from shared.bus.batches import Batch, pack
+from shared.bus.client import EMPTY
 from shared.contracts import containers as contracts
 from shared.contracts import images
 from shared.contracts.containers import AttachInfo, PathStat, StatsResult, WaitResult
 from shared.errors import DeadlineExceeded, Forbidden, NotFound, Unavailable
-from shared.events import DomainEvent
+from shared.events.record import DomainEvent
 
 from .conftest import dechunk
 

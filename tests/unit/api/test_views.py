@@ -6,7 +6,7 @@ import pytest
 
 from services.api.views import config, containers, images, networks, system, volumes
 from services.api.views.images import rfc3339
-from services.executor.runtime import defaults
+from services.executor.runtime.spec import defaults
 from shared.contracts import docker
 from shared.contracts.containers import Container, ContainerState, ContainerSummary, Exec, Health, NodeFacts, SystemInfo
 from shared.contracts.docker import ContainerConfig, EndpointSettings, HostConfig, PortBinding

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from services.image.build.context.tree import MemoryTree
-from services.image.build.layer import LayerPlan, LayerTarget, WrittenLayer
 from services.image.build.ports import BuiltImage, NewImage, Output, PastStep, Progress, RunOrder
-from services.image.build.upper import write_upper
+from services.image.build.steps.layer import LayerPlan, LayerTarget, WrittenLayer
+from services.image.build.steps.upper import write_upper
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import RegistryAuth
 from shared.errors import InvalidArgument, NotFound

@@ -16,10 +16,10 @@ import pytest
 from services.image.build import intake
 from services.image.build.builds import Source
 from services.image.build.workdirs import Scratch
+from shared.bus.handover import Sender, take
+from shared.bus.streams import StreamBroken, StreamRef
 from shared.contracts.images import BuildImage
 from shared.errors import DavitError
-from shared.handover import Sender, take
-from shared.streams import StreamBroken, StreamRef
 
 FILES = {"Dockerfile": b"FROM scratch", **{f"f{number}": bytes([number]) * (number * 700) for number in range(60)}}
 

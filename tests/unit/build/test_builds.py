@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from services.image.build.builds import Builder, Source
-from services.image.build.changes import changed_config
 from services.image.build.ports import BuiltImage, Output, RunOrder
+from services.image.build.steps.changes import changed_config
 from services.image.build.workdirs import WorkDirectories
+from shared.bus.streams import StreamRef
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import BuildImage
 from shared.errors import DavitError, InvalidArgument
-from shared.streams import StreamRef
 from tests.unit.build.fakes import FakeExecutor, FakeImages, files_of, words_of
 
 

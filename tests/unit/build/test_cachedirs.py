@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from services.image.build.cachedirs import CacheDirectories
+from services.image.build.cache.cachedirs import CacheDirectories
 
 WAIT_S = 0.3
 
@@ -62,7 +62,7 @@ async def test_who_waits_for_whom(root: Path, first: str, second: str, waits: bo
 COUNT_ALONE = """
 import asyncio, sys
 from pathlib import Path
-from services.image.build.cachedirs import CacheDirectories
+from services.image.build.cache.cachedirs import CacheDirectories
 
 async def work():
     for _ in range(10):

@@ -15,7 +15,8 @@ import pytest
 from services.image.build.context.directories import DirectoryTree
 from services.image.build.context.tartree import TarTree
 from services.image.build.context.tree import Entry, MemoryTree, TooManyLinks, resolve
-from services.image.build.copying import (
+from services.image.build.ignore import IgnoreRules
+from services.image.build.steps.copying import (
     Placement,
     absolute_destination,
     check_destination,
@@ -23,10 +24,9 @@ from services.image.build.copying import (
     place,
     select,
 )
-from services.image.build.ignore import IgnoreRules
-from services.image.build.layer import LayerPlan
-from services.image.build.owners import Mode, find_owner
-from services.image.build.upper import write_upper
+from services.image.build.steps.layer import LayerPlan
+from services.image.build.steps.owners import Mode, find_owner
+from services.image.build.steps.upper import write_upper
 from shared.errors import DavitError, InvalidArgument, NotFound
 from tests.unit.build.fakes import FileTarget
 

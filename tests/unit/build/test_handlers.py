@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 
 from services.image.build.handlers import BuildHandlers
+from shared.bus.handover import Sender
+from shared.bus.streams import StreamRef
 from shared.contracts.images import BuildImage
 from shared.errors import Unavailable
-from shared.handover import Sender
-from shared.streams import StreamRef
 
 
 class ClosedBus:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from services.executor.control.changing import changed_limits, merged_host_config, possible_limits
-from services.executor.control.instructions import apply_change
-from services.executor.control.pruning import parse_until
+from services.executor.control.life.instructions import apply_change
+from services.executor.control.life.updating import changed_limits, merged_host_config, possible_limits
+from services.executor.control.reads.pruning import parse_until
 from shared.contracts.containers import NodeFacts, UpdateContainer
 from shared.contracts.docker import ContainerConfig, HostConfig, Resources, RestartPolicy, Ulimit
 from shared.errors import InvalidArgument, Unsupported

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from services.executor.control import creation
-from services.executor.control.names import checked_name, generated_name, new_id
-from services.executor.control.signals import parse_signal
+from services.executor.control.creation import record as creation
+from services.executor.control.creation.names import checked_name, generated_name, new_id
+from services.executor.control.life.signals import parse_signal
 from shared.config import EngineConfig
 from shared.contracts.containers import NodeFacts
 from shared.contracts.docker import ContainerConfig, HealthConfig, HostConfig, LogConfig

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.control.mountspec import PlannedMount, mount_point, parse_bind, parse_mount, plan_mounts
+from services.executor.control.creation.mountspec import PlannedMount, mount_point, parse_bind, parse_mount, plan_mounts
 from shared.contracts.docker import ContainerConfig, HostConfig, Mount
 from shared.contracts.volumes import Volume, WantedVolume
 from shared.errors import InvalidArgument

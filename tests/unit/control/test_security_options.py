@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.executor.agent.confinement import security_options
-from services.executor.control.confinement import FALSE, TRUE
+from services.executor.agent.configuration.confinement import security_options
+from services.executor.control.creation.confinement import FALSE, TRUE
 
 
 @pytest.mark.parametrize("value", sorted(TRUE))

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from services.executor.control.limits import discard
-from services.executor.control.subject import Subject
-from services.executor.control.validate import check, warnings
+from services.executor.control.creation.limits import discard
+from services.executor.control.creation.subject import Subject
+from services.executor.control.creation.validate import check, warnings
 from shared.contracts.containers import NodeFacts
 from shared.contracts.docker import ContainerConfig, HostConfig
+from shared.docker.logconfig import parse_size
 from shared.errors import InvalidArgument
-from shared.logconfig import parse_size
 
 NODE = NodeFacts(node="n1", cpus=2)
 

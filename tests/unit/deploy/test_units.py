@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.nats import find_binary
+from shared.bus.health import SERVICES
 from shared.config import EngineConfig
-from shared.health import SERVICES
+from supervisor.nats import find_binary
 
 ROOT = Path(__file__).parents[3]
 UNITS = ROOT / "deploy" / "systemd"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.executor.runtime.errors import ForeignFailure
-from services.executor.runtime.foreigncommand import Runtime
+from services.executor.runtime.foreign.command import Runtime
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -103,7 +103,10 @@ def test_delete_asks_only_for_what_is_known(tmp_path: Path) -> None:
 
 def test_it_costs_nothing_until_an_order_asks_for_it() -> None:
     """What the zygote imports every shim carries."""
-    script = "import sys; from services.executor.runtime import launch, rehearsal, shim, zygote; print(*sys.modules)"
+    script = (
+        "import sys; from services.executor.runtime.launch import order, rehearsal, zygote; "
+        "from services.executor.runtime.shim import shim; print(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert "services.executor.runtime.shim" in loaded.split()
-    assert "services.executor.runtime.foreign" not in loaded.split()
+    assert "services.executor.runtime.shim.shim" in loaded.split()
+    assert "services.executor.runtime.foreign.runtime" not in loaded.split()

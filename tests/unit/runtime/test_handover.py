@@ -6,9 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from services.executor.runtime import handover
-from services.executor.runtime.handover import LaterLog
-from services.executor.runtime.zygote import MOST_FDS
+from services.executor.runtime.launch import launcher
+from services.executor.runtime.launch.launcher import LaterLog
+from services.executor.runtime.launch.zygote import MOST_FDS
 
 
 def test_a_log_that_cannot_be_opened_does_not_end_the_shim(tmp_path: Path) -> None:
@@ -33,12 +33,12 @@ def test_a_log_opened_late_is_rotated_by_what_is_in_it_already(tmp_path: Path) -
 
 
 def test_whatever_came_with_an_order_can_be_given_on() -> None:
-    one, other = handover.pair()
+    one, other = launcher.pair()
     fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(MOST_FDS)]
     more = os.pipe()
     try:
-        handover.pass_on(one, b"order", [*fds, *more])
-        shim, packet, got = handover.wait(other, _ended_child())
+        launcher.pass_on(one, b"order", [*fds, *more])
+        shim, packet, got = launcher.wait(other, _ended_child())
         for fd in got:
             os.close(fd)
     finally:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.executor.runtime.errors import InvalidSpec
-from services.executor.runtime.logfile import LINE_BYTES, JsonLog, LineSplitter, human_size
+from services.executor.runtime.shim.logfile import LINE_BYTES, JsonLog, LineSplitter, human_size
 
 
 def test_lines_and_parts() -> None:

@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 
-from services.executor.runtime import devices, kernel, memorypolicy, mountplan, mounts, rlimits, sysctl, zygote
-from services.executor.runtime import mountcalls as m
 from services.executor.runtime.commands.info import example
 from services.executor.runtime.errors import InvalidSpec
-from services.executor.runtime.mountoptions import MountOptions
-from services.executor.runtime.namespaces import Namespaces
-from services.executor.runtime.plan import ContainerPlan, ProcessPlan
-from services.executor.runtime.rootfs import Overlay
+from services.executor.runtime.kernel import calls as kernel
+from services.executor.runtime.kernel import mountcalls as m
+from services.executor.runtime.launch import zygote
+from services.executor.runtime.spec import mountplan
+from services.executor.runtime.spec.mountoptions import MountOptions
+from services.executor.runtime.spec.plan import ContainerPlan, ProcessPlan
+from services.executor.runtime.steps import devices, memorypolicy, mounts, rlimits, sysctl
+from services.executor.runtime.steps.namespaces import Namespaces
+from services.executor.runtime.steps.rootfs import Overlay
 
 
 def test_mount_options() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.executor.runtime import users
 from services.executor.runtime.errors import UserFailure
+from services.executor.runtime.steps import users
 
 PASSWD = [["root", "x", "0", "0", "", "/root", "/bin/sh"], ["web", "x", "33", "34", "", "/srv", ""]]
 GROUP = [["root", "x", "0", ""], ["web", "x", "34", ""], ["extra", "x", "50", "other,web"]]

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.runtime import command, errors, frames, jsonlite
+from services.executor.runtime import errors, jsonlite
 from services.executor.runtime.commands.options import Option, UsageError, parse
-from services.executor.runtime.exitrecord import ExitRecord, read
+from services.executor.runtime.shim import frames
+from services.executor.runtime.shim.exitrecord import ExitRecord, read
+from services.executor.runtime.steps import command
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

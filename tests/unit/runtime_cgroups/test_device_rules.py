@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from services.executor.runtime import defaults
 from services.executor.runtime.cgroups.device_rules import WILDCARD, DeviceRules
 from services.executor.runtime.errors import InvalidSpec
+from services.executor.runtime.spec import defaults
 
 
 def allow(kind: str, major: int | None = None, minor: int | None = None, access: str = "rwm") -> dict[str, Any]:

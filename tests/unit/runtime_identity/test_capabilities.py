@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from services.executor.runtime import capabilities, defaults
-from services.executor.runtime.capabilities import DEFAULT, NAMES, docker_capabilities
 from services.executor.runtime.errors import InvalidSpec
+from services.executor.runtime.spec import capabilities, defaults
+from services.executor.runtime.spec.capabilities import DEFAULT, NAMES, docker_capabilities
 
 
 def test_numbers_are_the_kernels() -> None:

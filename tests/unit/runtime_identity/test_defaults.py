@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.executor.runtime import defaults
+from services.executor.runtime.spec import defaults
 
 
 def test_answers_are_fresh() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.executor.runtime import idmap
 from services.executor.runtime.errors import InvalidSpec
+from services.executor.runtime.spec import idmap
 
 
 def entry(container: Any, host: Any, size: Any) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from services.executor.runtime import seccomp, syscalls
-from services.executor.runtime.capabilities import DEFAULT, NAMES
 from services.executor.runtime.errors import InvalidSpec
-from services.executor.runtime.seccomp_default import default_profile
-from services.executor.runtime.seccomp_filter import ACTIONS, CompiledFilter
-from services.executor.runtime.seccomp_profile import resolve_profile
+from services.executor.runtime.kernel import syscalls
+from services.executor.runtime.seccomp import compiler
+from services.executor.runtime.seccomp.default import default_profile
+from services.executor.runtime.seccomp.filter import ACTIONS, CompiledFilter
+from services.executor.runtime.seccomp.profile import resolve_profile
+from services.executor.runtime.spec.capabilities import DEFAULT, NAMES
 from tests.unit.seccomp import machine
 from tests.unit.seccomp.machine import ALLOW, AUDIT, ERRNO, KILL
 
@@ -24,7 +25,7 @@ EPERM, ENOSYS = ERRNO | errno.EPERM, ERRNO | errno.ENOSYS
 def answer(profile: dict[str, Any], name: str, *arguments: int, architecture: str = "x86_64") -> int:
     """What the compiled profile says to a call by name."""
     number = syscalls.numbers(architecture)[name] | (syscalls.X32_BIT if architecture == "x32" else 0)
-    program = seccomp.compile_filter(profile, "x86_64").program
+    program = compiler.compile_filter(profile, "x86_64").program
     return machine.run(program, AUDIT[architecture], number, arguments)
 
 
@@ -162,14 +163,14 @@ def test_the_socket_calls_of_x86_are_also_reached_through_their_common_call() ->
 )
 def test_a_refusal_names_the_field(broken: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidSpec) as caught:
-        seccomp.compile_filter(broken, "x86_64")
+        compiler.compile_filter(broken, "x86_64")
     assert caught.value.field == field
 
 
 def test_a_notifying_filter_asks_for_a_listener_and_survives_packing() -> None:
     rules = profile({"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}, listenerPath="/run/l.sock", listenerMetadata="m")
     rules["flags"] = ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC"]
-    compiled = seccomp.compile_filter(rules, "x86_64")
+    compiled = compiler.compile_filter(rules, "x86_64")
     assert compiled.flags == 8 | 2
     again = CompiledFilter.unpack(compiled.pack())
     assert (again.program, again.flags) == (compiled.program, compiled.flags)
@@ -178,7 +179,7 @@ def test_a_notifying_filter_asks_for_a_listener_and_survives_packing() -> None:
 
 def test_arm_tables_are_compiled_for_an_arm_machine() -> None:
     rules = profile(allow("getpid"), architectures=["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"])
-    program = seccomp.compile_filter(rules, "aarch64").program
+    program = compiler.compile_filter(rules, "aarch64").program
     assert machine.run(program, AUDIT["aarch64"], 172) == ALLOW
     assert machine.run(program, AUDIT["arm"], 20) == ALLOW
     assert machine.run(program, AUDIT["x86_64"], X86_64["getpid"]) == KILL
@@ -193,7 +194,7 @@ TOKENS = {"SCMP_ARCH_X86_64": 0xC000003E, "SCMP_ARCH_X86": 0x40000003, "SCMP_ARC
 
 def differences(rules: dict[str, Any], architectures: list[str], chooser: random.Random) -> list[str]:
     """Calls that ours and libseccomp's filter answer differently; those it does not know by name are not asked."""
-    ours = seccomp.compile_filter({**rules, "architectures": architectures}, "x86_64").program
+    ours = compiler.compile_filter({**rules, "architectures": architectures}, "x86_64").program
     theirs = machine.reference_filter(library, rules, [TOKENS[name] for name in architectures])
     values = [0, 1, 0xFFFFFFFF, 2**32, 0x7E020000, 0x20008, 40, 2**64 - 1]
     for rule in rules["syscalls"]:

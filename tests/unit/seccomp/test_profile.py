@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from services.executor.runtime.capabilities import DEFAULT
 from services.executor.runtime.errors import InvalidSpec
-from services.executor.runtime.seccomp import compile_profile
-from services.executor.runtime.seccomp_default import default_profile
-from services.executor.runtime.seccomp_profile import resolve_profile
+from services.executor.runtime.seccomp.compiler import compile_profile
+from services.executor.runtime.seccomp.default import default_profile
+from services.executor.runtime.seccomp.profile import resolve_profile
+from services.executor.runtime.spec.capabilities import DEFAULT
 
 
 def names(capabilities: tuple[str, ...] = (), *, rules: list[dict[str, Any]] | None = None, **where: str) -> set[str]:

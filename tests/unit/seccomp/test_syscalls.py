@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.runtime import syscalls
+from services.executor.runtime.kernel import syscalls
 
 HEADERS = Path("/usr/include/x86_64-linux-gnu/asm")
 

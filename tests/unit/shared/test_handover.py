@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from shared.bus.handover import PIPE_BYTES, PipeRef, Sender, take
 from shared.errors import Unavailable
-from shared.handover import PIPE_BYTES, PipeRef, Sender, take
 
 READER = """
 import asyncio, sys
-from shared.handover import PipeRef, take
+from shared.bus.handover import PipeRef, take
 
 async def main():
     pipe = take(PipeRef.model_validate_json(sys.argv[1]))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shared import logs
-from shared.context import RequestContext, use_context
+from shared.bus.context import RequestContext, use_context
 
 
 @pytest.fixture

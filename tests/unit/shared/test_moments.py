@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.moments import duration_ns, moment_ns
+from shared.docker.moments import duration_ns, moment_ns
 
 S = 10**9
 NOW = 1_700_000_000 * S

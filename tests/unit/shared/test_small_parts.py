@@ -6,7 +6,7 @@ import pytest
 
 from shared import failpoints
 from shared.errors import BY_CODE, DavitError, Internal, InvalidArgument, from_wire
-from shared.events import DomainEvent
+from shared.events.record import DomainEvent
 
 
 @pytest.mark.parametrize(

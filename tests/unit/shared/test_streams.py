@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared import streams
+from shared.bus import streams
+from shared.bus.streams import ByteStream, StreamBroken, StreamRef
 from shared.errors import DavitError, NotFound
-from shared.streams import ByteStream, StreamBroken, StreamRef
 from shared.testing.bus import MemoryHub
 from tests.suites import streams as suite
 

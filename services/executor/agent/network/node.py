@@ -24,7 +24,7 @@ from services.executor.agent.network.kernel import KernelNetwork
 from services.executor.agent.network.proxy import PortProxy
 from services.executor.agent.network.sandbox import Sandbox, SandboxPool
 from services.executor.agent.network.wanted import needs_proxy
-from shared.bus import EMPTY, Bus, Contract, Empty
+from shared.bus.client import EMPTY, Bus, Contract, Empty
 from shared.config import EngineConfig
 from shared.contracts import networks as contract
 from shared.contracts.networks import ApplyNetwork, Attachment, NodeNetworks, NodeNetworksRequest

@@ -6,18 +6,20 @@ import errno
 import os
 import time
 
-from services.executor.runtime import jsonlite, kernel, process, state
+from services.executor.runtime import jsonlite, state
 from services.executor.runtime.commands import lifecycle, store
 from services.executor.runtime.commands.options import Option
 from services.executor.runtime.errors import InvalidSpec, KernelFailure, RuntimeFailure
+from services.executor.runtime.kernel import calls as kernel
+from services.executor.runtime.launch import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from services.executor.runtime.cgroups.interface import Cgroup, CgroupBackend
-    from services.executor.runtime.conversation import Launch
-    from services.executor.runtime.plan import ContainerPlan, ProcessPlan
+    from services.executor.runtime.launch.conversation import Launch
+    from services.executor.runtime.spec.plan import ContainerPlan, ProcessPlan
 
 CONFIG_FILE = "config.json"
 CREATE_OPTIONS = (
@@ -54,7 +56,7 @@ def load_spec(bundle: str, name: str = CONFIG_FILE) -> dict[str, Any]:
         raise InvalidSpec(name, str(error)) from None
     if not isinstance(spec, dict):
         raise InvalidSpec(name, "must be a JSON object")
-    from services.executor.runtime import shape
+    from services.executor.runtime.spec import shape
 
     shape.check(spec, shape.CONFIG, "")
     return spec
@@ -64,7 +66,7 @@ class Creation:
     """A container being made; undone as a whole unless `commit` is reached."""
 
     def __init__(self, config: Any, options: dict[str, Any], container_id: str) -> None:
-        from services.executor.runtime.plan import ContainerPlan
+        from services.executor.runtime.spec.plan import ContainerPlan
 
         self.config = config
         self.options = options
@@ -101,11 +103,11 @@ class Creation:
 
     def guard_interpreter(self) -> None:
         """See to it that the container's program cannot get at the interpreter; may start this command once more."""
-        from services.executor.runtime import selfexe
+        from services.executor.runtime.steps import selfexe
 
         if not selfexe.needed():
             return
-        from services.executor.runtime import execstub
+        from services.executor.runtime.steps import execstub
 
         if self.plan.linux.get("seccomp") or not execstub.suits(self.plan):
             selfexe.protect(self.config.arguments)
@@ -113,15 +115,15 @@ class Creation:
 
     def make(self, streams: tuple[int, int, int], *, stays: bool) -> Launch:
         """Up to the point where the process waits: for us, or (`stays`) for whoever connects when we have gone."""
-        from services.executor.runtime import validate
+        from services.executor.runtime.spec import validate
 
         plan = self.plan
         validate.container(plan, self.backend)
         warn_of_capabilities(self.config, plan.process)
         if plan.linux.get("seccomp"):
-            from services.executor.runtime import seccomp
+            from services.executor.runtime.seccomp import compiler
 
-            plan.process.seccomp = seccomp.compile_filter(plan.linux["seccomp"])
+            plan.process.seccomp = compiler.compile_filter(plan.linux["seccomp"])
         directory = store.reserve(self.config.root, plan.container_id)
         try:
             return self._make_in(directory, streams, stays=stays)
@@ -266,7 +268,7 @@ def check_terminal(terminal: bool, detach: bool, console_socket: str) -> None:
 
 def warn_of_capabilities(config: Any, plan: ProcessPlan) -> None:
     """Say which names are not known, here or to this kernel; without them the container runs."""
-    from services.executor.runtime import capabilities
+    from services.executor.runtime.spec import capabilities
 
     unknown = capabilities.unknown(plan.capabilities)
     if unknown:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import os
 
-from services.executor.runtime import execs, jsonlite, kernel
+from services.executor.runtime import jsonlite
 from services.executor.runtime.commands import creation, foreground, store
 from services.executor.runtime.commands.options import Option, UsageError
 from services.executor.runtime.errors import InvalidSpec, KernelFailure, RuntimeFailure, WrongState
+from services.executor.runtime.kernel import calls as kernel
+from services.executor.runtime.launch import execs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from services.executor.runtime.conversation import Launch
+    from services.executor.runtime.launch.conversation import Launch
 
 OPTIONS = (
     Option("console-socket", "text", "path to a socket which will receive the master end of the terminal", ""),
@@ -139,8 +141,8 @@ def _listener_sender(container: store.Container, plan: Any, launch: Launch) -> C
 
 
 def _plan(container: store.Container, options: dict[str, Any], command: list[str]) -> Any:
-    from services.executor.runtime import validate
-    from services.executor.runtime.plan import ProcessPlan
+    from services.executor.runtime.spec import validate
+    from services.executor.runtime.spec.plan import ProcessPlan
 
     if options["process"]:
         try:
@@ -152,7 +154,7 @@ def _plan(container: store.Container, options: dict[str, Any], command: list[str
             raise InvalidSpec(options["process"], str(error)) from None
         if not isinstance(spec, dict):
             raise InvalidSpec(options["process"], "must be a JSON object")
-        from services.executor.runtime import shape
+        from services.executor.runtime.spec import shape
 
         shape.check(spec, shape.PROCESS, "process")
     else:
@@ -170,9 +172,9 @@ def _plan(container: store.Container, options: dict[str, Any], command: list[str
     plan.wait = True
     profile = (container.spec.get("linux") or {}).get("seccomp")
     if profile:
-        from services.executor.runtime import seccomp
+        from services.executor.runtime.seccomp import compiler
 
-        plan.seccomp = seccomp.compile_filter(profile)
+        plan.seccomp = compiler.compile_filter(profile)
     return plan
 
 

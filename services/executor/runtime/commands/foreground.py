@@ -9,8 +9,8 @@ import _signal  # type: ignore[import-not-found]  # `signal` itself costs an enu
 import os
 import select
 
-from services.executor.runtime import tty
 from services.executor.runtime.errors import RuntimeFailure
+from services.executor.runtime.steps import tty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -32,17 +32,13 @@ def features(_config: Any, _options: dict[str, Any], arguments: list[str]) -> in
 
 def describe() -> dict[str, Any]:
     """The features structure."""
-    from services.executor.runtime import (
-        capabilities,
-        hooks,
-        memorypolicy,
-        namespaces,
-        seccomp,
-        seccomp_code,
-        seccomp_filter,
-    )
     from services.executor.runtime.commands.store import SPEC_VERSION
-    from services.executor.runtime.mountoptions import FLAGS, LINKS, PROPAGATION, RECURSIVE
+    from services.executor.runtime.seccomp import code as seccomp_code
+    from services.executor.runtime.seccomp import compiler
+    from services.executor.runtime.seccomp import filter as seccomp_filter
+    from services.executor.runtime.spec import capabilities
+    from services.executor.runtime.spec.mountoptions import FLAGS, LINKS, PROPAGATION, RECURSIVE
+    from services.executor.runtime.steps import hooks, memorypolicy, namespaces
 
     apparmor = os.path.isdir("/sys/kernel/security/apparmor")
     return {
@@ -57,7 +53,7 @@ def describe() -> dict[str, Any]:
             "seccomp": {
                 "enabled": True,
                 "actions": seccomp_filter.supported_actions(),
-                "operators": list(seccomp.OPERATORS),
+                "operators": list(compiler.OPERATORS),
                 "archs": list(seccomp_code.ARCHITECTURES),
                 "knownFlags": list(seccomp_filter.FLAGS),
                 "supportedFlags": seccomp_filter.supported_flags(),

@@ -45,7 +45,7 @@ def run_poststart(container: store.Container) -> None:
     wanted = container.spec.get("hooks") or {}
     if not wanted.get("poststart"):
         return
-    from services.executor.runtime import hooks
+    from services.executor.runtime.steps import hooks
 
     hooks.run("poststart", wanted, container.hook_state() | {"status": "running", "pid": container.pid})
 
@@ -60,8 +60,8 @@ def start(config: Any, _options: dict[str, Any], arguments: list[str]) -> int:
         raise WrongState("cannot start a container in the paused state")
     if status != "created":
         raise WrongState("cannot start an already running container")
-    from services.executor.runtime import sync
-    from services.executor.runtime.conversation import Launch
+    from services.executor.runtime.launch import sync
+    from services.executor.runtime.launch.conversation import Launch
 
     launch = Launch(container.pid, sync.Channel(store.connect(container)))
     launch.on_listener = lambda fd: _send_listener_of(container, fd)
@@ -192,7 +192,7 @@ def run_poststop(config: Any, wanted: dict[str, Any], state: dict[str, Any]) -> 
     """Run the hooks of the end; those that fail are reported, and stop nothing."""
     if not wanted.get("poststop"):
         return
-    from services.executor.runtime import hooks
+    from services.executor.runtime.steps import hooks
 
     described = {**state, "status": "stopped"}
     described.pop("pid", None)

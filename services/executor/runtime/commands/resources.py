@@ -75,7 +75,7 @@ def _from_file(path: str) -> dict[str, Any]:
     if path == "-":
         text = sys.stdin.buffer.read()
     else:
-        from services.executor.runtime import kernel
+        from services.executor.runtime.kernel import calls as kernel
 
         with kernel.reporting("open", path), open(path, "rb") as file:
             text = file.read()
@@ -85,7 +85,7 @@ def _from_file(path: str) -> dict[str, Any]:
         raise InvalidSpec("--resources", str(error)) from None
     if not isinstance(resources, dict):
         raise InvalidSpec("--resources", "must be a JSON object")
-    from services.executor.runtime import shape
+    from services.executor.runtime.spec import shape
 
     shape.check(resources, shape.RESOURCES, "linux.resources")
     return resources

@@ -196,7 +196,7 @@ def reserve(root: str, container_id: str) -> str:
         WrongState: the id is taken.
     """
     directory = os.path.join(root, check_id(container_id))
-    from services.executor.runtime import kernel
+    from services.executor.runtime.kernel import calls as kernel
 
     with kernel.reporting("mkdir", directory):
         os.makedirs(root, 0o711, exist_ok=True)

@@ -9,9 +9,10 @@ import ctypes
 import errno
 import os
 
-from services.executor.runtime import bpf, kernel
 from services.executor.runtime.cgroups.device_rules import WILDCARD, DeviceRules
 from services.executor.runtime.errors import KernelFailure
+from services.executor.runtime.kernel import bpf
+from services.executor.runtime.kernel import calls as kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

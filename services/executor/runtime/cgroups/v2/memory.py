@@ -8,10 +8,10 @@ from __future__ import annotations
 import ctypes
 import os
 
-from services.executor.runtime import kernel
 from services.executor.runtime.cgroups import files
 from services.executor.runtime.cgroups.v2 import pressure
 from services.executor.runtime.errors import InvalidSpec, NotSupported
+from services.executor.runtime.kernel import calls as kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

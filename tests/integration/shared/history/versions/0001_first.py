@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from shared import outbox
+from shared.events import outbox
 
 revision = "0001"
 down_revision = None

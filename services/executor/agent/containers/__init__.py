@@ -1,0 +1,1 @@
+"""The life of this node's containers: records, starts, exits, restarts, health."""

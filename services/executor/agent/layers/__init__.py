@@ -1,0 +1,1 @@
+"""The layers that containers of this node stand on, here or fetched."""

@@ -1,0 +1,1 @@
+"""What containers write and what is typed into them: logs and attachments."""

@@ -1,0 +1,1 @@
+"""Everything that is decided when a container is created: what is refused, and the record that comes out."""

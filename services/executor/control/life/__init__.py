@@ -1,0 +1,1 @@
+"""The verbs of a container's life, and waiting for what they bring about."""

@@ -1,0 +1,82 @@
+"""Commit: a container's changes as a new image."""
+
+from __future__ import annotations
+
+from services.executor.control.creation.record import merge_config
+from services.executor.control.domain import Record
+from services.executor.control.life.instructions import apply_change
+from services.executor.control.peers import Peers
+from services.executor.control.state.records import Records
+from shared.contracts import images, node
+from shared.contracts.containers import Commit, CommittedImage
+from shared.contracts.docker import ContainerConfig
+from shared.contracts.images import CommitLayer
+from shared.contracts.node import ContainerId
+from shared.errors import Conflict
+
+# What a container's configuration says about one run of it, and an image does not.
+ABOUT_THE_RUN = (
+    "hostname", "domainname", "attach_stdin", "attach_stdout", "attach_stderr", "tty", "open_stdin", "stdin_once",
+    "image", "network_disabled", "mac_address", "stop_timeout",
+)  # fmt: skip
+
+
+class Committing:
+    """Handler of COMMIT."""
+
+    def __init__(self, records: Records, peers: Peers) -> None:
+        self._records = records
+        self._peers = peers
+
+    async def commit(self, request: Commit) -> CommittedImage:
+        """Pack the changes on the node, have the image service store them; paused meanwhile, if asked."""
+        record = await self._records.find(request.ref)
+        if record.status in ("removing", "dead"):
+            raise Conflict(f"You cannot commit container {record.id} which is being removed")
+        config = image_config(request, record)
+        paused = request.pause and record.status == "running"
+        if paused:
+            await self._peers.pause(record)
+            await self._records.note(record.event("pause"))
+        try:
+            image = await self._store(request, record, config)
+        finally:
+            if paused:
+                await self._peers.unpause(record)
+                await self._records.note(record.event("unpause"))
+        repo = request.repo.removeprefix("docker.io/").removeprefix("library/")
+        reference = f"{repo}:{request.tag or 'latest'}" if repo else ""
+        await self._records.note(record.event("commit", comment=request.comment, imageID=image.id, imageRef=reference))
+        return image
+
+    async def _store(self, request: Commit, record: Record, config: ContainerConfig) -> CommittedImage:
+        if record.generation == 0:
+            await self._peers.prepare(record)
+        bus = self._peers.bus
+        packed = await bus.request(node.PACK_CHANGES, ContainerId(id=record.id), node=record.node)
+        layer = CommitLayer(
+            stream=packed.stream,
+            parent=record.container.image_id,
+            config=config,
+            container_config=record.container.config,
+            container_id=record.id,
+            repo=request.repo,
+            tag=request.tag,
+            author=request.author,
+            comment=request.comment,
+            created_by=request.created_by or " ".join([record.container.path, *record.container.args]),
+        )
+        return CommittedImage(id=(await bus.request(images.COMMIT, layer)).id)
+
+
+def image_config(request: Commit, record: Record) -> ContainerConfig:
+    """The container's configuration, overridden by the request's, then by its instructions.
+
+    Raises:
+        InvalidArgument: An instruction that commit does not take.
+    """
+    config = merge_config(request.config or ContainerConfig(), record.container.config)
+    for change in request.changes:
+        apply_change(config, change)
+    empty = ContainerConfig()
+    return config.model_copy(update={name: getattr(empty, name) for name in ABOUT_THE_RUN})

@@ -1,0 +1,120 @@
+"""Connect and disconnect: a container's networks, while it runs and for its next start."""
+
+from __future__ import annotations
+
+from services.executor.control.domain import Record
+from services.executor.control.peers import Peers
+from services.executor.control.state.records import Records
+from shared.bus.client import EMPTY, Empty
+from shared.contracts import networks, node
+from shared.contracts.containers import ConnectContainer, DisconnectContainer
+from shared.contracts.docker import EndpointSettings
+from shared.contracts.networks import ConnectNetwork, Joined, Network
+from shared.contracts.node import AttachNetwork, DetachNetwork
+from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound
+from shared.events.record import DomainEvent
+
+
+class Connecting:
+    """Handlers of CONNECT and DISCONNECT."""
+
+    def __init__(self, records: Records, peers: Peers) -> None:
+        self._records = records
+        self._peers = peers
+        self._bus = peers.bus
+
+    async def _network(self, ref: str) -> Network:
+        return await self._bus.request(networks.INSPECT, networks.NetworkRef(ref=ref))
+
+    async def connect(self, request: ConnectContainer) -> Empty:
+        record = await self._records.find(request.ref)
+        if record.status in ("removing", "dead"):
+            raise Conflict(f"container {record.id} is marked for removal and cannot be connected to a network")
+        mode = record.container.host_config.network_mode
+        if mode == "host" or mode.startswith("container:"):
+            raise InvalidArgument(
+                "container sharing network namespace with another container or host cannot be connected to any other "
+                "network"
+            )
+        if request.network == "host":
+            raise InvalidArgument(
+                "container cannot be disconnected from host network or connected to host network", field="Network"
+            )
+        if mode == "none" or request.network == "none":
+            raise InvalidArgument(
+                "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+            )
+        network = await self._network(request.network)
+        if _reference_to(network, record) is not None:
+            raise Forbidden(f"endpoint with name {record.name} already exists in network {network.name}")
+        joined = await self._join_now(record, network, request.settings) if record.alive else None
+
+        def apply(current: Record) -> list[DomainEvent]:
+            current.requested_networks[network.name] = request.settings
+            if joined is None:
+                current.container.networks[network.name] = request.settings
+            else:
+                current.container.networks |= joined.settings
+                current.attachments += joined.attachments
+            return []
+
+        await self._records.change(record, apply)
+        return EMPTY
+
+    async def _join_now(self, record: Record, network: Network, settings: EndpointSettings) -> Joined:
+        joined = await self._bus.request(
+            networks.CONNECT,
+            ConnectNetwork(
+                container_id=record.id,
+                container_name=record.name,
+                hostname=record.hostname,
+                node=record.node,
+                network=network.name,
+                settings=settings,
+                generation=record.generation,
+            ),
+        )
+        try:
+            for attachment in joined.attachments:
+                order = AttachNetwork(id=record.id, attachment=attachment)
+                await self._bus.request(node.ATTACH_NETWORK, order, node=record.node)
+        except DavitError:
+            await self._peers.leave(record.id, network.name)
+            raise
+        return joined
+
+    async def disconnect(self, request: DisconnectContainer) -> Empty:
+        network = await self._network(request.network)
+        try:
+            record = await self._records.find(request.ref)
+        except NotFound:
+            if not request.force:
+                raise
+            await self._peers.leave(request.ref, network.name)
+            return EMPTY
+        reference = _reference_to(network, record)
+        if reference is None and network.name not in record.container.networks:
+            raise Forbidden(f"container {record.id} is not connected to network {network.name}")
+        if record.alive:
+            for attachment in record.attachments:
+                if attachment.network.id == network.id:
+                    order = DetachNetwork(id=record.id, endpoint_id=attachment.endpoint_id)
+                    await self._bus.request(node.DETACH_NETWORK, order, node=record.node)
+            await self._peers.leave(record.id, network.name)
+
+        def apply(current: Record) -> list[DomainEvent]:
+            current.requested_networks.pop(_reference_to(network, current) or "", None)
+            current.container.networks.pop(network.name, None)
+            current.attachments = [one for one in current.attachments if one.network.id != network.id]
+            return []
+
+        await self._records.change(record, apply)
+        return EMPTY
+
+
+def _reference_to(network: Network, record: Record) -> str | None:
+    """The word by which a container asks for a network: its name, its id, or the beginning of it."""
+    for reference in record.requested_networks:
+        if reference in (network.name, network.id) or (len(reference) >= 4 and network.id.startswith(reference)):
+            return reference
+    return None

@@ -1,0 +1,1 @@
+"""Nodes: what is known of them, what they report, and how both sides agree again."""

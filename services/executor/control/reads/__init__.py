@@ -1,0 +1,1 @@
+"""What clients ask about containers, answered from the database."""

@@ -1,0 +1,1 @@
+"""Control's records: tables, statements, and the one place that changes them."""

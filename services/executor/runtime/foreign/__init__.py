@@ -1,0 +1,1 @@
+"""Other OCI runtimes under davit's shim."""

@@ -1,0 +1,1 @@
+"""What the child does between clone and execve, one kernel concern a module; `init` has the order."""

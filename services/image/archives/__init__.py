@@ -1,0 +1,1 @@
+"""Image archives: saved, loaded, imported."""

@@ -1,0 +1,1 @@
+"""What instructions do: one concern of a Dockerfile's instructions a module."""

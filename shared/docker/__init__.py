@@ -1,0 +1,1 @@
+"""Docker's small rules that several services need, each written once."""

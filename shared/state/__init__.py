@@ -1,0 +1,1 @@
+"""A service's database: SQLite or Postgres behind the same code."""

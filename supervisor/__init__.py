@@ -1,0 +1,1 @@
+"""The engine's processes: guarded, started, heard, and started again when they end."""
