@@ -1,15 +1,15 @@
-"""The confined child that reads and writes archives: ``python -I -c … shared.layers.child``.
+"""The confined child that reads and writes archives, forked from a warm process (`shared.layers.warm`).
 
 ::
 
-    parent                                child
-      │ order: JSON, argument 1             │ opens its input, imports what it needs, then
+    service                               child
+      │ order: JSON                         │ opens its input, imports what it needs, then
       │ fd 0: a tar (or nothing)            │ chroot to fd 3, drops capabilities
       ├────────────────────────────────────►│ unpacks fd 0, or packs to fd 1
       │ fd 4: outcome, JSON ◄───────────────┤ {"ok": {...}} or {"error": {"kind", "message"}}
 
-A parent that dies closes the pipe, and the child ends with "unexpected EOF" or EPIPE. The standard library and the
-decompressors only: its start is on the path of every layer.
+A service that dies closes the pipe, and the child ends with "unexpected EOF" or EPIPE. The standard library and the
+decompressors only.
 """
 
 from __future__ import annotations
@@ -144,21 +144,26 @@ def _pack(order: dict[str, Any]) -> dict[str, Any]:
 _JOBS = {"unpack": _unpack, "pack": _pack}
 
 
-def main() -> None:
+def carry_out(order: dict[str, Any]) -> None:
+    """Do the job, tell the outcome, and end this process."""
     # The reading thread runs seldom and shortly, and the other one has nothing to do meanwhile.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    order = json.loads(sys.argv[1])
     try:
         outcome = {"ok": _JOBS[order["job"]](order)}
     except (TarError, compression.CompressionError) as error:
         outcome = {"error": {"kind": "archive", "message": str(error)}}
     except OSError as error:
         outcome = {"error": {"kind": "system", "message": _told(error), "errno": error.errno}}
-    except Exception as error:  # the process's edge: told to the parent, which reports it
+    except Exception as error:  # the process's edge: told to the service, which reports it
         outcome = {"error": {"kind": "internal", "message": f"{type(error).__name__}: {error}"}}
     for chunk in _whole(json.dumps(outcome).encode("utf-8", "surrogatepass")):
         os.write(OUTCOME_FD, chunk)
     os._exit(0)
+
+
+def warm_up() -> None:
+    """Do before the fork what each child would otherwise do for itself."""
+    confine.renounce()
 
 
 def _told(error: OSError) -> str:

@@ -32,7 +32,6 @@ REMOVED_PREFIX = ".removed-"
 FETCHED = "fetched"
 OWNER = ".images"
 _CHAIN_ID = re.compile(r"sha256:[0-9a-f]{64}")
-_FIRST_FREE_FD = 10
 
 
 class StagedFiles:
@@ -172,12 +171,10 @@ class LayerStore:
                 directory.mkdir(mode=0o711)
                 lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 fcntl.flock(lock, fcntl.LOCK_SH)
-            high = fcntl.fcntl(lock, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
-            os.close(lock)
             (directory / "fs").mkdir(mode=0o755)
         except OSError as error:
             raise Unavailable(f"a layer cannot be unpacked: {error}") from error
-        return directory, high
+        return directory, lock
 
     def commit(self, staged: StagedFiles, chain_id: str, *, fetched: bool = False) -> None:
         """Make an unpacked layer available under its chain id. When another process was faster, its copy stays.

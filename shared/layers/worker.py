@@ -10,21 +10,17 @@ import errno
 import fcntl
 import json
 import os
-import subprocess
-import sys
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from shared.errors import DavitError, Internal, InvalidArgument, NotFound, Unavailable
+from shared.layers.warm import warm
 
-_PACKAGES = str(Path(__file__).resolve().parent.parent.parent)
-_START = "import sys; sys.path.insert(0, sys.argv.pop()); from shared.layers.child import main; main()"
 PIPE_BYTES = 1 << 20
-_FIRST_FREE_FD = 10
 READ_BYTES = 512 * 1024
 # An archive must leave this much room on the disk for everybody else.
 RESERVED_BYTES = 256 * 1024 * 1024
@@ -49,39 +45,39 @@ class Unpacked:
 
 
 class Child:
-    """A running child. Leaving the context kills it if it is still at work."""
+    """A running child. Leaving the context kills it if it is still at work.
 
-    def __init__(self, order: dict[str, Any], root: Path, *, stdin: int, stdout: int, keep_open: Sequence[int]) -> None:
-        directory = _high(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        outcome, told = os.pipe()
-        told = _high(told)
-        # The child wants its root and its outcome at fixed numbers, and moves them there itself. The original of the
-        # root must not stay open: it would be a way out of the chroot.
-        moves = f"import os; os.dup2({directory}, 3); os.close({directory}); os.dup2({told}, 4); os.close({told}); "
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", moves + _START, json.dumps(order), _PACKAGES],
-                stdin=stdin,
-                stdout=stdout,
-                stderr=subprocess.PIPE,
-                pass_fds=(directory, told, *keep_open),
-                env={"LC_ALL": "C.UTF-8"},
-            )
-        except BaseException:
-            os.close(outcome)
-            raise
-        finally:
-            os.close(directory)
-            os.close(told)
-        self._outcome = open(outcome, "rb")  # noqa: SIM115  # closed in close
-        self.stdin = self._process.stdin
-        self.stdout = self._process.stdout
+    Args:
+        order: See `shared.layers.child`.
+        root: The directory that it cannot leave.
+        source, output: Descriptors to read from and to write to; None for a pipe to this process.
+        keep_open: Descriptors of files (locks) that stay open as long as the child lives.
+    """
+
+    def __init__(
+        self, order: dict[str, Any], root: Path, *, source: int | None, output: int | None, keep_open: Sequence[int]
+    ) -> None:
+        self.stdin = self.stdout = -1
+        with ExitStack() as sent:
+            directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            sent.callback(os.close, directory)
+            if source is None:
+                source, self.stdin = _pipe()
+                sent.callback(os.close, source)
+            if output is None:
+                self.stdout, output = _pipe()
+                sent.callback(os.close, output)
+            try:
+                self._forked = warm.fork(order, (directory, source, output, *keep_open))
+            except BaseException:
+                self._close_pipes()
+                raise
 
     def end(self) -> None:
-        """Close the pipe to the child: there is no more input."""
-        if self.stdin:
-            with suppress(BrokenPipeError):
-                self.stdin.close()
+        """Close the pipe to the child: there is no more input. Idempotent."""
+        descriptor, self.stdin = self.stdin, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def result(self) -> dict[str, Any]:
         """Wait for the end of the work.
@@ -93,12 +89,13 @@ class Child:
             Internal: The child died.
         """
         self.end()
-        outcome = self._outcome.read()
-        diagnosis = self._process.stderr.read() if self._process.stderr else b""
-        status = self._process.wait()
+        outcome = b""
+        with suppress(ConnectionResetError):  # it died, and left something unread
+            while piece := self._forked.outcome.recv(65536):
+                outcome += piece
+        self._forked.wait()
         if not outcome:
-            text = diagnosis.decode(errors="replace").strip().rpartition("\n")[2]
-            raise Internal(f"the archive process ended with status {status}: {text}")
+            raise Internal("the archive process died over its work")
         told: dict[str, Any] = json.loads(outcome)
         if "ok" in told:
             result: dict[str, Any] = told["ok"]
@@ -106,13 +103,15 @@ class Child:
         raise _translated(told["error"])
 
     def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        for stream in (self.stdin, self.stdout, self._process.stderr, self._outcome):
-            if stream:
-                with suppress(BrokenPipeError):
-                    stream.close()
+        """Idempotent."""
+        self._forked.close()
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        self.end()
+        descriptor, self.stdout = self.stdout, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +142,7 @@ class Unpacker(Child):
         directory: Where in the root, as seen from inside.
         layer, keep_kinds, owner: See `shared.layers.extract.Options`.
         digest: Whether to compute the diff id.
-        keep_open: Descriptors, 10 or higher, of files (locks) that stay open as long as the child lives.
+        keep_open: Descriptors of files (locks) that stay open as long as the child lives.
     """
 
     def __init__(
@@ -171,23 +170,15 @@ class Unpacker(Child):
             "max_bytes": max_bytes,
             "room_bytes": _free_bytes(root),
         }
-        super().__init__(
-            order,
-            root,
-            stdin=subprocess.PIPE if source is None else source,
-            stdout=subprocess.DEVNULL,
-            keep_open=keep_open,
-        )
-        if self.stdin:
-            _widen(self.stdin.fileno())
+        with _nothing(os.O_WRONLY) as nothing:
+            super().__init__(order, root, source=source, output=nothing, keep_open=keep_open)
 
     def write(self, data: bytes | memoryview) -> bool:
         """Pass on the next bytes of the tar; False when the child has ended and `result` says why."""
-        assert self.stdin is not None
         try:
             view = memoryview(data)
             while view:
-                view = view[os.write(self.stdin.fileno(), view) :]
+                view = view[os.write(self.stdin, view) :]
         except BrokenPipeError:
             return False
         return True
@@ -227,34 +218,29 @@ class Packer(Child):
             "shallow": list(shallow),
             "one_file_system": one_file_system,
         }
-        super().__init__(
-            order,
-            root,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if output is None else output,
-            keep_open=(),
-        )
-        if self.stdout:
-            _widen(self.stdout.fileno())
+        with _nothing(os.O_RDONLY) as nothing:
+            super().__init__(order, root, source=nothing, output=output, keep_open=())
 
     def read(self) -> bytes:
         """The next bytes of the tar; ``b""`` at the end, after which `result` says whether it is whole."""
-        assert self.stdout is not None
-        return os.read(self.stdout.fileno(), READ_BYTES)
+        return os.read(self.stdout, READ_BYTES)
 
 
-def _high(descriptor: int) -> int:
-    """The descriptor moved to where it cannot be in the way of the child's fixed numbers."""
+@contextmanager
+def _nothing(flags: int) -> Iterator[int]:
+    descriptor = os.open("/dev/null", flags | os.O_CLOEXEC)
     try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _widen(pipe: int) -> None:
-    """A larger pipe, where the kernel allows it: fewer switches between the two processes."""
+def _pipe() -> tuple[int, int]:
+    """A pipe as large as the kernel allows: fewer switches between the two processes."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
     with suppress(OSError):
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return reading, writing
 
 
 def _free_bytes(root: Path) -> int:
