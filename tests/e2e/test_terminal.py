@@ -62,3 +62,29 @@ def test_of_an_exec(engine: Engine, api: docker.APIClient, keys: str) -> None:
     eventually(lambda: "exec_detach" in actions(engine, since), what="the event exec_detach")
     assert api.exec_inspect(exec_id)["Running"]
     assert "sleep 4321" in engine.docker("top", "box").stdout
+
+
+SIZES = ({"h": "70000", "w": "100"}, {"h": "-1", "w": "1"}, {"h": "24", "w": "4294967296"}, {"h": "24", "w": "65536"})
+
+
+def test_a_size_that_no_terminal_has_is_refused_and_ends_nothing(engine: Engine, api: docker.APIClient) -> None:
+    engine.docker("run", "-d", "-it", "--name", "box", "busybox", "sh")
+    exec_id = api.exec_create("box", ["sleep", "4321"], tty=True)["Id"]
+    api.exec_start(exec_id, tty=True, detach=True)
+    for path in ("/containers/box/resize", f"/exec/{exec_id}/resize"):
+        for size in SIZES:
+            answer = api.post(api._url(path), params=size)
+            assert (answer.status_code, "invalid terminal size" in answer.text) == (400, True), answer.text
+        api.post(api._url(path), params={"h": "29000", "w": "29000"}).raise_for_status()
+    assert engine.docker("exec", "box", "stty", "-F", "/dev/console", "size").stdout == "29000 29000\n"
+    assert api.exec_inspect(exec_id)["Running"]
+
+
+def test_a_first_size_that_no_terminal_has_is_refused(engine: Engine, api: docker.APIClient) -> None:
+    body = {"Image": "busybox", "Tty": True, "HostConfig": {"ConsoleSize": [70000, 80]}}
+    answer = api.post(api._url("/containers/create"), json=body)
+    assert (answer.status_code, "HostConfig.ConsoleSize" in answer.text) == (400, True), answer.text
+    engine.docker("run", "-d", "-it", "--name", "box", "busybox", "sh")
+    exec_id = api.exec_create("box", ["stty", "size"], tty=True)["Id"]
+    answer = api.post(api._url(f"/exec/{exec_id}/start"), json={"Detach": True, "Tty": True, "ConsoleSize": [1, 70000]})
+    assert (answer.status_code, "ConsoleSize" in answer.text) == (400, True), answer.text

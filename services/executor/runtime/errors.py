@@ -153,6 +153,15 @@ class Interrupted(RuntimeFailure):
     code = "interrupted"
 
 
+def unforeseen(error: BaseException) -> RuntimeFailure:
+    """A failure of ours, for the edge of a process that must tell of it and live on: what it was, and where."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        place = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return RuntimeFailure(f"unexpected failure: {type(error).__name__}: {error} at {place}")
+
+
 _CLASSES: dict[str, type[RuntimeFailure]] = {
     cls.code: cls
     for cls in (

@@ -82,11 +82,15 @@ def _reason(text: str) -> str:
 
 
 def dumps(value: Any, *, indent: str = "") -> str:
-    """One JSON document; keys keep their order. With `indent`, on several lines."""
+    """One JSON document; keys keep their order. With `indent`, on several lines.
+
+    Raises:
+        TypeError, ValueError: there is something in it that JSON cannot say.
+    """
     if _read is None:
         import json
 
-        return json.dumps(value, indent=indent or None, separators=(",", ": " if indent else ":"))
+        return json.dumps(value, allow_nan=False, indent=indent or None, separators=(",", ": " if indent else ":"))
     out: list[str] = []
     _write(value, out, indent, "\n" if indent else "")
     return "".join(out)
@@ -104,6 +108,8 @@ def _write(value: Any, out: list[str], indent: str, line: str) -> None:
     elif isinstance(value, int):
         out.append(int.__repr__(value))  # not an enum's own
     elif isinstance(value, float):
+        if value - value != 0:  # infinite, or not a number
+            raise ValueError(f"{value} has no JSON form")
         out.append(float.__repr__(value))
     elif isinstance(value, dict):
         _write_all(

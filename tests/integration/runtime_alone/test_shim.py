@@ -20,6 +20,7 @@ import pytest
 
 from services.executor.runtime import cgroups
 from services.executor.runtime.cgroups.interface import Cgroup
+from services.executor.runtime.errors import RuntimeFailure
 from services.executor.runtime.kernel.threads import in_a_thread
 from services.executor.runtime.launch import zygote
 from services.executor.runtime.shim import exitrecord, frames, shim
@@ -44,13 +45,19 @@ def eventually(condition: Callable[[], Any]) -> Any:
 class Started:
     """A shim in a fork of ours, and the connection on which it answers; `output` is what was attached."""
 
+    class Refused(Exception):
+        """There is no shim: the order is wrong already for who packs it."""
+
     def __init__(self, order: dict[str, Any]) -> None:
+        wish = {"fd": 1, "stdin": True, "stdout": True, "stderr": True}
+        try:
+            packet = zygote.pack_packet(*zygote.pack_order({**order, "control_fd": 0, "attach": [wish]}))
+        except (RuntimeFailure, TypeError, ValueError, AttributeError, KeyError) as failure:
+            raise Started.Refused(failure) from failure
         self.connection, control = socket.socketpair()
         attached, stream = socket.socketpair()
         self.output = attached
         fds = [control.fileno(), stream.fileno()]
-        wish = {"fd": 1, "stdin": True, "stdout": True, "stderr": True}
-        packet = zygote.pack_packet(*zygote.pack_order({**order, "control_fd": 0, "attach": [wish]}))
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -79,11 +86,18 @@ class Started:
         return message
 
     def ask(self, operation: str, **fields: Any) -> dict[str, Any]:
+        return self._answer(operation, **fields)["ok"]  # type: ignore[no-any-return]
+
+    def refused(self, operation: str, **fields: Any) -> dict[str, Any]:
+        return self._answer(operation, **fields)["error"]  # type: ignore[no-any-return]
+
+    def _answer(self, operation: str, **fields: Any) -> dict[str, Any]:
         self._number += 1
-        self.connection.sendall(frames.pack({"id": self._number, "op": operation, **fields}))
-        while (message := self.event()).get("id") != self._number:
+        number = 1000 + self._number
+        self.connection.sendall(frames.pack({"id": number, "op": operation, **fields}))
+        while (message := self.event()).get("id") != number:
             continue
-        return message["ok"]  # type: ignore[no-any-return]
+        return message
 
     def end(self) -> tuple[dict[str, Any], bytes]:
         """The exit record and all output, once both have come to their end."""

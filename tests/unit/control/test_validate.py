@@ -36,6 +36,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (host(MemorySwappiness=200), "Invalid value: 200, valid memory swappiness range is 0-100"),
     (host(MemoryReservation=100), "Minimum memory reservation allowed is 6MB"),
     (host(OomScoreAdj=5000), "Invalid value 5000, range for oom score adj is [-1000, 1000]"),
+    (host(ConsoleSize=[70000, 80]), "invalid terminal size: 70000 is not from 0 to 65535 (HostConfig.ConsoleSize)"),
+    (host(ConsoleSize=[24]), "invalid HostConfig.ConsoleSize: it is [height, width]"),
     (host(ShmSize=-1), "SHM size can not be less than 0"),
     (host(NanoCpus=90000000000), "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"),
     (host(NanoCpus=10**9, CpuPeriod=1000), "Conflicting options: Nano CPUs and CPU Period cannot both be set"),

@@ -48,5 +48,16 @@ def test_whatever_came_with_an_order_can_be_given_on() -> None:
     assert (shim, packet, len(got)) == (None, b"order", MOST_FDS + 2)
 
 
+def test_a_state_of_any_length_can_be_given_on(tmp_path: Path) -> None:
+    """Labels that go into every line of the log make it as long as its user likes."""
+    one, other = launcher.pair()
+    labels = {"label": "x" * 600_000}
+    state = {"log": {"path": str(tmp_path / "log"), "attrs": labels}}
+    launcher.give_state(one, state, [])
+    data, fds = launcher.receive(other)
+    one.close()
+    assert (json.loads(data[1:]), fds) == (state, [])
+
+
 def _ended_child() -> int:
     return os.posix_spawn("/bin/true", ["true"], {})

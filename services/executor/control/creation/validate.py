@@ -26,6 +26,7 @@ from shared.docker.logconfig import check_driver, check_options
 HOSTNAME = re.compile(r"^[a-zA-Z0-9_.-]+$")
 MAX_HOSTNAME = 64
 MAX_PORT = 65535
+MAX_TERMINAL = 65535
 PORT = re.compile(r"^(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?$")
 # tmpfs(5), and the flags of mount(8) that apply to it.
 TMPFS_VALUES = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"})
@@ -217,6 +218,30 @@ def tmpfs(subject: Subject) -> None:
                 raise refuse(f'invalid tmpfs option ["{word}"]', "HostConfig.Tmpfs")
 
 
+def check_terminal_size(rows: int, columns: int, *fields: str) -> None:
+    """Also used by resizes and execs. A terminal has 16 bits for each; Docker takes what is left of a larger number.
+
+    Args:
+        fields: One for both, or one for each.
+    """
+    for number, field in ((rows, fields[0]), (columns, fields[-1])):
+        if not 0 <= number <= MAX_TERMINAL:
+            raise refuse(f"invalid terminal size: {number} is not from 0 to {MAX_TERMINAL} ({field})", field)
+
+
+def check_console_size(size: list[int], field: str) -> None:
+    """Rows and columns, or nothing."""
+    if not size:
+        return
+    if len(size) != 2:
+        raise refuse(f"invalid {field}: it is [height, width]", field)
+    check_terminal_size(size[0], size[1], field)
+
+
+def console_size(subject: Subject) -> None:
+    check_console_size(subject.host.console_size, "HostConfig.ConsoleSize")
+
+
 def refused_fields(subject: Subject) -> None:
     """Fields that this engine does not honour are never ignored."""
     host = subject.host
@@ -260,6 +285,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     name_servers,
     ulimits,
     tmpfs,
+    console_size,
     refused_fields,
 )
 

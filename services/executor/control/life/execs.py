@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.executor.control.creation.names import new_id
+from services.executor.control.creation.validate import check_console_size, check_terminal_size
 from services.executor.control.domain import Record
 from services.executor.control.peers import Peers
 from services.executor.control.state import sql
@@ -28,6 +29,7 @@ class Execs:
     async def create(self, request: CreateExec) -> ExecId:
         if not request.cmd:
             raise InvalidArgument("No exec command specified", field="Cmd")
+        check_console_size(request.console_size, "ConsoleSize")
         spec = request.model_dump(include=set(ExecSpec.model_fields) - {"ref", "console_size"})
         item = Exec(id=request.id or new_id(), container_id="", **spec)
         async with self._records.database.transaction() as tx:
@@ -45,6 +47,7 @@ class Execs:
 
     async def start(self, request: StartExec) -> Empty:
         """Start it; answered when its process runs, or with why it does not."""
+        check_console_size(request.console_size, "ConsoleSize")
         async with self._records.database.read() as reader:
             item = await sql.find_exec(reader, request.id)
             record = await sql.find(reader, item.container_id)
@@ -118,6 +121,7 @@ class Execs:
         return item
 
     async def resize(self, request: ResizeExec) -> Empty:
+        check_terminal_size(request.height, request.width, "h", "w")
         async with self._records.database.read() as reader:
             item = await sql.find_exec(reader, request.id)
             record = await sql.find(reader, item.container_id)

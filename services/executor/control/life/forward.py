@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.executor.control.creation.validate import check_terminal_size
 from services.executor.control.domain import Record
 from services.executor.control.peers import Peers
 from services.executor.control.state.records import Records
@@ -85,6 +86,7 @@ class Forward:
         return EMPTY
 
     async def resize(self, request: ResizeContainer) -> Empty:
+        check_terminal_size(request.height, request.width, "h", "w")
         record = await self._records.find(request.ref)
         if record.status != "running":
             raise Conflict(f"cannot resize a stopped container: {record.id}")

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 1 << 18
 _MOST_FDS = 253
-_ORDER, _STATE = b"O", b"S"
+# In place of a state too long for one packet, which then comes in a file, the last of the descriptors.
+_ORDER, _STATE, _LONG_STATE = b"O", b"S", b"L"
 
 
 class Adopted:
@@ -140,7 +141,17 @@ def give(channel: _socket.socket, shim: Shim) -> None:
         state[name] = fd >= 0
         if fd >= 0:
             given.append(fd)
-    _send(channel, _STATE + jsonlite.dumps(state).encode(), given)
+    give_state(channel, state, given)
+
+
+def give_state(channel: _socket.socket, state: dict[str, Any], given: list[int]) -> None:
+    """Send what the shim is to know, and descriptors; in a file where it is too long for a packet."""
+    data = _STATE + jsonlite.dumps(state).encode()
+    if len(data) > _MOST_BYTES:
+        file = os.memfd_create("state", os.MFD_CLOEXEC)
+        os.write(file, data)
+        data, given = _LONG_STATE, [*given, file]
+    _send(channel, data, given)
 
 
 def _send(channel: _socket.socket, data: bytes, fds: list[int]) -> None:
@@ -158,7 +169,7 @@ def wait(channel: _socket.socket, launcher: int) -> tuple[Shim | None, bytes, li
         The shim of the container that was started; or None with an order and its descriptors, to be carried out here;
         or None and nothing, when there is nothing to do (any more).
     """
-    data, fds = _receive(channel)
+    data, fds = receive(channel)
     os.waitpid(launcher, 0)
     if data[:1] == _ORDER:
         return None, data[1:], fds
@@ -170,16 +181,22 @@ def wait(channel: _socket.socket, launcher: int) -> tuple[Shim | None, bytes, li
 
 def taken(channel: _socket.socket) -> Shim:
     """What `give` gave."""
-    data, fds = _receive(channel)
+    data, fds = receive(channel)
     return _take_over(jsonlite.loads(data[1:]), fds)
 
 
-def _receive(channel: _socket.socket) -> tuple[bytes, list[int]]:
+def receive(channel: _socket.socket) -> tuple[bytes, list[int]]:
+    """What was sent, and the descriptors that came along."""
     data, ancillary, _flags, _address = channel.recvmsg(
         _MOST_BYTES, _socket.CMSG_SPACE(4 * _MOST_FDS), _socket.MSG_CMSG_CLOEXEC
     )
     channel.close()
-    return data, received_fds(ancillary)
+    fds = received_fds(ancillary)
+    if data == _LONG_STATE:
+        with open(fds.pop(), "rb") as file:
+            file.seek(0)
+            data = file.read()
+    return data, fds
 
 
 def _reap_all() -> None:

@@ -32,7 +32,7 @@ from __future__ import annotations
 import os
 
 from services.executor.runtime import cgroups, jsonlite, state
-from services.executor.runtime.errors import InvalidSpec, NotFound, NotSupported, RuntimeFailure
+from services.executor.runtime.errors import InvalidSpec, NotFound, NotSupported
 from services.executor.runtime.launch import execs, process
 from services.executor.runtime.shim.streams import Input, Output
 from services.executor.runtime.spec import validate
@@ -350,7 +350,7 @@ def _launch_exec(order: dict[str, Any], details: bytes, fds: list[int], meanwhil
         streams.take_terminal(made.master)
         if not made.waiting:
             made.until_running()
-    except RuntimeFailure:
+    except BaseException:
         made.abort()
         raise
     return Launched(made, streams, cgroup, owns_cgroup=False)

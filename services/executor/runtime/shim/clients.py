@@ -2,7 +2,8 @@
 
     {"op": …, "id": n, …}  ->  {"id": n, "ok": …} or {"id": n, "error": …}
 
-A request has a function of its name here; one that answers None has answered itself, or will.
+A request has a function of its name here; one that answers None has answered itself, or will. Whatever a client sends,
+the shim lives on: what has no meaning is answered with an error, or the connection is closed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import select
 import time
 
-from services.executor.runtime.errors import NotFound, RuntimeFailure, WrongState
+from services.executor.runtime.errors import InvalidSpec, NotFound, RuntimeFailure, WrongState, unforeseen
 from services.executor.runtime.shim.streams import READ_BYTES, Client
 
 TYPE_CHECKING = False
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from services.executor.runtime.shim.shim import Shim
+
+LAST_SIGNAL = 64
 
 
 def receive(shim: Shim, client: Client, events: int) -> None:
@@ -43,7 +46,7 @@ def receive(shim: Shim, client: Client, events: int) -> None:
     try:
         while client.wants is None and (message := client.unpacker.next()) is not None:
             _answer(shim, client, message)
-    except (RuntimeFailure, ValueError):
+    except (RuntimeFailure, ValueError, RecursionError):  # no frames: there is nobody to answer
         client.closing = True
         return
     if client.wants is not None and client.unpacker.rest:
@@ -58,8 +61,10 @@ def _type(shim: Shim, client: Client, data: bytes) -> None:
 
 def _answer(shim: Shim, client: Client, message: dict[str, Any]) -> None:
     number = message.get("id", 0)
+    if not isinstance(number, int):
+        raise InvalidSpec("id", "must be an integer")
     try:
-        operation = _OPERATIONS.get(message.get("op", ""))
+        operation = _OPERATIONS.get(str(message.get("op", "")))
         if operation is None:
             raise RuntimeFailure(f'unknown operation "{message.get("op")}"')
         answer = operation(shim, client, message)
@@ -67,9 +72,18 @@ def _answer(shim: Shim, client: Client, message: dict[str, Any]) -> None:
         client.send({"id": number, "error": failure.to_wire()})
     except OSError as error:
         client.send({"id": number, "error": RuntimeFailure(str(error), errno=error.errno).to_wire()})
+    except Exception as error:  # the edge: a request that nobody foresaw must not take the container along
+        client.send({"id": number, "error": unforeseen(error).to_wire()})
     else:
         if answer is not None:
             client.send({"id": number, "ok": answer})
+
+
+def _integer(message: dict[str, Any], name: str, lowest: int, highest: int) -> int:
+    value = message.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise InvalidSpec(name, f"must be a number from {lowest} to {highest}")
+    return value
 
 
 def _state(shim: Shim, _client: Client, _message: dict[str, Any]) -> dict[str, Any]:
@@ -99,10 +113,11 @@ def _signal(shim: Shim, _client: Client, message: dict[str, Any]) -> dict[str, A
 
     Raises:
         NotFound: it has ended.
+        InvalidSpec: there is no such signal.
     """
     if shim.status is not None:
         raise NotFound("process already finished")
-    number = int(message["number"])
+    number = _integer(message, "number", 0, LAST_SIGNAL)
     if message.get("all") and shim.launched.cgroup is not None:
         shim.launched.cgroup.kill(number)
     else:
@@ -116,12 +131,14 @@ def _resize(shim: Shim, _client: Client, message: dict[str, Any]) -> dict[str, A
 
     Raises:
         WrongState: there is no terminal.
+        InvalidSpec: a size that no terminal can have.
     """
     from services.executor.runtime.steps import tty
 
     if shim.input is None or not shim.input.tty or shim.input.fd < 0:
         raise WrongState("the process has no terminal")
-    tty.set_size(shim.input.fd, int(message["rows"]), int(message["cols"]))
+    rows, columns = (_integer(message, name, 0, tty.LARGEST) for name in ("rows", "cols"))
+    tty.set_size(shim.input.fd, rows, columns)
     return {}
 
 
@@ -129,7 +146,7 @@ def _wait(shim: Shim, client: Client, message: dict[str, Any]) -> dict[str, Any]
     """Answer when the process has ended."""
     if shim.record is not None:
         return shim.record.to_dict()
-    client.waiting.append(int(message.get("id", 0)))
+    client.waiting.append(message.get("id", 0))
     return None
 
 

@@ -14,7 +14,7 @@ import os
 import select
 import time
 
-from services.executor.runtime.errors import CommandFailure, ForeignFailure, RuntimeFailure
+from services.executor.runtime.errors import CommandFailure, ForeignFailure, RuntimeFailure, unforeseen
 from services.executor.runtime.kernel import calls as kernel
 from services.executor.runtime.launch.order import launch
 from services.executor.runtime.shim import clients as shimclients
@@ -78,12 +78,15 @@ class Shim:
     def launch(self, *, shim_pid: int) -> bool:
         """Carry out the order and tell the client that gave it; false when that failed."""
         control = self._adopt(self.fds[self.order["control_fd"]])
-        for wish in self.order.get("attach") or []:
-            shimclients.attach(self, self._adopt(self.fds[wish["fd"]]), wish)
         try:
+            for wish in self.order.get("attach") or []:
+                shimclients.attach(self, self._adopt(self.fds[wish["fd"]]), wish)
             self.launched = launch(self.order, self.details, self.fds, meanwhile=self._meanwhile)
         except RuntimeFailure as failure:
             self._fail(control, failure)
+            return False
+        except Exception as error:  # the edge: an order that nobody foresaw is answered too
+            self._fail(control, unforeseen(error))
             return False
         if not self.launched.waiting:
             self.started_at_ns = time.time_ns()
@@ -238,7 +241,10 @@ class Shim:
         assert self.listener is not None
         try:
             fd, _ = self.listener._accept()  # type: ignore[attr-defined]
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError:  # no descriptor is free: until one is, asking again would only be busy
+            self._ask(self.listener.fileno(), 0)
             return
         os.set_inheritable(fd, False)
         self._adopt(fd)
@@ -288,6 +294,8 @@ class Shim:
         self._unregister(fd)
         del self.clients[fd]
         client.socket.close()
+        if self.listener is not None:
+            self._ask(self.listener.fileno(), select.EPOLLIN)
         self.input_left(client)
 
     def input_left(self, client: Client) -> None:
@@ -330,10 +338,13 @@ class Shim:
         self._unregister(self.pidfd)
         _, self.status = os.waitpid(self.launched.pid, 0)
         self.finished_at_ns = time.time_ns()
+        self.drain_until = time.monotonic() + _DRAIN_S
         if self.launched.owns_cgroup and not self.launched.private_pids and self.launched.cgroup is not None:
             # without a pid namespace of its own nothing else ends with it
-            self.launched.cgroup.kill()
-        self.drain_until = time.monotonic() + _DRAIN_S
+            try:
+                self.launched.cgroup.kill()
+            except RuntimeFailure:
+                return  # somebody took the group away; the end of the first process is told all the same
 
     def _drained(self) -> bool:
         """Whether all output has come. A process left behind may hold a pipe open: then two seconds are enough."""

@@ -9,10 +9,12 @@ import fcntl
 import os
 import stat
 
-from services.executor.runtime.errors import RuntimeFailure
+from services.executor.runtime.errors import InvalidSpec, RuntimeFailure
 from services.executor.runtime.kernel import beneath, mountcalls
 from services.executor.runtime.kernel import calls as kernel
 
+#: rows or columns; the kernel's struct winsize has 16 bits for each
+LARGEST = 0xFFFF
 _TIOCGPTPEER, _TIOCSPTLCK, _TIOCSWINSZ, _TIOCSCTTY = 0x5441, 0x40045431, 0x5414, 0x540E
 
 
@@ -34,7 +36,13 @@ def open_pair(root: int) -> tuple[int, int]:
 
 
 def set_size(fd: int, rows: int, columns: int) -> None:
-    """Set the window's size; the foreground process group gets SIGWINCH from the kernel."""
+    """Set the window's size; the foreground process group gets SIGWINCH from the kernel.
+
+    Raises:
+        InvalidSpec: a number that is negative or has more than 16 bits.
+    """
+    if not (0 <= rows <= LARGEST and 0 <= columns <= LARGEST):
+        raise InvalidSpec("process.consoleSize", f"{rows}x{columns}: each must be from 0 to {LARGEST}")
     packed = b"".join(value.to_bytes(2, "little") for value in (rows, columns, 0, 0))
     with kernel.reporting("ioctl TIOCSWINSZ", f"{rows}x{columns}"):
         fcntl.ioctl(fd, _TIOCSWINSZ, packed)
