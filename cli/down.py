@@ -2,47 +2,85 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
-import sys
 import time
 from pathlib import Path
 
-from cli.client import EngineClient
+import click
+
+from cli.common import exits
+from cli.common.client import EngineClient
+from cli.common.engine import Engine, engine_options
 from shared.errors import DavitError
 from supervisor.process import Identity
 from supervisor.state import EngineState, remove_state
 
 STOP_WITHIN_S = 40.0
+_ASKED_WITHIN_S = 3.0
+_NAMED_AT_MOST = 5
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run-dir", metavar="DIR", help="the engine's run directory (default /run/davit)")
-    parser.add_argument("--containers", action="store_true", help="stop all containers first")
-    parser.add_argument("-t", "--timeout", type=int, default=None, metavar="SECONDS", help="for each container")
+@click.command()
+@engine_options
+@click.option("--containers", is_flag=True, help="Stop all containers first.")
+@click.option("-t", "--timeout", type=int, metavar="SECONDS", help="For each container.")
+def command(engine: Engine, *, containers: bool, timeout: int | None) -> int:
+    """Stop the engine; containers go on.
+
+    Ends with 0 also when there was none to stop.
+
+    \b
+    Examples:
+      davit down
+      davit down --containers --timeout 2
+    """
+    return down(engine.run_dir, containers=containers, timeout_s=timeout)
 
 
 def down(run_dir: Path, *, containers: bool, timeout_s: int | None) -> int:
-    """Stop the engine of a run directory; 0 also when there was none."""
+    """Stop the engine of a run directory, and say what was done; the exit code."""
     state = EngineState.read(run_dir)
     if state is None:
-        print(f"davit is not running in {run_dir}", file=sys.stderr)
-        return 0
+        click.echo(f"davit is not running in {run_dir}", err=True)
+        return exits.OK
     if containers and not _stop_containers(state, timeout_s):
-        return 1
+        return exits.FAILURE
+    left = _left_running(state)
     _end(state)
     remove_state(run_dir)
-    return 0
+    click.echo(f"stopped the engine in {run_dir} ({len(state.processes)} processes); {left}")
+    return exits.OK
+
+
+def _client(state: EngineState) -> EngineClient | None:
+    host = next((host for host in state.hosts if host.startswith("unix://")), None)
+    return EngineClient(host) if host else None
+
+
+def _left_running(state: EngineState) -> str:
+    """The containers that go on, in words."""
+    client = _client(state)
+    if client is None or "api" not in state.processes:
+        return "its containers go on"
+    try:
+        running = client.get("/containers/json", timeout_s=_ASKED_WITHIN_S)
+    except DavitError:
+        return "its containers go on"
+    names = [container["Names"][0].removeprefix("/") for container in running if container["Names"]]
+    if not names:
+        return "no container runs"
+    more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
+    listed = ", ".join(names[:_NAMED_AT_MOST]) + more
+    return f"{len(names)} container{'s go' if len(names) > 1 else ' goes'} on: {listed}"
 
 
 def _stop_containers(state: EngineState, timeout_s: int | None) -> bool:
     from concurrent.futures import ThreadPoolExecutor
 
-    path = next((host.removeprefix("unix://") for host in state.hosts if host.startswith("unix://")), None)
-    if path is None:
-        print("davit: the engine has no unix socket to stop containers through", file=sys.stderr)
+    client = _client(state)
+    if client is None:
+        click.echo("davit: the engine has no unix socket to stop containers through", err=True)
         return False
-    client = EngineClient(path)
     query = "" if timeout_s is None else f"?t={timeout_s}"
 
     def stop(container: dict[str, str]) -> str:
@@ -55,12 +93,14 @@ def _stop_containers(state: EngineState, timeout_s: int | None) -> bool:
     try:
         running = client.get("/containers/json")
     except DavitError as error:
-        print(f"davit: the containers cannot be stopped: {error}", file=sys.stderr)
+        click.echo(f"davit: the containers cannot be stopped: {error}", err=True)
         return False
     with ThreadPoolExecutor(max_workers=16) as pool:
         failures = [failure for failure in pool.map(stop, running) if failure]
     for failure in failures:
-        print(f"davit: not stopped: {failure}", file=sys.stderr)
+        click.echo(f"davit: not stopped: {failure}", err=True)
+    if running:
+        click.echo(f"stopped {len(running) - len(failures)} of {len(running)} containers")
     return not failures
 
 
@@ -74,7 +114,7 @@ def _end(state: EngineState) -> None:
     give_up_at = time.monotonic() + STOP_WITHIN_S
     for name, identity in known.items():
         if not identity.wait(max(0.0, give_up_at - time.monotonic())):
-            print(f"davit: {name} (pid {identity.pid}) did not end; killed", file=sys.stderr)
+            click.echo(f"davit: {name} (pid {identity.pid}) did not end; killed", err=True)
             _kill(identity)
 
 

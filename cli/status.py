@@ -1,46 +1,60 @@
-"""`davit status`: what runs, where, and how it is."""
+"""`davit status`: what runs, where, how it is, and what it takes."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.config import EngineConfig
+import click
+
+from cli.common import exits
+from cli.common.engine import Engine, engine_options
+from cli.common.output import listing_options, show, table
+from cli.common.values import size
 from supervisor.state import EngineState, ProcessState
 
 if TYPE_CHECKING:
     from shared.bus.health import Health
 
-EXIT_NOT_RUNNING = 3  # as systemctl and LSB init scripts say it
-EXIT_DEGRADED = 1
 BUS_TIMEOUT_S = 2.0
+ANSWERS_WITHIN_S = 1.5
+_COLUMNS = ("PROCESS", "PID", "STATE", "HEALTH", "MEMORY", "UP", "RESTARTS", "PROBLEM")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run-dir", metavar="DIR", help="the engine's run directory (default /run/davit)")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+@click.command()
+@engine_options
+@listing_options
+def command(engine: Engine, *, as_json: bool, form: str | None) -> int:
+    """Show processes, health, bus and database.
 
+    MEMORY is each process's share of what it has in memory (PSS): the column adds up. Ends with 0 when all is well, 1
+    when something is not, 3 when the engine does not run. --format goes through the processes.
 
-def status(run_dir: Path, *, as_json: bool) -> int:
-    """Print the engine's status; 0 when all is well, 1 when something is not, 3 when it is not running."""
+    \b
+    Examples:
+      davit status
+      davit status --json
+      davit status --format '{{.Name}} {{.Pid}} {{.Memory}}'
+    """
+    run_dir = engine.run_dir
     state = EngineState.read(run_dir)
     if state is None or not _alive(state.processes.get("supervisor")):
         if as_json:
-            print(json.dumps({"phase": "stopped", "run_dir": str(run_dir), "processes": {}}))
+            click.echo(json.dumps({"phase": "stopped", "run_dir": str(run_dir), "processes": {}}))
         else:
-            print(f"davit is not running in {run_dir}", file=sys.stderr)
-        return EXIT_NOT_RUNNING
+            click.echo(f"davit is not running in {run_dir}", err=True)
+        return exits.NOT_RUNNING
     result = collect(state)
     if as_json:
-        print(json.dumps(result, indent=2))
+        click.echo(json.dumps(result, indent=2))
+    elif form:
+        show([_row(name, entry) for name, entry in result["processes"].items()], {}, form=form)
     else:
         _print(result)
-    return 0 if result["healthy"] else EXIT_DEGRADED
+    return exits.OK if result["healthy"] else exits.FAILURE
 
 
 def collect(state: EngineState) -> dict[str, Any]:
@@ -48,10 +62,13 @@ def collect(state: EngineState) -> dict[str, Any]:
     answers, problem = _ask(state)
     result = asdict(state)
     result["bus"] = {"url": state.nats_url, "embedded": state.nats_embedded, "problem": problem}
-    by_pid = {health.pid: health for health in answers}
+    # Other nodes' processes may have the same numbers.
+    here = {health.pid: health for health in answers if health.node == state.node}
+    others = [health for health in answers if health.node != state.node]
     for name, process in state.processes.items():
         entry: dict[str, Any] = result["processes"][name]
-        health = by_pid.pop(process.pid, None)
+        health = here.pop(process.pid, None)
+        entry["memory_bytes"] = _memory(process)
         entry["healthy"] = _alive(process) and process.state == "ready"
         if health is not None:
             entry["healthy"] = entry["healthy"] and health.healthy
@@ -60,13 +77,26 @@ def collect(state: EngineState) -> dict[str, Any]:
         elif name not in ("guardian", "supervisor", "nats"):
             entry["healthy"] = False
             entry["problem"] = entry["problem"] or "does not answer on the bus"
-    result["others"] = [health.model_dump() for health in by_pid.values()]
+    result["others"] = [health.model_dump() for health in (*here.values(), *others)]
+    result["memory_bytes"] = sum(entry["memory_bytes"] or 0 for entry in result["processes"].values())
     result["healthy"] = state.phase == "running" and all(entry["healthy"] for entry in result["processes"].values())
     return result
 
 
 def _alive(process: ProcessState | None) -> bool:
     return process is not None and process.identity is not None and process.identity.alive
+
+
+def _memory(process: ProcessState) -> int | None:
+    """The process's share of memory, in bytes; None when it is gone, or only root may know."""
+    import psutil
+
+    if not _alive(process):
+        return None
+    try:
+        return int(psutil.Process(process.pid).memory_full_info().pss)
+    except psutil.Error:
+        return None
 
 
 def _ask(state: EngineState) -> tuple[list[Health], str]:
@@ -77,10 +107,11 @@ def _ask(state: EngineState) -> tuple[list[Health], str]:
     from shared.bus.client import Bus
     from shared.bus.credentials import credentials
     from shared.bus.health import SERVICES, ask_all
+    from shared.config import EngineConfig
     from shared.errors import DavitError
 
     config = EngineConfig(data_root=Path(state.data_root), run_dir=Path(state.run_dir), nats_url=state.nats_url)
-    expected = sum(1 for name in state.processes if name in SERVICES)
+    expected = {(state.node, process.pid) for name, process in state.processes.items() if name in SERVICES}
 
     async def ask() -> list[Health]:
         user, password = credentials(config, "cli")
@@ -88,7 +119,7 @@ def _ask(state: EngineState) -> tuple[list[Health], str]:
             state.nats_url, name="cli", user=user, password=password, connect_timeout_s=BUS_TIMEOUT_S
         )
         try:
-            return await ask_all(bus, wait_s=1.5, expected=expected)
+            return await ask_all(bus, wait_s=ANSWERS_WITHIN_S, expected=expected)
         finally:
             await bus.close()
 
@@ -99,22 +130,29 @@ def _ask(state: EngineState) -> tuple[list[Health], str]:
         return [], str(error)
 
 
+def _row(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "Name": name,
+        "Pid": entry["pid"] or "-",
+        "State": entry["state"],
+        "Health": "ok" if entry["healthy"] else "bad",
+        "Memory": "-" if entry["memory_bytes"] is None else size(entry["memory_bytes"]),
+        "Up": _age(entry["since"]) if entry["pid"] else "-",
+        "Restarts": entry["restarts"],
+        "Problem": entry["problem"],
+    }
+
+
 def _print(result: dict[str, Any]) -> None:
-    print(f"davit {result['version']}, {result['phase']}, node {result['node']}")
-    print(f"data {result['data_root']}, run {result['run_dir']}, database {result['database']}")
     bus = result["bus"]
-    print(
-        f"bus {bus['url']}{' (embedded)' if bus['embedded'] else ''}{': ' + bus['problem'] if bus['problem'] else ''}"
-    )
-    print(f"API {' '.join(result['hosts'])}")
-    print(f"\n{'PROCESS':<12}{'PID':>8}  {'STATE':<10}{'HEALTH':<9}{'UP':>8}{'RESTARTS':>10}  PROBLEM")
-    for name, entry in result["processes"].items():
-        health = "ok" if entry["healthy"] else "bad"
-        age = _age(entry["since"]) if entry["pid"] else "-"
-        print(
-            f"{name:<12}{entry['pid'] or '-':>8}  {entry['state']:<10}{health:<9}{age:>8}{entry['restarts']:>10}"
-            f"  {entry['problem']}"
-        )
+    click.echo(f"davit {result['version']}, {result['phase']}, node {result['node']}")
+    click.echo(f"data {result['data_root']}, run {result['run_dir']}, database {result['database']}")
+    embedded, problem = " (embedded)" if bus["embedded"] else "", f": {bus['problem']}" if bus["problem"] else ""
+    click.echo(f"bus {bus['url']}{embedded}{problem}")
+    click.echo(f"API {' '.join(result['hosts'])}")
+    click.echo(f"memory {size(result['memory_bytes'])}\n")
+    rows = [_row(name, entry) for name, entry in result["processes"].items()]
+    table(_COLUMNS, [[str(value) for value in row.values()] for row in rows])
 
 
 def _age(since: float) -> str:

@@ -16,11 +16,12 @@ python=$(command -v python3)
   exit 1
 }
 stamp=.venv/.installed-$lock
-want=$(sha256sum "$lock" pyproject.toml | sha256sum)
+want=$(sha256sum "$lock" pyproject.toml deploy/install.sh | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   [ -x .venv/bin/python ] || "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+    --config-settings editable_mode=compat -e .
   # The engine runs with -OO: compiled now, not at its first start.
   .venv/bin/python -m compileall -q -j 0 -o 0 -o 2 cli supervisor services shared migrations
   .venv/bin/python -m compileall -q -j 0 -o 2 .venv/lib/python3*/site-packages >/dev/null

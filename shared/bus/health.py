@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 import nats.errors
@@ -46,8 +47,12 @@ def contract(service: str) -> Contract[Empty, Health]:
     return Contract(f"davit.health.{service}", Empty, Health, deadline_s=2, idempotent=True)
 
 
-async def ask_all(bus: Bus, *, wait_s: float = 0.5, expected: int | None = None) -> list[Health]:
-    """What every copy of every service says within the time, or until as many as expected have answered."""
+async def ask_all(bus: Bus, *, wait_s: float = 0.5, expected: Set[tuple[str, int]] = frozenset()) -> list[Health]:
+    """What every copy of every service says within the time, or until all that are expected have answered.
+
+    Args:
+        expected: Node and pid of each; empty: wait for the whole time.
+    """
     answers: list[Health] = []
     enough = asyncio.Event()
 
@@ -56,7 +61,7 @@ async def ask_all(bus: Bus, *, wait_s: float = 0.5, expected: int | None = None)
             return  # "no responders" for a service that is not there
         with contextlib.suppress(ValidationError):
             answers.append(Health.model_validate_json(message.data))
-        if expected is not None and len(answers) >= expected:
+        if expected and expected <= {(health.node, health.pid) for health in answers}:
             enough.set()
 
     inbox = bus.nats.new_inbox()

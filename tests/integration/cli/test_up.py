@@ -138,6 +138,7 @@ def test_an_unknown_service_is_named(base: Path) -> None:
 def test_without_root_it_says_so(base: Path) -> None:
     """In a forked child that gives root up, since nobody may not be able to reach the interpreter."""
     # All that the child needs, since without root it may not be able to read modules any more.
+    from cli import up as _  # noqa: F401
     from cli.__main__ import main
 
     reader, writer = os.pipe()

@@ -1,9 +1,13 @@
-"""The engine's API over its unix socket, for the few commands that davit has itself."""
+"""The engine's API, for the commands that davit has itself: over its unix socket, or TCP with or without TLS.
+
+Source: Docker's CLI reference, "Environment variables" (DOCKER_TLS_VERIFY, DOCKER_CERT_PATH).
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 from collections.abc import Iterator
 from typing import IO, Any
@@ -30,12 +34,19 @@ class _UnixConnection(http.client.HTTPConnection):
 class EngineClient:
     """Requests to one engine.
 
+    Args:
+        host: ``unix://PATH`` or ``tcp://HOST:PORT``; TLS as DOCKER_TLS_VERIFY and DOCKER_CERT_PATH say.
+
     Raises:
+        InvalidArgument: The host is of another kind.
         DavitError: From every method: what the engine answered, by its status; Unavailable when it does not.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, host: str) -> None:
+        scheme, separator, self._address = host.partition("://")
+        if not separator or scheme not in ("unix", "tcp") or not self._address:
+            raise InvalidArgument(f"{host} is no engine's address: unix:///PATH or tcp://HOST:PORT", field="host")
+        self._host, self._scheme = host, scheme
 
     def get(self, target: str, *, timeout_s: float | None = 60) -> Any:
         return self._json("GET", target, None, timeout_s)
@@ -48,7 +59,7 @@ class EngineClient:
 
     def stream(self, method: str, target: str, body: IO[bytes] | None = None) -> Iterator[bytes]:
         """The answer's bytes as they come; a file as body is sent in chunks."""
-        connection = _UnixConnection(self._path, None)
+        connection = self._connection(None)
         try:
             headers = {"Content-Type": "application/x-tar"} if body is not None else {}
             response = self._send(connection, method, target, body, headers)
@@ -66,8 +77,28 @@ class EngineClient:
         if rest.strip():
             yield json.loads(rest)
 
+    def _connection(self, timeout_s: float | None) -> http.client.HTTPConnection:
+        if self._scheme == "unix":
+            return _UnixConnection(self._address, timeout_s)
+        name, _, port = self._address.rstrip("/").rpartition(":")
+        if not port.isdigit():
+            raise InvalidArgument(f"{self._host} has no port: tcp://HOST:PORT", field="host")
+        name = name.strip("[]") or "localhost"
+        verify, certificates = os.environ.get("DOCKER_TLS_VERIFY"), os.environ.get("DOCKER_CERT_PATH")
+        if not verify:
+            return http.client.HTTPConnection(name, int(port), timeout=timeout_s)
+        import ssl
+
+        directory = certificates or os.path.expanduser("~/.docker")
+        try:
+            context = ssl.create_default_context(cafile=f"{directory}/ca.pem")
+            context.load_cert_chain(f"{directory}/cert.pem", f"{directory}/key.pem")
+        except OSError as error:
+            raise InvalidArgument(f"DOCKER_CERT_PATH: {directory} has no usable ca.pem, cert.pem, key.pem") from error
+        return http.client.HTTPSConnection(name, int(port), timeout=timeout_s, context=context)
+
     def _json(self, method: str, target: str, body: Any, timeout_s: float | None) -> Any:
-        connection = _UnixConnection(self._path, timeout_s)
+        connection = self._connection(timeout_s)
         try:
             data = None if body is None else json.dumps(body)
             headers = {} if body is None else {"Content-Type": "application/json"}
@@ -77,13 +108,13 @@ class EngineClient:
             connection.close()
 
     def _send(
-        self, connection: _UnixConnection, method: str, target: str, body: Any, headers: dict[str, str]
+        self, connection: http.client.HTTPConnection, method: str, target: str, body: Any, headers: dict[str, str]
     ) -> http.client.HTTPResponse:
         try:
             connection.request(method, target, body, headers, encode_chunked=hasattr(body, "read"))
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            raise Unavailable(f"the engine did not answer: {error or type(error).__name__}") from error
+            raise Unavailable(f"the engine on {self._host} did not answer: {error or type(error).__name__}") from error
         if response.status >= 400:
             raise _refused(response)
         return response

@@ -1,0 +1,153 @@
+"""Starting an engine: check, lock, write down what was decided, then become its guardian or leave one behind.
+
+::
+
+    here ── exec ─► guardian                                     in the foreground
+    here ── fork ─► new session ── exec ─► guardian               detached: here waits for "ready" and pings the API
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from shared.config import EngineConfig
+from shared.errors import Conflict, InvalidArgument
+from supervisor import checks, enginelog
+from supervisor.__main__ import Spec, guardian_command
+from supervisor.process import detach
+from supervisor.state import EngineLock, EngineState
+
+
+class StartRefused(Exception):
+    """The engine in the background could not start. `code`: its exit code."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def prepare(config: EngineConfig, services: list[str], flags: Mapping[str, Any], file: Path | None) -> None:
+    """Make sure that an engine can run here, and write down what it is to be.
+
+    Args:
+        flags: The settings that were given on the command line, by attribute name.
+        file: The configuration file that was given there.
+
+    Raises:
+        Conflict: Another engine has the run directory or the data root.
+        Forbidden, Unsupported: This process or kernel cannot.
+    """
+    checks.check_root()
+    if "agent" in services:
+        checks.check_kernel()
+    checks.check_paths(config.data_root, config.run_dir)
+    locks = _lock(config, services)
+    environment = config.environment(flags)
+    if file is not None:
+        environment["DAVIT_CONFIG_FILE"] = str(file)
+    for lock in locks:
+        os.set_inheritable(lock.descriptor, True)
+    Spec(services, environment, [lock.descriptor for lock in locks]).write(config.run_dir)
+
+
+def chosen_services(text: str | None) -> list[str]:
+    """The services of ``a,b``, or all, in the order in which they are started.
+
+    Raises:
+        InvalidArgument: A name is not a service.
+    """
+    from supervisor.warm import ENTRIES
+
+    names = [name.strip() for name in text.split(",") if name.strip()] if text else list(ENTRIES)
+    for name in names:
+        if name not in ENTRIES:
+            raise InvalidArgument(f"--services: unknown service {name}; there are {', '.join(ENTRIES)}")
+    return [name for name in ENTRIES if name in names]
+
+
+def _lock(config: EngineConfig, services: list[str]) -> list[EngineLock]:
+    """Claim the run directory, and the data root for who owns what is in it; all or none.
+
+    Raises:
+        Conflict: Another engine has one of them.
+    """
+    locks: list[EngineLock] = []
+    # A second copy of some services on the bus of another engine may share its data root.
+    owner = not config.nats_url or "agent" in services
+    directories = (config.run_dir, config.data_root) if owner else (config.run_dir,)
+    for directory in dict.fromkeys(directories):
+        lock = EngineLock(directory)
+        if not lock.acquire():
+            for held in locks:
+                held.close()
+            state = EngineState.read(config.run_dir)
+            whose = f" (supervisor pid {state.processes['supervisor'].pid})" if state and state.processes else ""
+            raise Conflict(f"davit is already running in {directory}{whose}: see davit status, or davit down first")
+        locks.append(lock)
+    return locks
+
+
+def become_guardian(config: EngineConfig, announce: int | None = None) -> NoReturn:
+    """Go on as the guardian of the engine that was prepared."""
+    command = guardian_command(config.run_dir, announce=announce)
+    os.execv(command[0], command)
+
+
+def start_detached(config: EngineConfig, services: list[str]) -> str:
+    """Leave the engine in the background once it has announced itself; where it is, in words.
+
+    Raises:
+        StartRefused: It cannot start; the reason names its log.
+        Conflict: It started, and the API does not answer.
+    """
+    reader, writer = os.pipe()
+    log = enginelog.path_of(config.data_root)
+    enginelog.rotate_if_large(log)
+    if os.fork() == 0:
+        try:
+            os.close(reader)
+            os.set_inheritable(writer, True)
+            detach(log)
+            become_guardian(config, writer)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        answer = pipe.readline().strip()
+    if answer != "ready":
+        code, _, reason = answer.removeprefix("error ").partition(" ")
+        text = f"{reason or 'the engine ended while it was starting'} (log: {log})"
+        raise StartRefused(text, int(code) if code.isdigit() else 1)
+    if "api" not in services:
+        return ", ".join(services)
+    _ping(config)
+    return " ".join(config.api_hosts)
+
+
+def _ping(config: EngineConfig) -> None:
+    """The last word: a request through the socket.
+
+    Raises:
+        Conflict: The API does not answer it.
+    """
+    path = next((host.removeprefix("unix://") for host in config.api_hosts if host.startswith("unix://")), None)
+    if path is None:
+        return
+    connection = http.client.HTTPConnection("localhost", timeout=10)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    try:
+        connection.sock.settimeout(10)
+        connection.sock.connect(path)
+        connection.request("GET", "/_ping")
+        status = connection.getresponse().status
+    except OSError as error:
+        raise Conflict(f"the engine started, but {path} does not answer: {error}") from error
+    finally:
+        connection.close()
+    if status != 200:
+        raise Conflict(f"the engine started, but answers a ping on {path} with status {status}")
