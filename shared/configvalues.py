@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
-from shared.docker.logconfig import check_driver, parse_size
+from shared.docker.logconfig import check_driver
+from shared.docker.sizes import binary_bytes
 from shared.errors import InvalidArgument
 
 # The longest of a network with an address for a container beside the gateway's.
@@ -97,7 +98,7 @@ def log_driver(name: str) -> str:
 def size(value: int | str) -> int | str:
     """Bytes, or a text such as ``64m``; more than nothing."""
     try:
-        number = parse_size(value) if isinstance(value, str) else value
+        number = binary_bytes(value) if isinstance(value, str) else value
     except InvalidArgument as error:
         raise ValueError(error.message) from error
     if number <= 0:

@@ -9,12 +9,12 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import orjson
 
 from shared.bus.context import current_request_id
+from shared.docker.moments import rfc3339
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _SECRET_KEY = re.compile(r"passw|secret|token|auth(?!or)|credential|private_?key|identity", re.IGNORECASE)
@@ -53,9 +53,8 @@ class StructuredFormatter(logging.Formatter):
         return " ".join(f"{key}={_quoted(value)}" for key, value in fields.items())
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
-        at = datetime.fromtimestamp(record.created, UTC)
         fields: dict[str, Any] = {
-            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": rfc3339(int(record.created * 1e9), digits=3),
             "level": record.levelname.lower(),
             "service": self._service,
             "msg": hide_secrets(record.getMessage()),

@@ -6,25 +6,18 @@ import sys
 from collections.abc import Iterator
 from typing import IO
 
-_FRAME_HEADER = 8
-_STDERR = 2
+from shared.docker.frames import STDERR, Demultiplexer
 
 
 def copy(chunks: Iterator[bytes], *, multiplexed: bool) -> None:
     """Write it as it comes; multiplexed: frames of stdout and stderr, each to its own."""
-    buffered = b""
+    frames = Demultiplexer()
     for chunk in chunks:
         if not multiplexed:
             _write(sys.stdout.buffer, chunk)
             continue
-        buffered += chunk
-        while len(buffered) >= _FRAME_HEADER:
-            length = int.from_bytes(buffered[4:_FRAME_HEADER], "big")
-            if len(buffered) < _FRAME_HEADER + length:
-                break
-            target = sys.stderr.buffer if buffered[0] == _STDERR else sys.stdout.buffer
-            _write(target, buffered[_FRAME_HEADER : _FRAME_HEADER + length])
-            buffered = buffered[_FRAME_HEADER + length :]
+        for one in frames.feed(chunk):
+            _write(sys.stderr.buffer if one.stream == STDERR else sys.stdout.buffer, one.payload)
 
 
 def _write(target: IO[bytes], data: bytes) -> None:

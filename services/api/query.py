@@ -11,11 +11,11 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from shared.contracts.docker import Filters
+from shared.docker.filters import Filters, parse_filters
 from shared.docker.moments import moment_ns
+from shared.docker.words import query_flag
 from shared.errors import InvalidArgument
 
-FALSE_WORDS = frozenset({"", "0", "no", "false", "none"})
 BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2}).{0,2}")
 
 
@@ -43,7 +43,7 @@ class Query:
     def flag(self, name: str, default: bool = False) -> bool:
         """True for anything but an empty value, 0, no, false and none; `default` when absent."""
         values = self._values.get(name)
-        return default if values is None else values[0].strip().lower() not in FALSE_WORDS
+        return default if values is None else query_flag(values[0])
 
     def integer(self, name: str, default: int = 0) -> int:
         """Raises InvalidArgument for anything but a decimal number; `default` when absent or empty."""
@@ -82,26 +82,6 @@ def parse_integer(name: str, text: str) -> int:
     if not -(2**63) <= value < 2**63:
         raise InvalidArgument(f'invalid value for {name}: parsing "{text}": value out of range', field=name)
     return value
-
-
-def parse_filters(text: str) -> Filters:
-    try:
-        decoded = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise InvalidArgument(f"invalid filter: {error}", field="filters") from error
-    if decoded is None:
-        return {}
-    if not isinstance(decoded, dict):
-        raise InvalidArgument("invalid filter: not an object", field="filters")
-    return {key: _filter_values(key, values) for key, values in decoded.items()}
-
-
-def _filter_values(key: str, values: Any) -> list[str]:
-    if isinstance(values, dict):
-        values = [value for value, wanted in values.items() if wanted]
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise InvalidArgument(f"invalid filter '{key}': not a list of strings", field="filters")
-    return values
 
 
 def parse_time_ns(name: str, text: str, now_ns: int) -> int:

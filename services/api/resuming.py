@@ -15,6 +15,7 @@ from services.api.streaming import end_stream
 from shared.bus.batches import Batch, BatchReader
 from shared.contracts import containers as contracts
 from shared.contracts.containers import Attach, AttachInfo, Logs
+from shared.docker.frames import STDERR, STDOUT, Demultiplexer, frame
 from shared.errors import DavitError, DeadlineExceeded, Unavailable
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ RETRY_PAUSE_S = 0.3
 # How long a node may be away before who follows a log of it is told so.
 GIVE_UP_AFTER_S = 60.0
 
-HEADER_BYTES = 8
-STREAMS = {1: 0, 2: 1}
+STREAMS = {STDOUT: 0, STDERR: 1}
 # Lines longer than this are cut in the log, be it in the middle of a character.
 CUT_LINES_BYTES = 16 * 1024
 
@@ -194,7 +194,7 @@ class Had:
 
     def __init__(self, *, tty: bool) -> None:
         self._tty = tty
-        self._half = bytearray()
+        self._half = Demultiplexer()
         self._counts = [0, 0]
         self._texts = (_Text(), _Text())
 
@@ -209,24 +209,17 @@ class Had:
 
     def forget_half(self) -> None:
         """The rest of a frame will not come."""
-        self._half.clear()
+        self._half.pending.clear()
 
     def add(self, data: bytes) -> bytes:
         """Take in bytes; those that may be passed on, since their frames are complete."""
         if self._tty:
             self._count(0, data)
             return data
-        self._half += data
-        end = 0
-        while len(self._half) >= end + HEADER_BYTES:
-            size = int.from_bytes(self._half[end + 4 : end + HEADER_BYTES], "big")
-            if len(self._half) < end + HEADER_BYTES + size:
-                break
-            start, end = end + HEADER_BYTES, end + HEADER_BYTES + size
-            self._count(STREAMS.get(self._half[start - HEADER_BYTES], 0), bytes(self._half[start:end]))
-        whole = bytes(self._half[:end])
-        del self._half[:end]
-        return whole
+        whole = self._half.feed(data)
+        for one in whole:
+            self._count(STREAMS.get(one.stream, 0), one.payload)
+        return b"".join(frame(one.stream, one.payload) for one in whole)
 
     def _count(self, stream: int, text: bytes) -> None:
         self._counts[stream] += len(text)

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from services.api.errors import error_of
 from services.api.hijack import RawConnection
 from services.api.repeating import until_answered
+from shared.docker.frames import SYSTEM_ERROR, frame
 from shared.errors import DavitError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 DRAIN_BYTES = 256 * 1024
 DRAIN_S = 1.0
 # Source: moby's stdcopy package, `Systemerr`.
-SYSTEM_ERROR_FRAME = 3
 # How long the reason may take to arrive after a body found no taker.
 REASON_S = 5.0
 
@@ -294,16 +294,15 @@ async def _output_to_client(output: Output, connection: RawConnection) -> None:
         await connection.write(chunk)
 
 
-async def tell(connection: RawConnection, text: str, *, tty: bool, frame: int = SYSTEM_ERROR_FRAME) -> None:
+async def tell(connection: RawConnection, text: str, *, tty: bool, stream: int = SYSTEM_ERROR) -> None:
     """Say on a raw connection what is wrong with it.
 
     Args:
-        frame: In which stream, where there are several. Clients fail with what comes as a system error.
+        stream: Which, where there are several. Clients fail with what comes as a system error.
     """
     line = text.encode() + b"\r\n"
-    head = b"" if tty else bytes([frame, 0, 0, 0]) + len(line).to_bytes(4, "big")
     with contextlib.suppress(ConnectionResetError):  # the client is gone, too
-        await connection.write(head + line)
+        await connection.write(line if tty else frame(stream, line))
 
 
 async def end_tasks(*tasks: asyncio.Future[Any] | None) -> None:

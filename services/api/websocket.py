@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from services.api.hijack import Headers, RawConnection
 from services.api.streaming import end_stream, end_tasks
+from shared.docker.frames import Demultiplexer
 from shared.errors import DavitError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 FRAME_LIMIT_BYTES = 16 * 1024 * 1024
-MULTIPLEX_HEADER_BYTES = 8
 
 
 def handshake_key(headers: Mapping[str, str]) -> str:
@@ -102,25 +102,6 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
     return (int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")).to_bytes(size, "big")
 
 
-class Demultiplexer:
-    """Takes the payloads out of Docker's multiplexed stream: 1 byte of stream, 3 of zero, 4 of length, payload."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> bytes:
-        self._buffer += data
-        payloads = []
-        while len(self._buffer) >= MULTIPLEX_HEADER_BYTES:
-            size = int.from_bytes(self._buffer[4:8], "big")
-            end = MULTIPLEX_HEADER_BYTES + size
-            if len(self._buffer) < end:
-                break
-            payloads.append(bytes(self._buffer[MULTIPLEX_HEADER_BYTES:end]))
-            del self._buffer[:end]
-        return b"".join(payloads)
-
-
 async def pump(connection: RawConnection, stream: ByteStream, *, multiplexed: bool) -> None:
     """Join a WebSocket client and a stream until either ends."""
     inward = asyncio.create_task(_frames_to_stream(connection, stream))
@@ -148,7 +129,7 @@ async def _stream_to_frames(stream: ByteStream, connection: RawConnection, multi
     demultiplexer = Demultiplexer() if multiplexed else None
     try:
         while chunk := await stream.read():
-            payload = demultiplexer.feed(chunk) if demultiplexer else chunk
+            payload = b"".join(one.payload for one in demultiplexer.feed(chunk)) if demultiplexer else chunk
             if payload:
                 await connection.write(frame(BINARY, payload))
         await connection.write(frame(CLOSE, struct.pack("!H", 1000)))

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from services.network import ipam
 from services.network.ipam import Pool
 from shared.contracts.networks import CreateNetwork, Ipam, IpamPool, Network, NodeNetwork
+from shared.docker.words import parse_bool
 from shared.errors import Forbidden, InvalidArgument, NotFound, Unsupported
 
 DEFAULT_BRIDGE = "davit0"
@@ -38,8 +39,6 @@ REFUSED_OPTIONS = (
     "com.docker.network.host_ipv6",
     "com.docker.network.windowsshim.networkname",
 )
-TRUE_WORDS = ("1", "t", "T", "true", "TRUE", "True")
-FALSE_WORDS = ("0", "f", "F", "false", "FALSE", "False")
 # IFNAMSIZ without the final zero byte.
 LONGEST_INTERFACE = 15
 
@@ -297,16 +296,12 @@ def _pools(request: CreateNetwork, record: NetworkRecord, taken: list[ipam.Net],
 
 def _boolean(options: dict[str, str], key: str, *, default: bool) -> bool:
     text = options.get(key, "")
-    if text in TRUE_WORDS:
-        return True
-    if text in FALSE_WORDS:
-        return False
-    if text == "":
-        return default
-    raise InvalidArgument(
-        f'failed to parse {key} value: {text} (strconv.ParseBool: parsing "{text}": invalid syntax)',
-        field=f"Options.{key}",
-    )
+    try:
+        return parse_bool(text) if text else default
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            f"failed to parse {key} value: {text} ({error.message})", field=f"Options.{key}"
+        ) from error
 
 
 def _integer(options: dict[str, str], key: str, default: int) -> int:

@@ -24,6 +24,9 @@ from shared.contracts.networks import (
     PrunedNetworks,
     PruneNetworks,
 )
+from shared.docker.filters import check_keys, truth, until_ns
+from shared.docker.ids import meant
+from shared.docker.moments import rfc3339
 from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound
 from shared.events.record import DomainEvent
 from shared.state.database import Database
@@ -61,7 +64,7 @@ class NetworkHandlers:
                     tx.emit(_event("create", record))
 
     def _now(self) -> str:
-        return self._clock.now().isoformat().replace("+00:00", "Z")
+        return rfc3339(self._clock.time_ns())
 
     # Networks
 
@@ -91,7 +94,8 @@ class NetworkHandlers:
             return await self._view(connection, known, endpoints=True)
 
     async def list_all(self, request: ListNetworks) -> Networks:
-        filters.check(request.filters, filters.LIST_FILTERS)
+        check_keys(request.filters, filters.LIST_FILTERS)
+        truth(request.filters, "dangling")
         async with self._database.read() as connection:
             known = await self._store.networks(connection)
             used = await self._store.used_networks(connection) if "dangling" in request.filters else set()
@@ -124,7 +128,9 @@ class NetworkHandlers:
         return EMPTY
 
     async def prune(self, request: PruneNetworks) -> PrunedNetworks:
-        filters.check(request.filters, filters.PRUNE_FILTERS)
+        check_keys(request.filters, filters.PRUNE_FILTERS)
+        now_ns = self._clock.time_ns()
+        until_ns(request.filters, now_ns)
         removed: list[KnownNetwork] = []
         async with self._database.transaction() as tx:
             used = await self._store.used_networks(tx)
@@ -132,7 +138,7 @@ class NetworkHandlers:
                 record = known.record
                 if record.predefined or record.id in used:
                     continue
-                if filters.prunable(record, request.filters, self._clock.now()):
+                if filters.prunable(record, request.filters, now_ns):
                     await self._store.remove_network(tx, record.id)
                     tx.emit(_event("destroy", record))
                     removed.append(known)
@@ -157,19 +163,13 @@ async def hint(bus: Bus, subject: str, body: bytes) -> None:
 
 
 def find(known: Sequence[KnownNetwork], ref: str) -> KnownNetwork:
-    """By name, id, or a prefix of the id that only one has. Raises NotFound, InvalidArgument."""
-    for one in known:
-        if one.record.name == ref:
-            return one
-    for one in known:
-        if one.record.id == ref:
-            return one
-    by_prefix = [one for one in known if one.record.id.startswith(ref)]
-    if len(by_prefix) > 1:
-        raise InvalidArgument(f"network {ref} is ambiguous ({len(by_prefix)} matches found based on ID prefix)")
-    if not by_prefix:
+    """By full id, name, or a beginning of the id that only one has. Raises NotFound, InvalidArgument."""
+    found = meant(ref, known, lambda one: one.record.id, lambda one: one.record.name) if ref else ()
+    if len(found) > 1:
+        raise InvalidArgument(f"network {ref} is ambiguous ({len(found)} matches found based on ID prefix)")
+    if not found:
         raise NotFound(f"network {ref} not found")
-    return by_prefix[0]
+    return found[0]
 
 
 def _subnets(known: Sequence[KnownNetwork]) -> list[ipam.Net]:

@@ -10,8 +10,8 @@ import secrets
 
 from pydantic import BaseModel, Field
 
-from shared.contracts.docker import Filters
 from shared.contracts.volumes import Volume
+from shared.docker.filters import Filters, has_labels, truth
 from shared.errors import InvalidArgument, NotFound
 
 DRIVER = "local"
@@ -21,7 +21,6 @@ NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 LONGEST_NAME = 255
 LIST_FILTERS = frozenset({"dangling", "driver", "label", "name"})
 PRUNE_FILTERS = frozenset({"all", "label", "label!"})
-TRUE_WORDS, FALSE_WORDS = ("1", "true", "True"), ("0", "false", "False")
 
 
 class VolumeRecord(BaseModel):
@@ -114,40 +113,15 @@ def check_options(name: str, options: dict[str, str]) -> None:
                 )
 
 
-def check_filters(filters: Filters, known: frozenset[str]) -> None:
-    for key in filters:
-        if key not in known:
-            raise InvalidArgument(f"Invalid filter '{key}'", field=f"filters.{key}")
-
-
 def matches(record: VolumeRecord, filters: Filters, *, in_use: bool) -> bool:
     """Whether a volume passes a list request's filters, which were checked."""
     if "driver" in filters and record.driver not in filters["driver"]:
         return False
     if "name" in filters and not any(text in record.name for text in filters["name"]):
         return False
-    if "dangling" in filters and flag(filters, "dangling") == in_use:
-        return False
-    return all(_has_label(record, text) for text in filters.get("label", []))
+    return truth(filters, "dangling") is not in_use and has_labels(record.labels, filters)
 
 
 def prunable(record: VolumeRecord, filters: Filters) -> bool:
     """Whether an unused volume goes: anonymous ones only, unless ``all`` says otherwise."""
-    if not record.anonymous and not ("all" in filters and flag(filters, "all")):
-        return False
-    if not all(_has_label(record, text) for text in filters.get("label", [])):
-        return False
-    return not any(_has_label(record, text) for text in filters.get("label!", []))
-
-
-def flag(filters: Filters, key: str) -> bool:
-    """A filter that is true or false. Raises InvalidArgument for several values or other words."""
-    values = filters[key]
-    if len(set(values)) != 1 or values[0] not in TRUE_WORDS + FALSE_WORDS:
-        raise InvalidArgument(f"Invalid filter '{key}=[{' '.join(values)}]'", field=f"filters.{key}")
-    return values[0] in TRUE_WORDS
-
-
-def _has_label(record: VolumeRecord, text: str) -> bool:
-    key, separator, value = text.partition("=")
-    return key in record.labels and (not separator or record.labels[key] == value)
+    return (record.anonymous or truth(filters, "all") is True) and has_labels(record.labels, filters)

@@ -33,6 +33,8 @@ from shared.contracts.volumes import (
     Volumes,
     WantedVolume,
 )
+from shared.docker.filters import check_keys, truth
+from shared.docker.moments import rfc3339
 from shared.errors import Conflict, DavitError, DeadlineExceeded, NotFound, Unavailable
 from shared.events.record import DomainEvent
 from shared.state.database import Database, Transaction
@@ -96,7 +98,7 @@ class VolumeHandlers:
             wanted.options,
             wanted.labels,
             node=node,
-            created_at=self._clock.now().isoformat(timespec="seconds").replace("+00:00", "Z"),
+            created_at=rfc3339(self._clock.time_ns(), digits=0),
         )
         made[record.name] = record
         return record, True
@@ -125,9 +127,8 @@ class VolumeHandlers:
         return self._view(record, holders.get(record.name, []))
 
     async def list_all(self, request: ListVolumes) -> Volumes:
-        domain.check_filters(request.filters, domain.LIST_FILTERS)
-        if "dangling" in request.filters:
-            domain.flag(request.filters, "dangling")
+        check_keys(request.filters, domain.LIST_FILTERS)
+        truth(request.filters, "dangling")
         async with self._database.read() as connection:
             records = await self._store.all(connection)
             holders = await self._store.holders(connection)
@@ -200,7 +201,8 @@ class VolumeHandlers:
                 log.warning("volume %s could not be removed and is kept: %s", record.name, error)
 
     async def prune(self, request: PruneVolumes) -> PrunedVolumes:
-        domain.check_filters(request.filters, domain.PRUNE_FILTERS)
+        check_keys(request.filters, domain.PRUNE_FILTERS)
+        truth(request.filters, "all")
         async with self._database.transaction() as tx:
             used = await self._store.holders(tx)
             records = [

@@ -11,13 +11,13 @@ from shared.bus.streams import StreamRef
 from shared.contracts.docker import (
     ContainerConfig,
     EndpointSettings,
-    Filters,
     HostConfig,
     NetworkingConfig,
     PortMap,
     Resources,
     RestartPolicy,
 )
+from shared.docker.filters import Filters
 
 Status = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
+from shared.docker.null import OBJECT_MAP, OBJECTS, Bool, Int, Set, Str, StrList, StrListOrNone, StrMap, or_else
+
 # What `HostConfig.masked_paths` and `readonly_paths` stand for when they are None; nothing when privileged.
 MASKED_PATHS = (
     "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -28,39 +30,14 @@ class DockerModel(BaseModel):
     model_config = ConfigDict(alias_generator=to_pascal, populate_by_name=True, extra="ignore")
 
 
-def _none_to_list(value: Any) -> Any:
-    return [] if value is None else value
-
-
-def _none_to_dict(value: Any) -> Any:
-    return {} if value is None else value
-
-
-def _none_to_str(value: Any) -> Any:
-    return "" if value is None else value
-
-
-def _none_to_int(value: Any) -> Any:
-    return 0 if value is None else value
-
-
-def _none_to_false(value: Any) -> Any:
-    return False if value is None else value
-
-
 def _words(value: Any) -> Any:
     """Docker takes a bare string where it wants a list of words (Cmd, Entrypoint, OnBuild)."""
+    if isinstance(value, list):
+        return ["" if one is None else one for one in value]
     return [value] if isinstance(value, str) else value
 
 
-# Go decodes null into the zero value; clients rely on it.
-StrList = Annotated[list[str], BeforeValidator(_none_to_list)]
 Words = Annotated[list[str] | None, BeforeValidator(_words)]
-StrMap = Annotated[dict[str, str], BeforeValidator(_none_to_dict)]
-Set = Annotated[dict[str, Any], BeforeValidator(_none_to_dict)]
-Str = Annotated[str, BeforeValidator(_none_to_str)]
-Int = Annotated[int, BeforeValidator(_none_to_int)]
-Bool = Annotated[bool, BeforeValidator(_none_to_false)]
 
 
 class HealthConfig(DockerModel):
@@ -141,7 +118,7 @@ class DeviceRequest(DockerModel):
     driver: Str = ""
     count: Int = 0
     device_ids: StrList = Field(default_factory=list, alias="DeviceIDs")
-    capabilities: Annotated[list[list[str]], BeforeValidator(_none_to_list)] = Field(default_factory=list)
+    capabilities: Annotated[list[StrList], or_else(list)] = Field(default_factory=list)
     options: StrMap = Field(default_factory=dict)
 
 
@@ -183,7 +160,7 @@ class VolumeOptions(DockerModel):
 class TmpfsOptions(DockerModel):
     size_bytes: Int = 0
     mode: Int = 0
-    options: Annotated[list[list[str]], BeforeValidator(_none_to_list)] = Field(default_factory=list)
+    options: Annotated[list[StrList], or_else(list)] = Field(default_factory=list)
 
 
 class ImageOptions(DockerModel):
@@ -204,9 +181,7 @@ class Mount(DockerModel):
     image_options: ImageOptions | None = None
 
 
-PortMap = Annotated[
-    dict[str, Annotated[list[PortBinding], BeforeValidator(_none_to_list)]], BeforeValidator(_none_to_dict)
-]
+PortMap = Annotated[dict[str, Annotated[list[PortBinding], OBJECTS]], or_else(dict)]
 
 
 class Resources(DockerModel):
@@ -216,15 +191,13 @@ class Resources(DockerModel):
     memory: Int = 0
     cgroup_parent: Str = ""
     blkio_weight: Int = 0
-    blkio_weight_device: Annotated[list[WeightDevice], BeforeValidator(_none_to_list)] = Field(default_factory=list)
-    blkio_device_read_bps: Annotated[list[ThrottleDevice], BeforeValidator(_none_to_list)] = Field(default_factory=list)
-    blkio_device_write_bps: Annotated[list[ThrottleDevice], BeforeValidator(_none_to_list)] = Field(
-        default_factory=list
-    )
-    blkio_device_read_iops: Annotated[list[ThrottleDevice], BeforeValidator(_none_to_list)] = Field(
+    blkio_weight_device: Annotated[list[WeightDevice], OBJECTS] = Field(default_factory=list)
+    blkio_device_read_bps: Annotated[list[ThrottleDevice], OBJECTS] = Field(default_factory=list)
+    blkio_device_write_bps: Annotated[list[ThrottleDevice], OBJECTS] = Field(default_factory=list)
+    blkio_device_read_iops: Annotated[list[ThrottleDevice], OBJECTS] = Field(
         default_factory=list, alias="BlkioDeviceReadIOps"
     )
-    blkio_device_write_iops: Annotated[list[ThrottleDevice], BeforeValidator(_none_to_list)] = Field(
+    blkio_device_write_iops: Annotated[list[ThrottleDevice], OBJECTS] = Field(
         default_factory=list, alias="BlkioDeviceWriteIOps"
     )
     cpu_period: Int = 0
@@ -233,9 +206,9 @@ class Resources(DockerModel):
     cpu_realtime_runtime: Int = 0
     cpuset_cpus: Str = ""
     cpuset_mems: Str = ""
-    devices: Annotated[list[DeviceMapping], BeforeValidator(_none_to_list)] = Field(default_factory=list)
+    devices: Annotated[list[DeviceMapping], OBJECTS] = Field(default_factory=list)
     device_cgroup_rules: StrList = Field(default_factory=list)
-    device_requests: Annotated[list[DeviceRequest], BeforeValidator(_none_to_list)] = Field(default_factory=list)
+    device_requests: Annotated[list[DeviceRequest], OBJECTS] = Field(default_factory=list)
     kernel_memory: Int = 0
     kernel_memory_tcp: Int = Field(default=0, alias="KernelMemoryTCP")
     memory_reservation: Int = 0
@@ -245,7 +218,7 @@ class Resources(DockerModel):
     oom_kill_disable: bool | None = None
     init: bool | None = None
     pids_limit: int | None = None
-    ulimits: Annotated[list[Ulimit], BeforeValidator(_none_to_list)] = Field(default_factory=list)
+    ulimits: Annotated[list[Ulimit], OBJECTS] = Field(default_factory=list)
     cpu_count: Int = 0
     cpu_percent: Int = 0
     io_maximum_iops: Int = Field(default=0, alias="IOMaximumIOps")
@@ -257,15 +230,15 @@ class HostConfig(Resources):
 
     binds: StrList = Field(default_factory=list)
     container_id_file: Str = Field(default="", alias="ContainerIDFile")
-    log_config: LogConfig = Field(default_factory=LogConfig)
+    log_config: Annotated[LogConfig, or_else(LogConfig)] = Field(default_factory=LogConfig)
     network_mode: Str = ""
     port_bindings: PortMap = Field(default_factory=dict)
-    restart_policy: RestartPolicy = Field(default_factory=RestartPolicy)
+    restart_policy: Annotated[RestartPolicy, or_else(RestartPolicy)] = Field(default_factory=RestartPolicy)
     auto_remove: Bool = False
     volume_driver: Str = ""
     volumes_from: StrList = Field(default_factory=list)
-    mounts: Annotated[list[Mount], BeforeValidator(_none_to_list)] = Field(default_factory=list)
-    console_size: Annotated[list[int], BeforeValidator(_none_to_list)] = Field(default_factory=list)
+    mounts: Annotated[list[Mount], OBJECTS] = Field(default_factory=list)
+    console_size: Annotated[list[int], or_else(list)] = Field(default_factory=list)
     annotations: StrMap = Field(default_factory=dict)
     cap_add: StrList = Field(default_factory=list)
     cap_drop: StrList = Field(default_factory=list)
@@ -292,8 +265,8 @@ class HostConfig(Resources):
     sysctls: StrMap = Field(default_factory=dict)
     runtime: Str = ""
     isolation: Str = ""
-    masked_paths: list[str] | None = None
-    readonly_paths: list[str] | None = None
+    masked_paths: StrListOrNone = None
+    readonly_paths: StrListOrNone = None
 
 
 class IpamEndpoint(DockerModel):
@@ -323,10 +296,4 @@ class EndpointSettings(DockerModel):
 
 
 class NetworkingConfig(DockerModel):
-    endpoints_config: Annotated[
-        dict[str, Annotated[EndpointSettings, BeforeValidator(_none_to_dict)]], BeforeValidator(_none_to_dict)
-    ] = Field(default_factory=dict)
-
-
-Filters = dict[str, list[str]]
-"""Docker's filters, decoded: key -> accepted values (the API edge understands both forms that clients send)."""
+    endpoints_config: Annotated[dict[str, EndpointSettings], OBJECT_MAP] = Field(default_factory=dict)

@@ -7,7 +7,8 @@ from pydantic import BaseModel, Field
 from shared.bus.client import Contract, Empty
 from shared.bus.handover import PipeRef
 from shared.bus.streams import StreamRef
-from shared.contracts.docker import ContainerConfig, Filters
+from shared.contracts.docker import ContainerConfig
+from shared.docker.filters import Filters
 
 
 class ImageRef(BaseModel):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from shared.bus.client import Contract, Empty
-from shared.contracts.docker import EndpointSettings, Filters, PortMap
+from shared.contracts.docker import EndpointSettings, PortMap
+from shared.docker.filters import Filters
 
 
 class IpamPool(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from shared.bus.client import Contract, Empty
-from shared.contracts.docker import Filters
+from shared.docker.filters import Filters
 
 
 class Volume(BaseModel):

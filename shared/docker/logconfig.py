@@ -5,19 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from shared.docker.sizes import decimal_bytes
 from shared.errors import InvalidArgument
 
 DRIVERS = ("json-file", "local", "none")
 OPTIONS = frozenset({"max-size", "max-file", "compress", "labels", "labels-regex", "env", "env-regex", "tag", "mode"})
-SIZE = re.compile(r"^(\d+(?:\.\d+)?) ?([bkmgt])?(?:ib|b)?$")
-
-
-def parse_size(text: str) -> int:
-    """Bytes of ``10m``, ``1.5g``, ``100``. Raises InvalidArgument."""
-    match = SIZE.match(text.lower())
-    if not match:
-        raise InvalidArgument(f"invalid size: '{text}'")
-    return int(float(match[1]) * 1024 ** "bkmgt".index(match[2] or "b"))
 
 
 def check_driver(driver: str, field: str) -> None:
@@ -34,7 +26,7 @@ def check_options(driver: str, options: Mapping[str, str], field: str) -> None:
         if option not in OPTIONS:
             raise InvalidArgument(f"unknown log opt '{option}' for {driver} log driver", field=field)
         if option == "max-size" and value != "-1":
-            parse_size(value)
+            decimal_bytes(value)
         if option == "max-file" and (not value.isdecimal() or int(value) < 1):
             raise InvalidArgument("max-file cannot be less than 1", field=field)
         if option == "compress" and value not in ("true", "false"):

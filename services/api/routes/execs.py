@@ -16,14 +16,15 @@ from services.api.detach import DEFAULT_KEYS, DetachKeys
 from services.api.hijack import RawConnection
 from services.api.repeating import Offers, until_answered
 from services.api.routes.attach import content_type
-from services.api.streaming import SYSTEM_ERROR_FRAME, pump, tell
+from services.api.streaming import pump, tell
 from services.api.views import containers as views
 from shared.contracts import containers as contracts
 from shared.contracts.containers import CreateExec, Detached, ExecId, ExecRef, ResizeExec, StartExec
-from shared.contracts.docker import Bool, DockerModel, Str, StrList
+from shared.contracts.docker import DockerModel
+from shared.docker.frames import STDOUT, SYSTEM_ERROR
+from shared.docker.null import Bool, Str, StrList
 from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, Unavailable
 
-STDOUT_FRAME = 1
 # A refusal can be faster than any process; the client gets this long to read the head.
 AFTER_HEAD_S = 0.02
 
@@ -127,7 +128,7 @@ async def _refuse(connection: RawConnection, error: DavitError, tty: bool) -> No
     await asyncio.sleep(AFTER_HEAD_S)
     unknown = isinstance(error, Unavailable | DeadlineExceeded)
     try:
-        await tell(connection, error.message, tty=tty, frame=SYSTEM_ERROR_FRAME if unknown else STDOUT_FRAME)
+        await tell(connection, error.message, tty=tty, stream=SYSTEM_ERROR if unknown else STDOUT)
     finally:
         await connection.finish()
 

@@ -16,8 +16,9 @@ from services.api.views import images as views
 from shared.bus.streams import ByteStream
 from shared.contracts import containers as container_contracts
 from shared.contracts import images as contracts
-from shared.contracts.docker import ContainerConfig, Filters
+from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import ImageRef
+from shared.docker.filters import Filters
 from shared.errors import InvalidArgument
 
 TAR = "application/x-tar"

@@ -10,8 +10,9 @@ from services.api.repeating import until_answered
 from services.api.views import networks as views
 from shared.contracts import containers as container_contracts
 from shared.contracts import networks as contracts
-from shared.contracts.docker import Bool, DockerModel, EndpointSettings, Str, StrMap
+from shared.contracts.docker import DockerModel, EndpointSettings
 from shared.contracts.networks import Ipam, IpamPool, NetworkRef
+from shared.docker.null import Bool, Str, StrMap
 from shared.errors import Conflict, Forbidden, InvalidArgument, NotFound
 
 WITH_ENABLE_IPV4 = (1, 48)

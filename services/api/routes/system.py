@@ -20,7 +20,8 @@ from shared.bus.client import EMPTY
 from shared.contracts import containers as contracts
 from shared.contracts import images as image_contracts
 from shared.contracts import volumes as volume_contracts
-from shared.contracts.docker import DockerModel, Str
+from shared.contracts.docker import DockerModel
+from shared.docker.null import Str
 from shared.errors import InvalidArgument
 
 # The classic builder. "2" would tell clients to prefer BuildKit, which is not served.

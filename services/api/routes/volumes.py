@@ -9,8 +9,9 @@ from services.api.call import Call, Routes, empty_response, json_response
 from services.api.repeating import until_answered
 from services.api.views import volumes as views
 from shared.contracts import volumes as contracts
-from shared.contracts.docker import DockerModel, Str, StrMap
+from shared.contracts.docker import DockerModel
 from shared.contracts.volumes import VolumeRef
+from shared.docker.null import Str, StrMap
 from shared.errors import NotFound, Unavailable, Unsupported
 
 PRUNE_ANONYMOUS_ONLY = (1, 42)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.contracts.docker import Filters
-from shared.errors import InvalidArgument
+from shared.docker.filters import Filters, check_keys, has_label
 from shared.events.record import DomainEvent
 
 FILTERS = frozenset(
@@ -56,9 +55,7 @@ class EventFilter:
     """
 
     def __init__(self, filters: Filters) -> None:
-        for key in filters:
-            if key not in FILTERS:
-                raise InvalidArgument(f"invalid filter '{key}'", field="filters")
+        check_keys(filters, FILTERS)
         self._filters = {key: values for key, values in filters.items() if values}
 
     def matches(self, event: DomainEvent) -> bool:
@@ -73,7 +70,7 @@ class EventFilter:
             case "event":
                 return any(_action_matches(value, event.action) for value in values)
             case "label":
-                return all(_label_matches(value, event.attributes) for value in values)
+                return all(has_label(event.attributes, value) for value in values)
             case "image":
                 return any(name in values for name in _image_names(event))
             case _:
@@ -83,11 +80,6 @@ class EventFilter:
 
 def _action_matches(wanted: str, action: str) -> bool:
     return action == wanted or (wanted in WITH_VALUE and action.startswith(wanted))
-
-
-def _label_matches(wanted: str, attributes: dict[str, str]) -> bool:
-    key, separator, value = wanted.partition("=")
-    return key in attributes and (not separator or attributes[key] == value)
 
 
 def _image_names(event: DomainEvent) -> list[str]:

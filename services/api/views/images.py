@@ -5,7 +5,6 @@ Source: Docker Engine API 1.50, ImageInspect, ImageSummary, HistoryResponseItem,
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from services.api.versions import Version
@@ -20,6 +19,7 @@ from shared.contracts.images import (
     Removals,
     SearchHits,
 )
+from shared.docker.moments import rfc3339
 
 ZERO_TIME = "0001-01-01T00:00:00Z"
 # Docker dropped these as the API grew.
@@ -42,12 +42,6 @@ CONFIG_LEFTOVERS = (
     "MacAddress",
     "StopTimeout",
 )
-
-
-def rfc3339(nanoseconds: int) -> str:
-    seconds, fraction = divmod(nanoseconds, 10**9)
-    moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{moment}.{fraction:09d}Z" if fraction else f"{moment}Z"
 
 
 def image_config(value: ContainerConfig, version: Version) -> dict[str, Any]:

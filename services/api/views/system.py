@@ -6,13 +6,13 @@ Source: Docker Engine API 1.50, SystemVersion, SystemInfo.
 from __future__ import annotations
 
 import platform
-from datetime import UTC, datetime
 from typing import Any
 
 from services.api import versions
 from services.api.call import EngineFacts
 from services.api.versions import Version
 from shared.contracts.containers import NodeFacts, SystemInfo
+from shared.docker.moments import rfc3339_now
 
 GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 COMMIT = {"ID": "", "Expected": ""}
@@ -98,7 +98,7 @@ def info(system: SystemInfo, images: int, facts: EngineFacts, version: Version) 
         "Debug": facts.debug,
         "NFd": 0,
         "NGoroutines": 0,
-        "SystemTime": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "SystemTime": rfc3339_now(),
         "LoggingDriver": facts.log_driver,
         "CgroupDriver": node.cgroup_driver,
         "CgroupVersion": node.cgroup_version,

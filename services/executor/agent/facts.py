@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import socket
-from datetime import UTC, datetime
 from pathlib import Path
 
 from services.executor.agent.shims.runtimes import Runtimes
 from shared.config import OWN_RUNTIME, OWN_RUNTIMES
 from shared.contracts.containers import NodeFacts
+from shared.docker.moments import rfc3339_now
 
 RUNTIME_WARNING = "WARNING: runtime "
 TINI_PATHS = ("/usr/bin/tini-static", "/usr/bin/docker-init", "/usr/libexec/docker/docker-init", "/usr/bin/tini")
@@ -72,7 +72,7 @@ def node_facts(node: str, cgroup_kind: str) -> NodeFacts:
         features=_features(cgroup_kind),
         warnings=warnings,
         init_path=init_binary(),
-        seen_at=datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        seen_at=rfc3339_now(),
     )
 
 

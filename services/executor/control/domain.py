@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -11,6 +10,7 @@ from shared.contracts.containers import Container, ContainerSummary, Health, Hea
 from shared.contracts.docker import ContainerConfig, EndpointSettings, PortMap
 from shared.contracts.networks import Attachment, Joined
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, OrderedMount
+from shared.docker.moments import rfc3339
 from shared.errors import Conflict, DavitError
 from shared.events.record import DomainEvent
 
@@ -27,12 +27,6 @@ LEGAL: dict[Status, frozenset[Status]] = {
 HEALTH_LOG_LENGTH = 5
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ALIVE: frozenset[Status] = frozenset({"running", "paused", "restarting"})
-
-
-def rfc3339(time_ns: int) -> str:
-    """RFC 3339 with nanoseconds, UTC."""
-    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{nanoseconds:09d}Z"
 
 
 class Record(BaseModel):

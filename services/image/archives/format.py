@@ -19,7 +19,7 @@ import orjson
 
 from services.image.catalog import manifests
 from services.image.catalog.manifests import Descriptor, ImageConfig, Index, Manifest
-from services.image.catalog.references import Reference, parse
+from shared.docker.references import Reference, parse
 from shared.errors import InvalidArgument, NotFound
 
 MANIFEST = "manifest.json"

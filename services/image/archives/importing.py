@@ -15,7 +15,7 @@ import orjson
 
 from services.image.archives.intake import LayerIntake, TakenLayer
 from services.image.catalog.depot import Depot, Lease, image_event
-from services.image.catalog.domain import ImageRecord, LayerRecord, make_record, now_text
+from services.image.catalog.domain import ImageRecord, LayerRecord, make_record
 from services.image.catalog.manifests import (
     MAX_CONFIG_BYTES,
     Descriptor,
@@ -26,13 +26,14 @@ from services.image.catalog.manifests import (
     own_platform,
     parse_platform,
 )
-from services.image.catalog.references import Reference, parse
 from services.image.progress import Progress, reported
 from shared.bus.client import EMPTY, Bus, Empty
 from shared.bus.streams import ByteStream, accept
 from shared.clock import Clock
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import CommitLayer, ImageId, ImportImage
+from shared.docker.moments import rfc3339_of
+from shared.docker.references import Reference, parse
 from shared.errors import InvalidArgument
 from shared.version import VERSION
 
@@ -96,7 +97,7 @@ def config_json(config: ContainerConfig) -> dict[str, Any]:
 
 def encode_config(new: NewImage) -> bytes:
     """The configuration of a new image, whose digest is its id."""
-    created = now_text(new.created)
+    created = rfc3339_of(new.created)
     step: dict[str, Any] = {"created": created}
     if new.author:
         step["author"] = new.author

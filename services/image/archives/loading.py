@@ -22,11 +22,11 @@ from services.image.catalog.manifests import (
     parse,
     parse_platforms,
 )
-from services.image.catalog.references import Reference
 from services.image.progress import Progress, reported
 from shared.bus.client import EMPTY, Bus, Empty
 from shared.bus.streams import ByteStream, accept
 from shared.contracts.images import LoadImages
+from shared.docker.references import Reference
 from shared.errors import DavitError, InvalidArgument, NotFound
 from shared.layers import compression, tarheader
 from shared.layers.tarheader import TarError

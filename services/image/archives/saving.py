@@ -19,12 +19,12 @@ from services.image.catalog.manifests import (
     parse,
     parse_platforms,
 )
-from services.image.catalog.references import Reference
 from services.image.sql.catalog import Reader
 from services.image.sql.names import name_of
 from shared.bus.client import EMPTY, Bus, Empty
 from shared.bus.streams import ByteStream, accept
 from shared.contracts.images import SaveImages
+from shared.docker.references import Reference
 from shared.errors import Internal, InvalidArgument, NotFound
 from shared.layers import tarheader
 from shared.layers.archive import END_OF_ARCHIVE

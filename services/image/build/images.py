@@ -35,7 +35,6 @@ from services.image.catalog.manifests import (
     digest_of,
     parse_platform,
 )
-from services.image.catalog.references import parse
 from services.image.store.content import Ingest
 from shared.bus.client import Bus
 from shared.bus.streams import offer
@@ -43,6 +42,7 @@ from shared.clock import Clock
 from shared.contracts import images as contracts
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import RegistryAuth
+from shared.docker.references import parse
 from shared.errors import DavitError, InvalidArgument, NotFound, Unavailable
 from shared.layers.store import StagedFiles
 

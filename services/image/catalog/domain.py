@@ -5,16 +5,15 @@ Source: Docker Engine API 1.50, ImageInspect, ImageSummary, ImageHistory, ImageD
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from services.image.catalog.manifests import ImageConfig, Platform, chain_ids
-from services.image.catalog.references import Reference, parse
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import HistoryEntry, Image, ResolvedImage
+from shared.docker.moments import SECOND_NS, parse_rfc3339_ns
+from shared.docker.references import Reference, parse
 from shared.errors import Conflict, InvalidArgument
 
 SHORT_ID = 12
@@ -151,20 +150,10 @@ def _last_comment(raw: Mapping[str, Any]) -> str:
 
 def unix_time(text: str) -> int:
     """Seconds since the epoch of an RFC 3339 time; 0 for none or an invalid one."""
-    if not text:
-        return 0
-    # Go writes nine digits of a second; datetime takes six.
-    shortened = re.sub(r"(\.\d{6})\d+", r"\1", text)
     try:
-        moment = datetime.fromisoformat(shortened)
+        return parse_rfc3339_ns(text) // SECOND_NS
     except ValueError:
         return 0
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
-def now_text(moment: datetime) -> str:
-    """RFC 3339 in UTC, as Go writes it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".") + "Z"
 
 
 def with_names(image: Image, names: Iterable[Name], last_tag_ns: int = 0) -> Image:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from services.image.catalog.domain import Name
-from services.image.catalog.references import Reference
-from shared.contracts.docker import Filters
 from shared.contracts.images import Image
-from shared.docker.moments import moment_ns
+from shared.docker.filters import Filters, check_keys, has_labels, truth, until_ns
+from shared.docker.references import Reference
 from shared.errors import InvalidArgument
 
 LIST_KEYS = ("dangling", "label", "label!", "before", "since", "reference", "until")
 PRUNE_KEYS = ("dangling", "label", "label!", "until")
-_TRUE = ("1", "true", "True", "TRUE", "t", "T")
-_FALSE = ("0", "false", "False", "FALSE", "f", "F")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,76 +23,40 @@ class ImageFilter:
 
     Attributes:
         before, since: References; the caller looks them up.
-        until_unix: Created before this time; None for no limit.
+        labels: The filters ``label`` and ``label!``.
+        until_ns: Created before this time; None for no limit.
     """
 
     dangling: bool | None = None
-    labels: list[tuple[str, str | None]] = field(default_factory=list)
-    without_labels: list[tuple[str, str | None]] = field(default_factory=list)
+    labels: Filters = field(default_factory=dict)
     before: list[str] = field(default_factory=list)
     since: list[str] = field(default_factory=list)
     patterns: list[str] = field(default_factory=list)
-    until_unix: float | None = None
+    until_ns: int | None = None
 
     @classmethod
-    def parse(cls, filters: Filters, keys: Iterable[str]) -> ImageFilter:
+    def parse(cls, filters: Filters, keys: Collection[str]) -> ImageFilter:
         """Raises InvalidArgument, in Docker's words, for filters that are unknown or have impossible values."""
-        for key in filters:
-            if key not in keys:
-                raise InvalidArgument(f"invalid filter '{key}'", field="filters")
+        check_keys(filters, keys)
         return cls(
-            _boolean(filters, "dangling"),
-            [_label(text) for text in filters.get("label", [])],
-            [_label(text) for text in filters.get("label!", [])],
+            truth(filters, "dangling"),
+            {key: filters[key] for key in ("label", "label!") if key in filters},
             filters.get("before", []),
             filters.get("since", []),
             filters.get("reference", []),
-            _until(filters.get("until", [])),
+            until_ns(filters, time.time_ns()),
         )
 
     def accepts(self, image: Image) -> bool:
         """Whether labels and time fit."""
-        labels = image.config.labels
-        if self.until_unix is not None and image.created_unix >= self.until_unix:
+        if self.until_ns is not None and image.created_unix * 10**9 >= self.until_ns:
             return False
-        if not all(_has(labels, label) for label in self.labels):
-            return False
-        return not any(_has(labels, label) for label in self.without_labels)
+        return has_labels(image.config.labels, self.labels)
 
     def names(self, names: list[Name]) -> list[Name]:
         """The names that the reference patterns select."""
         matchers = [_matcher(pattern) for pattern in self.patterns]
         return [name for name in names if any(matches(name.reference) for matches in matchers)]
-
-
-def _boolean(filters: Filters, key: str) -> bool | None:
-    values = filters.get(key, [])
-    if not values:
-        return None
-    if any(value not in _TRUE + _FALSE for value in values) or len(set(values)) > 1:
-        raise InvalidArgument(f"invalid filter '{key}=[{' '.join(values)}]'", field="filters")
-    return values[0] in _TRUE
-
-
-def _label(text: str) -> tuple[str, str | None]:
-    name, equals, value = text.partition("=")
-    return name, value if equals else None
-
-
-def _has(labels: dict[str, str], wanted: tuple[str, str | None]) -> bool:
-    name, value = wanted
-    return name in labels and (value is None or labels[name] == value)
-
-
-def _until(values: list[str]) -> float | None:
-    if not values:
-        return None
-    if len(values) > 1:
-        raise InvalidArgument("more than one until filter specified", field="filters")
-    try:
-        return moment_ns(values[0], time.time_ns()) / 1e9
-    except ValueError as error:
-        raise InvalidArgument(f'failed to parse until value "{values[0]}"', field="filters") from error
 
 
 def _matcher(pattern: str) -> Callable[[Reference], bool]:

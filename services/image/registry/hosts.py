@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from services.image.catalog.references import DEFAULT_DOMAIN
+from shared.docker.references import DEFAULT_DOMAIN
 from shared.errors import InvalidArgument
 
 DOCKER_REGISTRY = "registry-1.docker.io"

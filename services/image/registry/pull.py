@@ -28,8 +28,6 @@ from services.image.catalog.manifests import (
     parse,
     parse_platform,
 )
-from services.image.catalog.references import Reference
-from services.image.catalog.references import parse as parse_reference
 from services.image.progress import Progress, reported, unless_gone
 from services.image.registry.client import Fetched, Repository
 from services.image.registry.errors import connection_failure
@@ -39,6 +37,8 @@ from services.image.store.content import Ingest
 from shared.bus.client import EMPTY, Bus, Empty
 from shared.bus.streams import ByteStream, accept
 from shared.contracts.images import PullImage, RegistryAuth
+from shared.docker.references import Reference
+from shared.docker.references import parse as parse_reference
 from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 from shared.layers.store import StagedLayer
 

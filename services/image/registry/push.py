@@ -26,8 +26,6 @@ from services.image.catalog.manifests import (
     parse,
     parse_platform,
 )
-from services.image.catalog.references import Reference
-from services.image.catalog.references import parse as parse_reference
 from services.image.progress import Progress, reported, unless_gone
 from services.image.registry.client import Repository
 from services.image.registry.hosts import Hosts
@@ -35,6 +33,8 @@ from services.image.store.content import ContentStore
 from shared.bus.client import EMPTY, Bus, Empty
 from shared.bus.streams import ByteStream, accept
 from shared.contracts.images import PushImage, RegistryAuth
+from shared.docker.references import Reference
+from shared.docker.references import parse as parse_reference
 from shared.errors import DavitError, Forbidden, Internal, InvalidArgument, NotFound, Unauthorized
 
 READ_BYTES = 512 * 1024

@@ -8,8 +8,6 @@ import httpx
 
 from services.image.catalog import manifests
 from services.image.catalog.manifests import Index, descriptor_platform
-from services.image.catalog.references import DEFAULT_DOMAIN, LEGACY_DOMAIN
-from services.image.catalog.references import parse as parse_reference
 from services.image.registry.client import Repository
 from services.image.registry.errors import connection_failure
 from services.image.registry.hosts import Hosts
@@ -24,6 +22,8 @@ from shared.contracts.images import (
     SearchHits,
     SearchRequest,
 )
+from shared.docker.references import DEFAULT_DOMAIN, LEGACY_DOMAIN
+from shared.docker.references import parse as parse_reference
 from shared.errors import DavitError, InvalidArgument, Unauthorized, Unavailable
 
 SEARCH_TIMEOUT_S = 30.0

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -29,6 +28,7 @@ from services.image.server.rights import ANYBODY, Rights
 from services.image.server.tokens import TOKEN_S, Bearer, Scope, Tokens
 from services.image.server.users import Users, credentials_of
 from shared.config import EngineConfig
+from shared.docker.moments import SECOND_NS, rfc3339
 from shared.errors import DavitError, Forbidden, InvalidArgument, Unauthorized
 
 TOKEN_PATH = "/token"
@@ -121,7 +121,7 @@ class Gate:
         granted = [one for one in (self._granted(user, scope) for scope in scopes) if one.actions]
         now = time.time()
         token = self.tokens.make(Bearer(user, tuple(granted)), now)
-        issued_at = datetime.fromtimestamp(int(now), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        issued_at = rfc3339(int(now) * SECOND_NS)
         value = {"token": token, "access_token": token, "expires_in": TOKEN_S, "issued_at": issued_at}
         if granted:
             value["scope"] = " ".join(map(str, granted))

@@ -16,7 +16,6 @@ from starlette.responses import Response, StreamingResponse
 
 from services.image.catalog import manifests
 from services.image.catalog.depot import Depot
-from services.image.catalog.references import MAX_NAME
 from services.image.server.access import CATALOG, TOKEN_PATH, Gate, Visitor, read_form
 from services.image.server.answers import VERSION_HEADER, answer, failure
 from services.image.server.nodes import REPOSITORY, NodeTokens
@@ -25,6 +24,7 @@ from services.image.server.tokens import Scope, parse_scopes
 from services.image.server.uploading import Uploading
 from services.image.server.uploads import Uploads
 from services.image.server.users import credentials_of
+from shared.docker.references import MAX_NAME
 from shared.errors import DavitError, InvalidArgument, NotFound
 
 READ_BYTES = 1 << 20

@@ -13,7 +13,6 @@ import orjson
 import sqlalchemy as sa
 
 from services.image.catalog.manifests import Index, Manifest
-from services.image.catalog.references import Reference, parse
 from services.image.sql.tables import (
     image_content,
     image_layers,
@@ -24,6 +23,7 @@ from services.image.sql.tables import (
     repository_manifests,
     repository_tags,
 )
+from shared.docker.references import Reference, parse
 from shared.errors import InvalidArgument
 from shared.state.connection import Connection
 from shared.state.database import Database

@@ -10,12 +10,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.image.catalog.domain import ImageRecord, LayerRecord
-from services.image.catalog.references import Reference, id_prefix
 from services.image.sql.layers import LayerChanges
 from services.image.sql.names import name_of
 from services.image.sql.queries import Queries
 from services.image.sql.tables import image_content, image_layers, images, name_variants, names
 from shared.contracts.images import Image, ResolvedImage
+from shared.docker.references import Reference, id_prefix
 from shared.state.statements import Prepared
 
 _from_name = (

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from services.image.catalog.domain import Name
 from services.image.catalog.manifests import Platform, own_platform
-from services.image.catalog.references import Reference
 from services.image.sql.queries import Changes, Queries
 from services.image.sql.tables import images, name_variants, names
+from shared.docker.references import Reference
 from shared.state.statements import Prepared
 
 _standing_for = sa.select(name_variants.c.name).where(name_variants.c.image_id == sa.bindparam("image_id"))

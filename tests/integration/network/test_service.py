@@ -252,7 +252,7 @@ async def test_pools_filters_prune(service: Bus) -> None:
     assert await listed(label=["a=b"]) == {"one"}
     assert await listed(dangling=["true"]) == {"one", "two"}
     assert await listed(driver=["null"]) == {"none"}
-    with pytest.raises(InvalidArgument, match="Invalid filter 'bogus'"):
+    with pytest.raises(InvalidArgument, match="invalid filter 'bogus'"):
         await listed(bogus=["x"])
     removed: asyncio.Queue[str] = asyncio.Queue()
 

@@ -158,9 +158,9 @@ async def test_prune_takes_anonymous_ones_unless_told(service: Bus) -> None:
     assert (pruned.names, pruned.space_reclaimed_bytes) == ([anonymous.name], 100)
     pruned = await service.request(contract.PRUNE, PruneVolumes(filters={"all": ["1"], "label!": ["keep"]}))
     assert pruned.names == ["plain"]
-    with pytest.raises(InvalidArgument, match="Invalid filter 'bogus'"):
+    with pytest.raises(InvalidArgument, match="invalid filter 'bogus'"):
         await service.request(contract.PRUNE, PruneVolumes(filters={"bogus": ["x"]}))
-    with pytest.raises(InvalidArgument, match=r"Invalid filter 'dangling=\[maybe\]'"):
+    with pytest.raises(InvalidArgument, match=r"invalid filter 'dangling=\[maybe\]'"):
         await listed(service, dangling=["maybe"])
 
 

@@ -54,7 +54,7 @@ def test_required_numbers():
     ("text", "filters"),
     [
         ('{"label":["a=b","c"]}', {"label": ["a=b", "c"]}),
-        ('{"label":{"a=b":true,"c":false}}', {"label": ["a=b"]}),
+        ('{"label":{"a=b":true,"c":false}}', {"label": ["a=b", "c"]}),
         ("null", {}),
         ("{}", {}),
     ],

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from services.image.build.dockerfile.errors import DockerfileError, SyntaxProblem
 from services.image.build.dockerfile.expand import expand_text, expand_word, expand_words
-from services.image.build.dockerfile.health import parse_duration_ns
 from services.image.build.dockerfile.instructions import Command, Copy, Env, Health, Label, Run, Text, Words
 from services.image.build.dockerfile.lines import read_lines
 from services.image.build.dockerfile.stages import parse_dockerfile, parse_trigger, stage_references
@@ -360,11 +359,3 @@ def test_stages_and_what_they_need() -> None:
         file.until("zz")
     with pytest.raises(DockerfileError, match="a stage name already used"):
         parse_dockerfile("FROM x AS a\nFROM y AS a\n")
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("1h2m3.5s", 3723_500_000_000), ("0", 0), ("1.5ms", 1_500_000), ("-1s", -(10**9)), (".5s", 5 * 10**8)],
-)
-def test_durations(text: str, value: int) -> None:
-    assert parse_duration_ns(text) == value

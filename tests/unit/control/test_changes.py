@@ -8,7 +8,6 @@ import pytest
 
 from services.executor.control.life.instructions import apply_change
 from services.executor.control.life.updating import changed_limits, merged_host_config, possible_limits
-from services.executor.control.reads.pruning import parse_until
 from shared.contracts.containers import NodeFacts, UpdateContainer
 from shared.contracts.docker import ContainerConfig, HostConfig, Resources, RestartPolicy, Ulimit
 from shared.errors import InvalidArgument, Unsupported
@@ -118,13 +117,3 @@ def test_an_update_leaves_out_what_the_kernel_does_not_have() -> None:
 def test_a_policy_replaces_the_old_one() -> None:
     merged = merged_host_config(HostConfig(), {"memory_swap": -1, "memory": 9 << 20}, RestartPolicy(name="always"))
     assert (merged.restart_policy.name, merged.memory) == ("always", 9 << 20)
-
-
-def test_prune_limits() -> None:
-    now = 10**18
-    assert parse_until("1h30m", now) == now - 5400 * 10**9
-    assert parse_until("1700000000", now) == 1_700_000_000 * 10**9
-    assert parse_until("2023-11-14T22:13:20Z", now) == 1_700_000_000 * 10**9
-    for text in ("", "soon", "5x", "9" * 400, "9" * 400 + "h"):
-        with pytest.raises(InvalidArgument, match="invalid value for until"):
-            parse_until(text, now)

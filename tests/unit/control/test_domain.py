@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.executor.control.domain import LEGAL, Record, human_duration, rfc3339, status_text
+from services.executor.control.domain import LEGAL, Record, human_duration, status_text
 from shared.contracts.containers import Container
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.contracts.node import ExitRecord
@@ -69,10 +69,6 @@ def test_the_environment_of_the_order_is_not_the_one_of_inspect() -> None:
     one = record()
     assert one.order().config.env[-1] == "HOSTNAME=h"
     assert one.container.config.env == []
-
-
-def test_times_have_nanoseconds() -> None:
-    assert rfc3339(1_700_000_000_000_000_007) == "2023-11-14T22:13:20.000000007Z"
 
 
 @pytest.mark.parametrize(

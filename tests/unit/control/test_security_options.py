@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.executor.agent.configuration.confinement import security_options
-from services.executor.control.creation.confinement import FALSE, TRUE
+from shared.docker.words import FALSE, TRUE
 
 
 @pytest.mark.parametrize("value", sorted(TRUE))

@@ -11,7 +11,6 @@ from services.executor.control.creation.subject import Subject
 from services.executor.control.creation.validate import check, warnings
 from shared.contracts.containers import NodeFacts
 from shared.contracts.docker import ContainerConfig, HostConfig
-from shared.docker.logconfig import parse_size
 from shared.errors import InvalidArgument
 
 NODE = NodeFacts(node="n1", cpus=2)
@@ -202,8 +201,3 @@ def test_warnings() -> None:
     [text] = warnings(subject(host(NetworkMode="host", PortBindings={"80/tcp": [{"HostPort": "80"}]})))
     assert text == "Published ports are discarded when using host network mode"
     assert warnings(subject({})) == []
-
-
-@pytest.mark.parametrize(("text", "size"), [("10", 10), ("10k", 10240), ("1.5m", 1572864), ("2GB", 2 << 30)])
-def test_sizes(text: str, size: int) -> None:
-    assert parse_size(text) == size

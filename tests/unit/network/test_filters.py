@@ -8,9 +8,13 @@ import pytest
 
 from services.network import filters
 from services.network.domain import NetworkRecord
-from shared.errors import InvalidArgument
+from services.network.handlers import find
+from services.network.sql import KnownNetwork
+from shared.docker.moments import datetime_ns
+from shared.errors import InvalidArgument, NotFound
 
 NOW = datetime(2024, 5, 1, 12, tzinfo=UTC)
+NOW_NS = datetime_ns(NOW)
 
 
 def record(name: str = "web", age_s: float = 0, **fields: object) -> NetworkRecord:
@@ -33,11 +37,20 @@ def test_list_filters() -> None:
 
 @pytest.mark.parametrize("until", ["1h30m", "90m", "5400s", "2024-05-01T10:30:00+00:00", str(NOW.timestamp() - 5400)])
 def test_until(until: str) -> None:
-    assert filters.prunable(record(age_s=5401), {"until": [until]}, NOW)
-    assert not filters.prunable(record(age_s=5399), {"until": [until]}, NOW)
+    assert filters.prunable(record(age_s=5401), {"until": [until]}, NOW_NS)
+    assert not filters.prunable(record(age_s=5399), {"until": [until]}, NOW_NS)
 
 
 @pytest.mark.parametrize("until", ["soon", "h", "10x", "", "1.2.3s", "²h", "nan", "1e999", "9" * 400, "9" * 20 + "h"])
 def test_bad_until(until: str) -> None:
     with pytest.raises(InvalidArgument, match="until"):
-        filters.prunable(record(), {"until": [until]}, NOW)
+        filters.prunable(record(), {"until": [until]}, NOW_NS)
+
+
+def test_a_full_id_is_no_other_networks_name() -> None:
+    named = KnownNetwork(record("f" * 64).model_copy(update={"id": "a" * 64}))
+    meant = KnownNetwork(record("web").model_copy(update={"id": "f" * 64}))
+    assert find([named, meant], "f" * 64) is meant
+    assert find([named, meant], "aa") is named
+    with pytest.raises(NotFound):
+        find([named, meant], "")

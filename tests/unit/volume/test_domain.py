@@ -52,5 +52,5 @@ def test_list_filters() -> None:
     assert not domain.matches(volume, {"driver": ["other"]}, in_use=True)
     assert not domain.matches(volume, {"dangling": ["true"]}, in_use=True)
     assert domain.matches(volume, {"dangling": ["true"]}, in_use=False)
-    with pytest.raises(InvalidArgument, match=r"Invalid filter 'dangling=\[x\]'"):
+    with pytest.raises(InvalidArgument, match=r"invalid filter 'dangling=\[x\]'"):
         domain.matches(volume, {"dangling": ["x"]}, in_use=False)

@@ -17,6 +17,7 @@ import orjson
 from services.executor.runtime.seccomp import compiler
 from services.executor.runtime.seccomp import default as seccomp_default
 from services.executor.runtime.seccomp.profile import resolve_profile
+from shared.docker import words
 from shared.errors import InvalidArgument
 
 
@@ -39,7 +40,7 @@ def security_options(options: Iterable[str]) -> SecurityOptions:
             key, separator, value = option.partition(":")
         match key:
             case "no-new-privileges":
-                result.no_new_privileges = value in ("", "1", "t", "T", "true", "TRUE", "True")
+                result.no_new_privileges = value == "" or value in words.TRUE
             case "seccomp":
                 result.profile = "" if value == "builtin" else value
             case "systempaths" if value == "unconfined":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from services.executor.agent.containers.probes import Probes
@@ -18,6 +17,8 @@ from services.executor.agent.containers.reports import Reporter
 from shared.contracts.containers import HealthLogEntry
 from shared.contracts.docker import ContainerConfig, HealthConfig
 from shared.contracts.node import ContainerReport
+from shared.docker.frames import HEADER_BYTES, Demultiplexer
+from shared.docker.moments import rfc3339_now
 from shared.errors import DavitError
 
 DEFAULT_INTERVAL_S = 30.0
@@ -25,7 +26,6 @@ DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_START_INTERVAL_S = 5.0
 DEFAULT_RETRIES = 3
 OUTPUT_LIMIT_BYTES = 4096
-HEADER_BYTES = 8
 
 
 def probe_command(config: ContainerConfig) -> list[str] | None:
@@ -45,19 +45,11 @@ def seconds(nanoseconds: int, default_s: float) -> float:
     return nanoseconds / 1e9 if nanoseconds else default_s
 
 
-def plain_output(frames: bytes) -> str:
-    """The text of multiplexed output."""
-    out = bytearray()
-    position = 0
-    while position + HEADER_BYTES <= len(frames):
-        size = int.from_bytes(frames[position + 4 : position + HEADER_BYTES], "big")
-        out += frames[position + HEADER_BYTES : position + HEADER_BYTES + size]
-        position += HEADER_BYTES + size
+def plain_output(data: bytes) -> str:
+    """The text of multiplexed output, with what there is of a frame that was cut off."""
+    reader = Demultiplexer()
+    out = b"".join(one.payload for one in reader.feed(data)) + bytes(reader.pending[HEADER_BYTES:])
     return out[:OUTPUT_LIMIT_BYTES].decode(errors="replace")
-
-
-def now_text() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
 class HealthChecks:
@@ -118,7 +110,7 @@ class HealthChecks:
             )
 
     async def _probe(self, record: NodeRecord, command: list[str], timeout_s: float) -> HealthLogEntry:
-        begin = now_text()
+        begin = rfc3339_now()
         try:
             probing = self._probes.run(record.id, command, 2 * OUTPUT_LIMIT_BYTES)
             code, output = await asyncio.wait_for(probing, timeout_s)
@@ -127,4 +119,4 @@ class HealthChecks:
             code, text = -1, f"Health check exceeded timeout ({timeout_s:g}s)"
         except DavitError as error:
             code, text = -1, str(error)
-        return HealthLogEntry(start=begin, end=now_text(), exit_code=code, output=text)
+        return HealthLogEntry(start=begin, end=rfc3339_now(), exit_code=code, output=text)

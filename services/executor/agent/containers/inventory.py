@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from datetime import UTC, datetime
 
 from services.executor.agent.containers.lifecycle import Containers
 from services.executor.agent.execs.watching import Execs
@@ -14,6 +13,7 @@ from shared.bus.client import Bus
 from shared.contracts import node as contract
 from shared.contracts.containers import NodeFacts
 from shared.contracts.node import Inventory
+from shared.docker.moments import rfc3339_now
 from shared.errors import DavitError
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class InventoryLoop:
     async def _exchange(self) -> None:
         self._renewed.clear()
         self._containers.records.catch_up()
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        now = rfc3339_now()
         facts = self.facts.model_copy(update={"seen_at": now, "fetches_layers": not self._layers.shared})
         items = [record.inventory_item() for record in self._containers.records.all()]
         inventory = Inventory(node=self._node, facts=facts, items=items, execs=self._execs.running())

@@ -6,9 +6,10 @@ Source: Docker Engine API 1.50, ContainerStats; runc's `events --stats` for the 
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from shared.docker.moments import rfc3339_now
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 NANOSECONDS_PER_TICK = 1_000_000_000 // CLOCK_TICKS
@@ -110,7 +111,7 @@ def docker_stats(cgroup: dict[str, Any], *, name: str, container_id: str, pid: i
     sample: dict[str, Any] = {
         "name": "/" + name,
         "id": container_id,
-        "read": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "read": rfc3339_now(),
         "num_procs": 0,
         "storage_stats": {},
         "pids_stats": {"current": pids.get("current", 0)},

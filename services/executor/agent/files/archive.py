@@ -9,7 +9,6 @@ import asyncio
 import posixpath
 import stat
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from shared.bus.client import Bus
 from shared.bus.streams import ByteStream, StreamRef, offer
 from shared.contracts.containers import Change, Changes, PathStat
 from shared.contracts.node import Sizes
+from shared.docker.moments import rfc3339
 from shared.errors import DavitError, Forbidden, InvalidArgument, NotFound
 from shared.layers import changes as layer_changes
 from shared.layers.worker import Packer, Unpacker
@@ -185,7 +185,7 @@ def _look(record: NodeRecord, place: Place, asked: str, *, follow: bool = False)
 
 
 def _path_stat(found: Found, asked: str) -> PathStat:
-    modified = datetime.fromtimestamp(found.status.st_mtime, UTC).isoformat().replace("+00:00", "Z")
+    modified = rfc3339(found.status.st_mtime_ns)
     return PathStat(
         name=posixpath.basename(posixpath.normpath("/" + asked)) or "/",
         size=found.status.st_size,

@@ -9,7 +9,6 @@ Source: Docker's json-file driver.
 from __future__ import annotations
 
 import asyncio
-import calendar
 import gzip
 import io
 import logging
@@ -23,6 +22,8 @@ from typing import IO, NamedTuple
 import orjson
 
 from shared.contracts.containers import Logs
+from shared.docker.frames import NUMBERS, header
+from shared.docker.moments import parse_rfc3339_ns, with_nine_digits
 from shared.errors import InvalidArgument, Unavailable
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ FOLLOW_POLL_S = 0.05
 MAX_BATCH_BYTES = 256 * 1024
 # 16 KiB of text, each byte of it escaped, and what is around it.
 LONGEST_LINE_BYTES = 256 * 1024
-HEADER_STREAM = {"stdin": b"\x00", "stdout": b"\x01", "stderr": b"\x02"}
 
 
 @dataclass(slots=True)
@@ -43,14 +43,7 @@ class LogRecord:
 
     @property
     def time_ns(self) -> int:
-        return parse_time_ns(self.time)
-
-
-def parse_time_ns(text: str) -> int:
-    """Nanoseconds since the epoch of an RFC 3339 UTC time as the shim writes it."""
-    seconds = calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S"))
-    fraction = text[20:].rstrip("Z")
-    return seconds * 1_000_000_000 + (int(fraction.ljust(9, "0")[:9]) if fraction else 0)
+        return parse_rfc3339_ns(self.time)
 
 
 def parse_line(line: bytes) -> LogRecord | None:
@@ -325,14 +318,8 @@ def encode(records: list[LogRecord], request: Logs, *, tty: bool) -> bytes:
             words = ",".join(f"{key}={value}" for key, value in sorted((record.attrs or {}).items()))
             text = words.encode() + b" " + text
         if request.timestamps:
-            text = _nine_digits(record.time).encode() + b" " + text
+            text = with_nine_digits(record.time).encode() + b" " + text
         if not tty:
-            out += HEADER_STREAM[record.stream] + b"\0\0\0" + len(text).to_bytes(4, "big")
+            out += header(NUMBERS[record.stream], len(text))
         out += text
     return bytes(out)
-
-
-def _nine_digits(text: str) -> str:
-    """Docker prints log times with exactly nine fractional digits."""
-    head, _, fraction = text.rstrip("Z").partition(".")
-    return f"{head}.{fraction.ljust(9, '0')}Z"

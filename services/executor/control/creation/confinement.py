@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from services.executor.control.creation.subject import Subject, refuse, unsupported
+from shared.docker import words
 
 DEVICE_RULE = re.compile(r"^([acb]) ([0-9]+|\*):([0-9]+|\*) ([rwm]{1,3})$")
 # capabilities(7), Linux 5.9 and later.
@@ -36,8 +37,6 @@ IPC_SYSCTLS = frozenset(
     }
 )  # fmt: skip
 # Docker's spellings of a truth value.
-TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
-FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 
 
 def namespaces(subject: Subject) -> None:
@@ -87,7 +86,7 @@ def security_options(subject: Subject) -> None:
     """Refuses also what Docker takes and drops without a word where the kernel has no such module."""
     for position, option in enumerate(subject.host.security_opt, start=1):
         name, separator, value = option.replace("=", ":", 1).partition(":")
-        if option == "no-new-privileges" or (name == "no-new-privileges" and value in TRUE | FALSE):
+        if option == "no-new-privileges" or (name == "no-new-privileges" and value in words.TRUE | words.FALSE):
             continue
         if name == "seccomp" and separator:
             continue

@@ -6,14 +6,15 @@ import re
 from dataclasses import dataclass
 
 from services.executor.control.creation.mountspec import PlannedMount, mount_point
-from services.executor.control.domain import Record, rfc3339
+from services.executor.control.domain import Record
 from shared.config import OWN_RUNTIME, EngineConfig
 from shared.contracts.containers import Container, CreateContainer, NodeFacts
 from shared.contracts.docker import ContainerConfig, EndpointSettings, HealthConfig, HostConfig, Ulimit
 from shared.contracts.images import ResolvedImage
 from shared.contracts.node import OrderedMount
 from shared.contracts.volumes import Volume, WantedVolume
-from shared.docker.logconfig import parse_size
+from shared.docker.moments import rfc3339
+from shared.docker.sizes import binary_bytes
 from shared.errors import InvalidArgument
 
 DEFAULT_LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
@@ -108,7 +109,7 @@ def _labelled(host: HostConfig) -> bool:
 
 def shm_bytes(size: int | str) -> int:
     """daemon.json's default-shm-size: bytes, or a text such as ``64m``."""
-    return size if isinstance(size, int) else parse_size(size)
+    return size if isinstance(size, int) else binary_bytes(size)
 
 
 def log_options(

@@ -14,7 +14,7 @@ import orjson
 
 from services.executor.control.life.signals import parse_signal
 from shared.contracts.docker import ContainerConfig, HealthConfig
-from shared.docker.moments import duration_ns
+from shared.docker.durations import duration_ns
 from shared.errors import InvalidArgument
 
 

@@ -12,7 +12,7 @@ from services.executor.control.domain import Record
 from services.executor.control.life.removing import Removing
 from services.executor.control.nodes.registry import Nodes
 from services.executor.control.peers import Peers
-from services.executor.control.reads.pruning import matches, parse_until
+from services.executor.control.reads import pruning
 from services.executor.control.state import sql
 from services.executor.control.state.records import Records
 from shared.bus.client import EMPTY, Empty
@@ -21,6 +21,7 @@ from shared.contracts.containers import NodeFacts, Prune, Pruned, RenameContaine
 from shared.contracts.docker import HostConfig, Resources, RestartPolicy
 from shared.contracts.networks import RenameEndpoints
 from shared.contracts.node import RenameOrder, SizesOrder, UpdateOrder
+from shared.docker.filters import until_ns
 from shared.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from shared.events.record import DomainEvent
 from shared.state.database import Transaction
@@ -106,14 +107,11 @@ class Changing:
 
     async def prune(self, request: Prune) -> Pruned:
         """Remove containers that do not run, with their sizes known beforehand."""
-        for key in request.filters:
-            if key not in ("until", "label", "label!"):
-                raise InvalidArgument(f"invalid filter '{key}'", field="filters")
-        now_ns = self._records.clock.time_ns()
-        until = [parse_until(value, now_ns) for value in request.filters.get("until", [])]
+        pruning.check(request.filters)
+        limit_ns = until_ns(request.filters, self._records.clock.time_ns())
         async with self._records.database.read() as reader:
             records = await sql.in_status(reader, ("created", "exited", "dead"))
-        chosen = [record for record in records if matches(record, request.filters, until)]
+        chosen = [record for record in records if pruning.matches(record, request.filters, limit_ns)]
         sizes: dict[str, int] = {}
         for name in {record.node for record in chosen}:
             ids = [record.id for record in chosen if record.node == name]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime
 
 from services.executor.control.domain import Record
 from services.executor.control.life.ending import Ending
@@ -22,6 +21,7 @@ from services.executor.control.peers import Peers
 from services.executor.control.state import sql
 from services.executor.control.state.records import Records
 from shared.contracts.node import ExitRecord, Inventory, InventoryAnswer, InventoryItem
+from shared.docker.moments import parse_rfc3339_ns
 from shared.errors import Conflict, DavitError, NotFound, NotModified
 from shared.events.record import DomainEvent
 from shared.state.reserve import spend
@@ -227,4 +227,4 @@ def _agree(status: str, generation: int, item: InventoryItem | None) -> bool:
 
 def _nanoseconds(moment: str) -> int:
     """Nanoseconds since the epoch of an RFC 3339 time; 0 for none."""
-    return int(datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp() * 1e9) if moment else 0
+    return parse_rfc3339_ns(moment) if moment else 0

@@ -6,11 +6,11 @@ Source: Docker Engine API 1.50, ContainerList, filters.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from shared.contracts.containers import ContainerSummary
-from shared.contracts.docker import Filters
+from shared.docker.filters import Filters, check_keys, has_labels, truth
 from shared.errors import InvalidArgument
 
 STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
@@ -28,9 +28,9 @@ PORT = re.compile(r"^(\d+)(?:-(\d+))?(?:/(tcp|udp|sctp))?$")
 
 def check_filters(filters: Filters) -> None:
     """Raises InvalidArgument with Docker's words for an unknown filter or value."""
+    check_keys(filters, KEYS)
+    truth(filters, "is-task")
     for key, values in filters.items():
-        if key not in KEYS:
-            raise InvalidArgument(f"invalid filter '{key}'", field="filters")
         for value in values:
             if key == "status" and value not in STATES:
                 raise InvalidArgument(f"invalid filter 'status={value}'", field="filters")
@@ -40,13 +40,6 @@ def check_filters(filters: Filters) -> None:
                 raise InvalidArgument(f"invalid filter 'exited={value}'", field="filters")
             if key in ("publish", "expose") and not PORT.match(value):
                 raise InvalidArgument(f"invalid filter '{key}={value}'", field="filters")
-            if key == "is-task" and value.lower() not in ("true", "false", "1", "0"):
-                raise InvalidArgument(f"invalid filter 'is-task={value}'", field="filters")
-
-
-def matches_label(labels: dict[str, str], wanted: str) -> bool:
-    key, separator, value = wanted.partition("=")
-    return key in labels and (not separator or labels[key] == value)
 
 
 def _matches_pattern(value: str, patterns: Iterable[str]) -> bool:
@@ -85,11 +78,11 @@ def shown(summary: ContainerSummary, filters: Filters, ancestors: set[str]) -> b
     """
     exit_code, _, _, health = summary.status_text.split("|")
     name = "/" + summary.name
-    checks = {
+    checks: dict[str, Callable[[list[str]], bool]] = {
         "status": lambda values: summary.status in values,
         "exited": lambda values: summary.status == "exited" and exit_code in values,
         "health": lambda values: (health or "none") in values,
-        "label": lambda values: all(matches_label(summary.labels, value) for value in values),
+        "label": lambda _: has_labels(summary.labels, filters),
         "id": lambda values: (
             any(summary.id.startswith(value) for value in values) or _matches_pattern(summary.id, values)
         ),
@@ -103,7 +96,7 @@ def shown(summary: ContainerSummary, filters: Filters, ancestors: set[str]) -> b
         ),
         "publish": lambda values: bool(_ports(values) & _published(summary)),
         "expose": lambda values: bool(_ports(values) & set(summary.ports)),
-        "is-task": lambda values: values[0].lower() in ("false", "0"),
+        "is-task": lambda _: truth(filters, "is-task") is False,
         "isolation": lambda values: values[0] in ("", "default"),
     }
     return all(checks[key](values) for key, values in filters.items() if key in checks and values)

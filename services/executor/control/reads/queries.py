@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import time
 
-from services.executor.control.domain import rfc3339, status_text
+from services.executor.control.domain import status_text
 from services.executor.control.nodes.registry import STALE_AFTER_NS, Nodes
 from services.executor.control.peers import Peers
 from services.executor.control.reads import listing
@@ -25,8 +25,9 @@ from shared.contracts.containers import (
     SystemInfo,
     UsingImage,
 )
-from shared.contracts.docker import Filters
 from shared.contracts.node import Sizes, SizesOrder
+from shared.docker.filters import Filters
+from shared.docker.moments import rfc3339
 from shared.errors import DeadlineExceeded, NotFound, Unavailable
 
 PAGE = 500

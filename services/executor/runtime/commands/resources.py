@@ -10,6 +10,7 @@ from services.executor.runtime import jsonlite
 from services.executor.runtime.commands import lifecycle, store
 from services.executor.runtime.commands.options import Option, UsageError
 from services.executor.runtime.errors import InvalidSpec, RuntimeFailure, WrongState
+from services.executor.runtime.sizes import size_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,16 +102,9 @@ def _from_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(name: str, text: str) -> int:
-    """A number, or for sizes one with a unit in powers of 1024 ("512m")."""
-    factor = 1
-    digits = text
-    if name in _SIZES:
-        digits = text.lower().removesuffix("b").removesuffix("i")
-        if digits[-1:] and digits[-1] in "kmgtp":
-            factor = 1024 ** ("kmgtp".index(digits[-1]) + 1)
-            digits = digits[:-1]
+    """A number, or for sizes one with a unit in powers of 1024 ("512m"); a negative one is no limit."""
     try:
-        return int(float(digits) * factor) if factor > 1 else int(digits)
+        return size_bytes(text, 1024) if name in _SIZES and not text.startswith("-") else int(text)
     except ValueError:
         raise RuntimeFailure(f"invalid value for {name}: {text!r} is not a number") from None
 

@@ -13,6 +13,7 @@ import time
 
 from services.executor.runtime import jsonlite
 from services.executor.runtime.errors import InvalidSpec
+from services.executor.runtime.sizes import size_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,17 +36,14 @@ def register_codec_error() -> None:
     codecs.register_error("davit.mark", _one_mark_per_byte)
 
 
-def human_size(text: str) -> int:
-    """Bytes of "10m", "1.5GB", …, in powers of 1000, as Docker's log drivers read it; -1 is no limit."""
-    number = text.strip().lower().removesuffix("b").strip()
-    factor = 1
-    if number and number[-1] in "kmgtp":
-        factor = 1000 ** ("kmgtp".index(number[-1]) + 1)
-        number = number[:-1].strip()
+def _max_size(text: str) -> int:
+    """Bytes, in powers of 1000, as Docker's log drivers read them; -1 is no limit."""
+    if text in ("", "-1"):
+        return -1
     try:
-        return int(float(number) * factor)
-    except ValueError:
-        raise InvalidSpec("log.options.max-size", f'invalid size: "{text}"') from None
+        return size_bytes(text, 1000)
+    except ValueError as error:
+        raise InvalidSpec("log.options.max-size", str(error)) from None
 
 
 class LineSplitter:
@@ -108,7 +106,7 @@ class JsonLog:
 
     def _limit(self, options: dict[str, Any]) -> None:
         given: dict[str, str] = options.get("options") or {}
-        self.max_size = human_size(given["max-size"]) if given.get("max-size") else -1
+        self.max_size = _max_size(given.get("max-size") or "")
         try:
             self.max_files = int(given.get("max-file") or 1)
         except ValueError:

@@ -25,6 +25,11 @@ READ_BYTES = 1 << 16
 _STREAM_NUMBERS = {"stdout": 1, "stderr": 2}
 
 
+def output_frame(stream: str, data: bytes) -> bytes:
+    """A frame of Docker's multiplexed stream: number of the stream, three zeros, the length, the bytes."""
+    return bytes((_STREAM_NUMBERS[stream], 0, 0, 0)) + len(data).to_bytes(4, "big") + data
+
+
 class Client:
     """One connection, in frames until it asks to be attached.
 
@@ -110,7 +115,7 @@ class Output:
         for client in clients:
             if client.wants and self.name in client.wants and not client.closing:
                 if not self.tty and framed is data:
-                    framed = bytes((_STREAM_NUMBERS[self.name], 0, 0, 0)) + len(data).to_bytes(4, "big") + data
+                    framed = output_frame(self.name, data)
                 client.queue(framed)
         return True
 

@@ -12,19 +12,17 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from services.image.build.cache.cachedirs import FILES, NAME, CacheDirectories, directory_bytes
-from services.image.build.dockerfile.errors import SyntaxProblem
-from services.image.build.dockerfile.health import parse_duration_ns
-from services.image.catalog.domain import now_text, unix_time
+from services.image.catalog.domain import unix_time
 from services.image.sql import tables
 from shared.bus.client import Bus
 from shared.contracts import images as contracts
 from shared.contracts.images import BuildCacheEntries, BuildCacheEntry, BuildCachePrune, PrunedCache
+from shared.docker.moments import SECOND_NS, moment_ns, rfc3339
 from shared.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from shared.state.database import Database
 from shared.state.statements import Prepared
@@ -157,13 +155,10 @@ def _until(filters: dict[str, list[str]]) -> float:
     if not values:
         return time.time() + 1
     try:
-        return time.time() - parse_duration_ns(values[-1]) / 1e9
-    except SyntaxProblem as error:
-        moment = unix_time(values[-1])
-        if not moment:
-            raise InvalidArgument(f"invalid value for until: {error}", field="filters.until") from error
-        return float(moment)
+        return moment_ns(values[-1], time.time_ns()) / SECOND_NS
+    except ValueError as error:
+        raise InvalidArgument(f"invalid value for until: {error}", field="filters.until") from error
 
 
 def _text(seconds: float) -> str:
-    return now_text(datetime.fromtimestamp(seconds, UTC))
+    return rfc3339(int(seconds * SECOND_NS))

@@ -1,29 +1,17 @@
-"""HEALTHCHECK, and Go's way of writing durations, which its flags use.
+"""HEALTHCHECK.
 
-Source: Dockerfile reference, HEALTHCHECK; Go package time, ParseDuration.
+Source: Dockerfile reference, HEALTHCHECK.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from services.image.build.dockerfile.errors import SyntaxProblem
 from services.image.build.dockerfile.words import Flags, json_array
+from shared.docker.durations import parse_duration_ns
 
 MIN_DURATION_NS = 1_000_000
-
-_UNITS_NS = {
-    "ns": 1,
-    "us": 1_000,
-    "µs": 1_000,
-    "μs": 1_000,
-    "ms": 1_000_000,
-    "s": 1_000_000_000,
-    "m": 60_000_000_000,
-    "h": 3_600_000_000_000,
-}
-_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +55,10 @@ def _interval(flags: Flags, name: str) -> int:
     text = flags.text(name)
     if not text:
         return 0
-    value = parse_duration_ns(text)
+    try:
+        value = parse_duration_ns(text)
+    except ValueError as error:
+        raise SyntaxProblem(str(error)) from error
     if value != 0 and value < MIN_DURATION_NS:
         raise SyntaxProblem(f'Interval "{name}" cannot be less than 1ms')
     return value
@@ -83,19 +74,3 @@ def _retries(text: str) -> int:
     if retries < 1:
         raise SyntaxProblem(f"--retries must be at least 1 (not {retries})")
     return retries
-
-
-def parse_duration_ns(text: str) -> int:
-    """Nanoseconds of a duration such as ``1h2m3.5s``. Raises SyntaxProblem with Go's words."""
-    sign = -1 if text.startswith("-") else 1
-    body = text.lstrip("+-") if text[:1] in "+-" else text
-    if body == "0":
-        return 0
-    parts = _PART.findall(body)
-    if not parts or "".join(number + unit for number, unit in parts) != body:
-        if re.fullmatch(r"(\d+\.?\d*|\.\d+)", body):
-            raise SyntaxProblem(f'time: missing unit in duration "{text}"')
-        raise SyntaxProblem(f'time: invalid duration "{text}"')
-    if sum(float(number) * _UNITS_NS[unit] for number, unit in parts) >= 2**63:
-        raise SyntaxProblem(f'time: invalid duration "{text}"')
-    return sign * sum(round(float(number) * _UNITS_NS[unit]) for number, unit in parts)

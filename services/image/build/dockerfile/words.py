@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.image.build.dockerfile.errors import SyntaxProblem
-
-TRUE_VALUES = frozenset({"", "true", "1", "t", "yes"})
-FALSE_VALUES = frozenset({"false", "0", "f", "no"})
+from shared.docker.words import parse_bool
+from shared.errors import InvalidArgument
 
 
 @dataclass(slots=True)
@@ -61,11 +60,10 @@ def parse_flags(words: list[str], known: Mapping[str, str]) -> Flags:
 
 
 def _boolean(name: str, value: str) -> bool:
-    if value.lower() in TRUE_VALUES:
-        return True
-    if value.lower() in FALSE_VALUES:
-        return False
-    raise SyntaxProblem(f"Expecting boolean value for flag {name}, not: {value}")
+    try:
+        return value == "" or parse_bool(value)
+    except InvalidArgument as error:
+        raise SyntaxProblem(f"Expecting boolean value for flag {name}, not: {value}") from error
 
 
 def cut_flags(text: str) -> tuple[list[str], str]:

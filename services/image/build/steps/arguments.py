@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from services.image.build.dockerfile.words import TRUE_VALUES
+from shared.docker import words
 
 PREDEFINED = frozenset(
     name
@@ -32,7 +32,7 @@ FOR_THE_BUILDER = frozenset({KEEP_GIT_DIR, INLINE_CACHE})
 
 def is_true(text: str | None) -> bool:
     """Whether an argument switches something on; an empty one does not."""
-    return text is not None and text != "" and text.lower() in TRUE_VALUES
+    return text in words.TRUE
 
 
 class GlobalArguments:

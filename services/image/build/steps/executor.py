@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,15 +21,14 @@ from services.image.build.steps.upper import write_upper
 from shared.bus.client import Bus, Contract, Rep, Req
 from shared.bus.streams import ByteStream, offer
 from shared.contracts import containers
+from shared.docker.frames import STDERR, Demultiplexer
 from shared.errors import Conflict, DeadlineExceeded, Internal, NotFound, Unavailable
 
 log = logging.getLogger(__name__)
 
-STDERR = 2
 # A client that reads slowly holds output back; one that reads nothing for this long after the command's end is gone.
 OUTPUT_GRACE_S = 60.0
 RETRY_PAUSES_S = (0.2, 1.0, 3.0)
-_HEADER = struct.Struct(">BxxxI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +116,9 @@ class BusExecutor:
 
 async def _demultiplex(stream: ByteStream, output: Output) -> None:
     """Hand on the frames of an attached process that has no terminal. Source: Docker Engine API, ContainerAttach."""
-    buffer = bytearray()
+    reader = Demultiplexer()
     async for chunk in stream:
-        buffer += chunk
-        at = 0
-        while len(buffer) - at >= _HEADER.size:
-            kind, size = _HEADER.unpack_from(buffer, at)
-            end = at + _HEADER.size + size
-            if end > len(buffer):
-                break
-            await output(kind == STDERR, bytes(buffer[at + _HEADER.size : end]))
-            at = end
-        del buffer[:at]
-    if buffer:
+        for one in reader.feed(chunk):
+            await output(one.stream == STDERR, one.payload)
+    if reader.pending:
         raise Internal("the output of a command ended in the middle of a frame")

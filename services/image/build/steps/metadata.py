@@ -18,6 +18,7 @@ from services.image.build.dockerfile.health import Healthcheck
 from services.image.build.dockerfile.instructions import Arg, Command, Env, Health, Instruction, Label, Text, Words
 from services.image.build.state import StageState
 from shared.contracts.docker import HealthConfig
+from shared.docker.durations import duration_text
 from shared.errors import InvalidArgument
 
 MAX_PORT = 65535
@@ -109,26 +110,12 @@ def _health_text(check: Healthcheck) -> str:
     durations = [check.interval_ns, check.timeout_ns, check.start_period_ns]
     if check.start_interval_ns:
         durations.append(check.start_interval_ns)
-    texts = " ".join(f'"{format_duration(value)}"' for value in durations)
+    texts = " ".join(f'"{duration_text(value)}"' for value in durations)
     # Docker prints the number as a character literal; users compare histories, so it stays.
     retries = _CHARACTERS.get(check.retries) or (
         chr(check.retries) if check.retries > 31 else f"\\x{check.retries:02x}"
     )
     return f"&{{{_quoted(check.test)} {texts} '{retries}'}}"
-
-
-def format_duration(value_ns: int) -> str:
-    """A duration as Go prints it."""
-    if value_ns < 1_000_000_000:
-        for unit, size in (("ms", 1_000_000), ("µs", 1_000), ("ns", 1)):
-            if value_ns >= size:
-                return f"{value_ns / size:g}{unit}"
-        return "0s"
-    minutes, rest = divmod(value_ns, 60_000_000_000)
-    hours, minutes = divmod(minutes, 60)
-    text = f"{hours}h" if hours else ""
-    text += f"{minutes}m" if hours or minutes else ""
-    return text + f"{rest / 1_000_000_000:g}s"
 
 
 def _expose(instruction: Instruction, state: StageState) -> str:

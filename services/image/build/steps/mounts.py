@@ -6,11 +6,11 @@ Source: Dockerfile reference, "RUN --mount".
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.image.build.dockerfile.words import FALSE_VALUES, TRUE_VALUES
+from shared.docker.sizes import binary_bytes
+from shared.docker.words import parse_bool
 from shared.errors import InvalidArgument, Unsupported
 
 KINDS = ("bind", "cache", "tmpfs", "secret")
@@ -23,7 +23,6 @@ _OPTIONS = {
     "secret": _COMMON | {"id", "source", "src", "required", "mode", "uid", "gid", "env"},
 }
 _SWITCHES = {"rw", "readwrite", "ro", "readonly", "required"}
-_SIZE = re.compile(r"^(\d+)([kmgt]?)(?:i?b)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +131,10 @@ def _read_only(kind: str, options: dict[str, str]) -> bool:
 def _switch(options: dict[str, str], name: str, default: bool) -> bool:
     if name not in options:
         return default
-    value = options[name].lower()
-    if value in TRUE_VALUES:
-        return True
-    if value in FALSE_VALUES:
-        return False
-    raise InvalidArgument(f"invalid value for {name}: {options[name]}", field="--mount")
+    try:
+        return options[name] == "" or parse_bool(options[name])
+    except InvalidArgument as error:
+        raise InvalidArgument(f"invalid value for {name}: {options[name]}", field="--mount") from error
 
 
 def _number(options: dict[str, str], name: str, default: int, *, base: int = 10) -> int:
@@ -151,9 +148,7 @@ def _number(options: dict[str, str], name: str, default: int, *, base: int = 10)
 
 
 def _size(text: str) -> int:
-    if not text:
-        return 0
-    match = _SIZE.match(text)
-    if not match:
-        raise InvalidArgument(f"invalid value {text} for size", field="--mount")
-    return int(match.group(1)) << (10 * " kmgt".index((match.group(2) or " ").lower()))
+    try:
+        return binary_bytes(text) if text else 0
+    except InvalidArgument as error:
+        raise InvalidArgument(f"invalid value {text} for size", field="--mount") from error

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.image.catalog.references import Reference, id_prefix, is_whole_id, parse
+from shared.docker.references import Reference, id_prefix, is_whole_id, parse
 from shared.errors import InvalidArgument
 
 HEX = "0123456789abcdef" * 4
