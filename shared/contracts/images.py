@@ -298,6 +298,17 @@ class CommitLayer(BaseModel):
     created_by: str = ""
 
 
+class ChangeConfig(BaseModel):
+    """A configuration, and the Dockerfile instructions that are to change it."""
+
+    config: ContainerConfig
+    changes: list[str]
+
+
+class ChangedConfig(BaseModel):
+    config: ContainerConfig
+
+
 class ImageId(BaseModel):
     id: str
 
@@ -433,6 +444,7 @@ SAVE = Contract("davit.image.image.save", SaveImages, Empty)
 PULL = Contract("davit.image.image.pull", PullImage, Empty)
 PUSH = Contract("davit.image.image.push", PushImage, Empty)
 COMMIT = Contract("davit.image.image.commit", CommitLayer, ImageId, deadline_s=3600)
+CHANGE_CONFIG = Contract("davit.image.config.change", ChangeConfig, ChangedConfig, idempotent=True)
 BUILD = Contract("davit.image.build.run", BuildImage, Empty)
 BUILD_PRUNE = Contract("davit.image.build.prune", BuildCachePrune, PrunedCache, deadline_s=600, frees=True)
 BUILD_CACHE = Contract("davit.image.build.list", Empty, BuildCacheEntries, idempotent=True)

@@ -38,19 +38,6 @@ from shared.errors import InvalidArgument
 from shared.version import VERSION
 
 DOWNLOAD_TIMEOUT_S = 30.0
-VALID_CHANGES = [
-    "CMD",
-    "ENTRYPOINT",
-    "HEALTHCHECK",
-    "ENV",
-    "EXPOSE",
-    "LABEL",
-    "ONBUILD",
-    "STOPSIGNAL",
-    "USER",
-    "VOLUME",
-    "WORKDIR",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from services.image.archives.importing import Importer
 from services.image.build.builds import Builder, Source
 from services.image.build.cache.pruning import BuildCache
 from services.image.build.images import DepotImages
+from services.image.build.steps import changes
 from services.image.build.steps.executor import BusExecutor
 from services.image.build.workdirs import WorkDirectories
 from services.image.catalog.depot import Depot
@@ -41,6 +42,7 @@ class BuildHandlers:
         await self.bus.serve(contracts.BUILD, self.build)
         await self.bus.serve(contracts.BUILD_PRUNE, self.prune)
         await self.bus.serve(contracts.BUILD_CACHE, self.list)
+        await self.bus.serve(contracts.CHANGE_CONFIG, changes.change)
 
     async def _remove_orphans(self) -> None:
         for container_id in self.orphans:

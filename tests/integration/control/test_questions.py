@@ -228,7 +228,7 @@ async def test_commit_makes_an_image_of_configuration_and_changes(world: World) 
     assert layer.parent == IMAGE_ID
     assert layer.stream.id == "changes"
     assert layer.config.cmd == ["x"]
-    assert layer.config.env == ["B=own", "A=image", "C=3"]
+    assert layer.config.env == ["C=3", "B=own", "A=image"]
     assert layer.config.user == "app"
     assert (layer.config.hostname, layer.config.tty) == ("", False)
     assert [verb for verb, _ in world.node.calls][1:] == ["pause", "pack", "unpause"]

@@ -13,6 +13,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from services.executor.control import bootstrap
+from services.image.build.steps.changes import change
 from shared.bus.client import EMPTY, Bus, Contract, Empty
 from shared.bus.streams import StreamRef
 from shared.clock import SystemClock
@@ -247,6 +248,7 @@ class FakeServices:
             (images.LIST, self.list_images),
             (images.NAMED, self.named_images),
             (images.COMMIT, self.commit),
+            (images.CHANGE_CONFIG, change),
             (networks.JOIN, self.join),
             (networks.LEAVE, self.leave),
             (networks.CONNECT, self.connect),

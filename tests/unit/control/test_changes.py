@@ -1,4 +1,4 @@
-"""Instructions of commit, limits of update, limits of prune."""
+"""Limits of update."""
 
 from __future__ import annotations
 
@@ -6,66 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.executor.control.life.instructions import apply_change
 from services.executor.control.life.updating import changed_limits, merged_host_config, possible_limits
 from shared.contracts.containers import NodeFacts, UpdateContainer
-from shared.contracts.docker import ContainerConfig, HostConfig, Resources, RestartPolicy, Ulimit
+from shared.contracts.docker import HostConfig, Resources, RestartPolicy, Ulimit
 from shared.errors import InvalidArgument, Unsupported
-
-
-def changed(*changes: str, **start: Any) -> ContainerConfig:
-    config = ContainerConfig(**start)
-    for change in changes:
-        apply_change(config, change)
-    return config
-
-
-def test_commands_in_both_forms() -> None:
-    assert changed('CMD ["a", "b c"]').cmd == ["a", "b c"]
-    assert changed("cmd a b").cmd == ["/bin/sh", "-c", "a b"]
-    assert changed("ENTRYPOINT x", shell=["/bin/bash", "-c"]).entrypoint == ["/bin/bash", "-c", "x"]
-
-
-def test_the_other_instructions() -> None:
-    config = changed(
-        'ENV A=2 B="x y"', "LABEL k=v", "EXPOSE 80 90-91/udp", "USER app", "VOLUME /a /b", 'VOLUME ["/c"]',
-        "WORKDIR /w", "WORKDIR sub", "STOPSIGNAL SIGQUIT", "ONBUILD RUN x",
-        "HEALTHCHECK --interval=1m30s --retries=2 CMD curl x",
-        env=["A=1", "C=3"],
-    )  # fmt: skip
-    assert config.env == ["C=3", "A=2", "B=x y"]
-    assert config.labels == {"k": "v"}
-    assert set(config.exposed_ports) == {"80/tcp", "90/udp", "91/udp"}
-    assert (config.user, config.working_dir, config.stop_signal) == ("app", "/w/sub", "SIGQUIT")
-    assert set(config.volumes) == {"/a", "/b", "/c"}
-    assert config.on_build == ["RUN x"]
-    assert config.healthcheck is not None
-    assert config.healthcheck.test == ["CMD-SHELL", "curl x"]
-    assert (config.healthcheck.interval, config.healthcheck.retries) == (90 * 10**9, 2)
-
-
-def test_old_form_of_env() -> None:
-    assert changed("ENV A some words").env == ["A=some words"]
-
-
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ("RUN x", "run is not a valid change command"),
-        ("FOO x", "foo is not a valid change command"),
-        ("EXPOSE x", "Invalid containerPort: x"),
-        ("ENV A", "ENV must have two arguments"),
-        ("STOPSIGNAL FOO", "Invalid signal: FOO"),
-        ("STOPSIGNAL ²", "Invalid signal: ²"),
-        ("HEALTHCHECK --retries=² CMD true", "Unknown flag: retries"),
-        ("HEALTHCHECK --interval=9999999999h CMD true", "invalid duration: 9999999999h"),
-        (f"HEALTHCHECK --interval={'9' * 400}h CMD true", "invalid duration: 9"),
-        ("HEALTHCHECK FOO", "Unknown type 'FOO' in HEALTHCHECK"),
-    ],
-)
-def test_bad_instructions(change: str, text: str) -> None:
-    with pytest.raises(InvalidArgument, match=text):
-        changed(change)
 
 
 def limits(**fields: Any) -> dict[str, Any]:

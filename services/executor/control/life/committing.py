@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from services.executor.control.creation.record import merge_config
 from services.executor.control.domain import Record
-from services.executor.control.life.instructions import apply_change
 from services.executor.control.peers import Peers
 from services.executor.control.state.records import Records
 from shared.contracts import images, node
@@ -33,7 +32,7 @@ class Committing:
         record = await self._records.find(request.ref)
         if record.status in ("removing", "dead"):
             raise Conflict(f"You cannot commit container {record.id} which is being removed")
-        config = image_config(request, record)
+        config = image_config(await self._changed(request, record), record)
         paused = request.pause and record.status == "running"
         if paused:
             await self._peers.pause(record)
@@ -48,6 +47,18 @@ class Committing:
         reference = f"{repo}:{request.tag or 'latest'}" if repo else ""
         await self._records.note(record.event("commit", comment=request.comment, imageID=image.id, imageRef=reference))
         return image
+
+    async def _changed(self, request: Commit, record: Record) -> ContainerConfig:
+        """The request's configuration, or else the container's, after the request's instructions.
+
+        Raises:
+            InvalidArgument: An instruction that commit does not take.
+        """
+        config = request.config or record.container.config
+        if not request.changes:
+            return config
+        asked = images.ChangeConfig(config=config, changes=request.changes)
+        return (await self._peers.bus.request(images.CHANGE_CONFIG, asked)).config
 
     async def _store(self, request: Commit, record: Record, config: ContainerConfig) -> CommittedImage:
         if record.generation == 0:
@@ -69,14 +80,8 @@ class Committing:
         return CommittedImage(id=(await bus.request(images.COMMIT, layer)).id)
 
 
-def image_config(request: Commit, record: Record) -> ContainerConfig:
-    """The container's configuration, overridden by the request's, then by its instructions.
-
-    Raises:
-        InvalidArgument: An instruction that commit does not take.
-    """
-    config = merge_config(request.config or ContainerConfig(), record.container.config)
-    for change in request.changes:
-        apply_change(config, change)
+def image_config(changed: ContainerConfig, record: Record) -> ContainerConfig:
+    """The image's configuration: what was asked for, completed from the container's, without what is about one run."""
+    config = merge_config(changed, record.container.config)
     empty = ContainerConfig()
     return config.model_copy(update={name: getattr(empty, name) for name in ABOUT_THE_RUN})

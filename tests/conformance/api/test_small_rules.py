@@ -1,0 +1,63 @@
+"""Docker's small rules, asked of both engines."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Asked
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+
+CHANGES = [
+    ["ENV PATH=/x:$PATH"], ["WORKDIR sub"], ["EXPOSE 90/UDP"], ["EXPOSE 1-3"], ["ENV X=1\nLABEL q=2"],
+    ["ENV A 5 6"], ["ENV A=1 \\\n  B=2"], ["CMD echo hi"], ['CMD ["a"'], ['ENTRYPOINT ["x"]'],
+    ["ENTRYPOINT []", 'CMD ["x"]'], ["CMD []"], ["ONBUILD RUN x"], ["VOLUME /a /b"], ['VOLUME ["/a b"]'], ["USER $A"],
+    ['LABEL a=$A "b c"=d'], ["HEALTHCHECK --interval=5s CMD true"], ["HEALTHCHECK NONE"], ["env lower=1"],
+    ["ENV B=$A", "ENV C=$B"], ["FOO x"], ["RUN x"], ["ONBUILD FROM x"], ["SHELL [\"a\"]"], ["MAINTAINER me"],
+    ["ARG x=1"], [""], ["# comment"], ["EXPOSE abc"], ["ENV =x"], ["ENV A"], ["LABEL"], ["USER"], ["COPY a b"],
+]  # fmt: skip
+ABOUT_THE_RUN = ("Hostname", "Image", "AttachStdout", "AttachStderr", "Domainname", "StopTimeout")
+
+
+def committed(asked: Asked, changes: list[str]) -> Any:
+    """The configuration of the image, or the error."""
+    flags = [word for change in changes for word in ("--change", change)]
+    done = asked.engine.docker("commit", *flags, "changed", check=False)
+    if done.returncode:
+        return done.stderr.strip()
+    found = json.loads(asked.engine.docker("image", "inspect", done.stdout.strip()).stdout)[0]["Config"]
+    return {name: value for name, value in found.items() if value and name not in ABOUT_THE_RUN}
+
+
+def imported(asked: Asked, changes: list[str], tar: Path) -> Any:
+    """The same of an import, whose configuration begins empty."""
+    flags = [word for change in changes for word in ("--change", change)]
+    done = asked.engine.docker("import", *flags, str(tar), check=False)
+    if done.returncode:
+        return done.stderr.strip()
+    found = json.loads(asked.engine.docker("image", "inspect", done.stdout.strip()).stdout)[0]["Config"]
+    return {name: value for name, value in found.items() if value and name not in ABOUT_THE_RUN}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prepared(davit: Asked, reference: Asked) -> None:
+    for asked in (davit, reference):
+        asked.engine.docker(
+            "create", "--name", "changed", "-e", "PATH=/bin", "-e", "A=1", "-w", "/w", "-l", "l=0", "busybox", "sh"
+        )
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=" ; ".join)
+def test_changes_of_a_commit(davit: Asked, reference: Asked, changes: list[str]) -> None:
+    assert committed(davit, changes) == committed(reference, changes)
+
+
+@pytest.mark.parametrize("changes", CHANGES[:2] + CHANGES[4:6], ids=" ; ".join)
+def test_changes_of_an_import(davit: Asked, reference: Asked, changes: list[str], tmp_path: Path) -> None:
+    tarfile.open(tmp_path / "empty.tar", "w").close()
+    assert imported(davit, changes, tmp_path / "empty.tar") == imported(reference, changes, tmp_path / "empty.tar")
