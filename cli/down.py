@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from cli.common import exits
-from cli.common.client import EngineClient
 from cli.common.engine import Engine, engine_options
+from shared.docker.client import EngineClient
 from shared.errors import DavitError
 from supervisor.process import Identity
 from supervisor.state import EngineState, remove_state

@@ -17,6 +17,7 @@ COMMANDS = {
     "down": Lazy("cli.down", "Stop the engine; containers go on.", ENGINE),
     "status": Lazy("cli.status", "Show processes, health, bus and database.", ENGINE),
     "events": Lazy("cli.events", "Tell what happens, as it happens.", ENGINE),
+    "lab": Lazy("cli.lab", "Run clusters on this machine.", ENGINE),
     "run": Lazy("cli.run", "Run a command in a new container.", CONTAINERS),
     "ps": Lazy("cli.ps", "List containers.", CONTAINERS),
     "logs": Lazy("cli.logs", "Show a container's output.", CONTAINERS),

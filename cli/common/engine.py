@@ -17,7 +17,7 @@ import click
 from shared.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from cli.common.client import EngineClient
+    from shared.docker.client import EngineClient
 
 Result = TypeVar("Result")
 DEFAULT_RUN_DIR = "/run/davit"
@@ -38,7 +38,7 @@ class Engine:
 
     def client(self) -> EngineClient:
         """Its API. Raises InvalidArgument when what names it is no address of one."""
-        from cli.common.client import EngineClient
+        from shared.docker.client import EngineClient
 
         return EngineClient(self.host)
 

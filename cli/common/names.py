@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from cli.common.client import EngineClient
 from cli.common.engine import Engine
+from shared.docker.client import EngineClient
 from shared.errors import DavitError
 
 WITHIN_S = 1.0

@@ -12,7 +12,6 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from shared.bus.client import Contract, Empty
-from shared.bus.handover import PipeRef
 from shared.bus.streams import StreamRef
 from shared.contracts import containers
 from shared.contracts.containers import HealthLogEntry, NodeFacts
@@ -198,12 +197,10 @@ class PathOrder(BaseModel):
 
 class GetArchiveOrder(PathOrder):
     stream: StreamRef
-    pipe: PipeRef | None = None
 
 
 class PutArchiveOrder(PathOrder):
     stream: StreamRef
-    pipe: PipeRef | None = None
     no_overwrite_dir_non_dir: bool = False
     copy_uid_gid: bool = False
 
@@ -211,7 +208,6 @@ class PutArchiveOrder(PathOrder):
 class ExportOrder(BaseModel):
     id: str
     stream: StreamRef
-    pipe: PipeRef | None = None
 
 
 class PackChanges(BaseModel):

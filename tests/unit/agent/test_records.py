@@ -33,6 +33,14 @@ def record(name: str) -> NodeRecord:
     return NodeRecord(order=order, status="starting")
 
 
+def test_a_reboot_shows_in_the_run_directory(records: NodeRecords, tmp_path: Path) -> None:
+    records.load()
+    assert records.rebooted
+    later = NodeRecords(tmp_path / "data", tmp_path / "run")
+    later.load()
+    assert not later.rebooted
+
+
 def written(tmp_path: Path) -> dict[str, str]:
     """Statuses that another agent would read."""
     found = NodeRecords(tmp_path / "data", tmp_path / "run")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cli.__main__ import main
-from cli.common.client import EngineClient
 from cli.common.engine import Engine
+from shared.docker.client import EngineClient
 from shared.errors import InvalidArgument
 from supervisor.state import EngineState
 

@@ -466,7 +466,9 @@ class Containers:
             shim = await ShimClient.connect(paths.socket)
             state = await shim.state()
         except ShimGone:
-            if record.status == "starting" and not (paths.exit.exists() or paths.socket.exists()):
+            # After a reboot nobody can tell whether a launch came before it: the record is a second behind.
+            launched = self.records.rebooted or paths.exit.exists() or paths.socket.exists()
+            if record.status == "starting" and not launched:
                 self._never_ran(record)
             else:
                 await self._ended_meanwhile(record)

@@ -134,13 +134,18 @@ class ExecPaths:
 
 
 class NodeRecords:
-    """The records of all containers of this node, in memory and on disk."""
+    """The records of all containers of this node, in memory and on disk.
+
+    Attributes:
+        rebooted: Nothing of what the records say can still run: the run directory of before is gone.
+    """
 
     def __init__(self, data_root: Path, run_dir: Path) -> None:
         self._root = data_root / "containers"
         self._sockets = run_dir / "s"
         self._records: dict[str, NodeRecord] = {}
         self._unwritten: set[str] = set()
+        self.rebooted = False
         # When what is put off is to be written; the first in first.
         self._settling: dict[str, float] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -150,6 +155,7 @@ class NodeRecords:
     def load(self) -> None:
         """Read what an earlier agent left. A directory without a readable record was never acknowledged."""
         self._root.mkdir(mode=0o710, parents=True, exist_ok=True)
+        self.rebooted = not self._sockets.exists()
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in self._root.iterdir():
             try:

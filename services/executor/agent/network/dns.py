@@ -28,7 +28,7 @@ from typing import Any
 from services.executor.agent.network import dnswire, namespace
 from services.executor.agent.network.dnsrecords import NameRecords
 from services.executor.agent.network.dnswire import AAAA, PTR, A, MalformedQuery, Query
-from services.executor.agent.network.nft import Nftables
+from shared.kernel.nftables import Nftables
 
 log = logging.getLogger(__name__)
 

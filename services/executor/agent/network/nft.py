@@ -10,13 +10,11 @@
 `accept` ends only this table's chain: other firewalls on the host keep their say. Traffic inside one bridge does not
 pass here at all (no br_netfilter); inter-container communication is switched off at the bridge's ports instead.
 
-The table is applied through libnftables in process: adding an element takes 0.16 ms, a `nft` process about 5 ms.
-Source: nft(8); libnftables(3); libnftables-json(5).
+Source: nft(8).
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import struct
 from typing import Any
@@ -24,11 +22,9 @@ from typing import Any
 from services.executor.agent.network import netlink
 from services.executor.agent.network.netlink import Message, Netlink
 from services.executor.agent.network.wanted import Elements
-from shared.errors import Unavailable
+from shared.kernel.nftables import Nftables
 
 TABLE = "davit"
-LIBRARY = "libnftables.so.1"
-OUTPUT_JSON, OUTPUT_NUMERIC_PROTO = 1 << 4, 1 << 7
 NFT_MSG_GETGEN = (10 << 8) | 16  # subsystem nf_tables
 NFTA_GEN_ID = 1
 NFGENMSG = struct.pack("=BBH", 0, 0, 0)
@@ -91,50 +87,6 @@ CHAINS = """
     ip6 saddr @masquerade6 masquerade
   }
 """
-
-
-class Nftables:
-    """libnftables of the network namespace that the calling thread is in when it is made. One thread at a time.
-
-    Raises:
-        Unavailable: The library is not installed.
-    """
-
-    def __init__(self) -> None:
-        try:
-            library = ctypes.CDLL(LIBRARY)
-        except OSError as error:
-            raise Unavailable(f"{LIBRARY} is needed for published ports and isolation: {error}") from error
-        library.nft_ctx_new.restype = ctypes.c_void_p
-        for name in ("nft_ctx_get_error_buffer", "nft_ctx_get_output_buffer"):
-            getattr(library, name).restype = ctypes.c_char_p
-            getattr(library, name).argtypes = [ctypes.c_void_p]
-        library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-        library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
-        for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error", "nft_ctx_free"):
-            getattr(library, name).argtypes = [ctypes.c_void_p]
-        self._library = library
-        self._context = library.nft_ctx_new(0)
-        library.nft_ctx_buffer_output(self._context)
-        library.nft_ctx_buffer_error(self._context)
-        library.nft_ctx_output_set_flags(self._context, OUTPUT_JSON | OUTPUT_NUMERIC_PROTO)
-
-    def run(self, commands: str) -> bytes:
-        """Carry out commands in one transaction: all or none.
-
-        Raises:
-            OSError: The library's own words.
-        """
-        if self._library.nft_run_cmd_from_buffer(self._context, commands.encode()) != 0:
-            words: bytes = self._library.nft_ctx_get_error_buffer(self._context)
-            raise OSError(f"nftables: {words.decode().strip()}")
-        output: bytes = self._library.nft_ctx_get_output_buffer(self._context)
-        return output
-
-    def close(self) -> None:
-        if self._context:
-            self._library.nft_ctx_free(self._context)
-            self._context = None
 
 
 class Firewall:

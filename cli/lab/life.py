@@ -1,0 +1,29 @@
+"""`davit lab`: starting and ending labs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.lab.group import Chosen, chosen_lab, subcommand
+
+
+@subcommand("up", "up demo.yml", "up            # after a reboot")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@chosen_lab
+def up(chosen: Chosen, file: Path | None) -> None:
+    """Start the lab of a FILE; without one, what does not run of the lab that there is."""
+    from lab.actions import up as start
+
+    for line in start(chosen.root, chosen.name, file):
+        click.echo(line)
+
+
+@subcommand("down", "down")
+@chosen_lab
+def down(chosen: Chosen) -> None:
+    """End the lab, and leave nothing of it."""
+    from lab.actions import down as end
+
+    end(chosen.root, chosen.name)

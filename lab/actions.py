@@ -1,0 +1,53 @@
+"""What commands do to labs: under the lab's lock, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from lab.lab import Lab, tear_down
+from lab.places import Places, existing
+from lab.record import Record, locked
+from lab.topology.load import read
+from shared.errors import Conflict
+
+
+def up(root: Path, name: str | None, file: Path | None) -> Iterator[str]:
+    """Start a lab; lines to tell the user. Raises Conflict when another lab has the name."""
+    if file is None:
+        places = existing(root, name)
+        record = None
+    else:
+        topology = read(file)
+        places = Places(root, name or topology.name)
+        source = topology.model_dump(mode="json", exclude_unset=True) | {"name": places.lab}
+        if places.record.exists() and Record.read(places).source != source:
+            raise Conflict(f"lab {places.lab} is there with another file: davit lab apply {file} changes it")
+        record = None if places.record.exists() else Record(source)
+    new = record is not None
+    with locked(places):
+        lab = Lab(places, record)
+        try:
+            lab.up()
+        except BaseException:
+            if new:
+                tear_down(places)
+            raise
+    yield f"lab {places.lab} is ready: {', '.join(lab.topology.nodes)}"
+    for manager in lab.topology.managers()[:1]:
+        yield f"export DOCKER_HOST=unix://{places.socket(manager)}"
+
+
+def down(root: Path, name: str | None) -> None:
+    """End a lab, also one whose record is gone. Raises NotFound."""
+    places = Places(root, name) if name and (root / name).is_dir() else existing(root, name)
+    with locked(places):
+        tear_down(places)
+
+
+def on_nodes(places: Places, action: str, nodes: Iterable[str]) -> None:
+    """`kill`, `pause`, `resume` or `restart` nodes, in this order."""
+    with locked(places):
+        lab = Lab(places)
+        for node in map(lab.node, list(nodes)):
+            getattr(lab, action)(node)

@@ -1,0 +1,1 @@
+"""The nodes of a lab: namespaces that no process owns, and engines in them."""

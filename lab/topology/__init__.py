@@ -1,0 +1,1 @@
+"""The lab's file: what is wanted, checked before anything starts."""

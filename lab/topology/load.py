@@ -1,0 +1,131 @@
+"""Reads a lab's file; what is wrong in it is told with its line and its field.
+
+Source: YAML 1.1 as PyYAML's `safe_load` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lab.topology import containerlab
+from lab.topology.model import Topology, problems
+from shared.errors import InvalidArgument
+
+_Path = tuple[str | int, ...]
+# What pydantic says in words of its own, said in ours.
+_WORDS = {"extra_forbidden": "there is no such field", "missing": "is missing"}
+
+
+def read(path: Path) -> Topology:
+    """The topology of a file. Raises InvalidArgument, which names file, line and field."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"the lab file {path} cannot be read: {error}") from error
+    return parse(text, path.name, default_name=path.name.split(".")[0])
+
+
+def parse(text: str, file: str, *, default_name: str = "lab") -> Topology:
+    """The topology of a text; `file` is what errors call it. Raises InvalidArgument."""
+    tree, values = _yaml(text, file)
+    if not isinstance(values, dict):
+        raise InvalidArgument(f"{file}:1: a lab file is a mapping with `nodes`, not {type(values).__name__}")
+    lines = _Lines(tree)
+    found = lines.duplicates()
+    if not found and containerlab.is_one(values):
+        values, found = containerlab.translated(values)
+        lines.foreign = True
+    if found:
+        raise _refused(file, lines, found)
+    return checked({"name": default_name} | values, file, lines)
+
+
+def checked(values: dict[str, Any], file: str = "topology", lines: _Lines | None = None) -> Topology:
+    """The topology of such values. Raises InvalidArgument."""
+    lines = lines or _Lines(None)
+    try:
+        topology = Topology.model_validate(values)
+    except ValidationError as error:
+        raise _refused(file, lines, map(_located, error.errors())) from error
+    found = [(tuple(int(part) if part.isdigit() else part for part in where.split(".")), text)
+             for where, text in problems(topology)]  # fmt: skip
+    if found:
+        raise _refused(file, lines, found)
+    return topology
+
+
+def _yaml(text: str, file: str) -> tuple[yaml.Node | None, Any]:
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InvalidArgument(f"{file}:{line}: not YAML: {error.problem}") from error
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none, say
+        raise InvalidArgument(f"{file}: not YAML: {error}") from error
+
+
+def _located(error: Any) -> tuple[_Path, str]:
+    """Path and problem of one of pydantic's errors; a validator of a whole part names the field before a colon."""
+    path = tuple(part for part in error["loc"] if part != "[key]")
+    text = str(error["msg"]).removeprefix("Value error, ")
+    field, colon, rest = text.partition(": ")
+    if error["type"] == "value_error" and colon and field.isidentifier():
+        path, text = (*path, field), rest
+    return path, _WORDS.get(error["type"], text)
+
+
+def _refused(file: str, lines: _Lines, found: Iterable[tuple[_Path, str]]) -> InvalidArgument:
+    located = sorted((lines.of(path), ".".join(map(str, path)), text) for path, text in found)
+    return InvalidArgument(
+        "\n".join(f"{file}:{line}: {field}: {text}" for line, field, text in located), field=located[0][1]
+    )
+
+
+class _Lines:
+    """Where each field of a YAML document stands."""
+
+    def __init__(self, tree: yaml.Node | None) -> None:
+        self._tree = tree
+        self.foreign = False
+
+    def of(self, path: _Path) -> int:
+        """The line of a field, or of the nearest part around it that is in the file; 1 for the whole."""
+        node, line = self._tree, 1
+        for part in path:
+            node, found = _step(node, part)
+            if found is None:
+                break
+            line = found
+        return line
+
+    def duplicates(self) -> list[tuple[_Path, str]]:
+        """Keys that stand twice in one mapping; YAML would let the last one win silently."""
+        return [] if self._tree is None else list(_duplicates(self._tree, ()))
+
+
+def _step(node: yaml.Node | None, part: str | int) -> tuple[yaml.Node | None, int | None]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(part):
+                return value, key.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        return node.value[part], node.value[part].start_mark.line + 1
+    return None, None
+
+
+def _duplicates(node: yaml.Node, path: _Path) -> Iterable[tuple[_Path, str]]:
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _duplicates(item, (*path, index))
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                yield (*path, key.value), f"stands twice; the second time in line {key.start_mark.line + 1}"
+            seen.add(key.value)
+            yield from _duplicates(value, (*path, key.value))
