@@ -10,7 +10,7 @@ import click
 from cli.common import exits
 from cli.common.settings import IMAGES, LISTENING, LOGGING, RUNNING, Flag, setting_options, settings_of
 from shared.bus.health import SERVICES
-from shared.config import EngineConfig
+from shared.config import EngineConfig, unknown_variables
 from shared.errors import InvalidArgument, Unsupported
 from supervisor.start import StartRefused, become_guardian, chosen_services, prepare, start_detached
 
@@ -61,6 +61,8 @@ def command(
         flags |= {name: False for name, refused in (("tls", no_tls), ("tlsverify", no_tlsverify)) if refused}
         if "run_dir" not in flags and (before := context.find_root().params.get("run_dir")):
             flags["run_dir"] = Path(before).absolute()
+        for variable in unknown_variables():
+            click.echo(f"davit: {variable} in the environment is no setting of the engine: ignored", err=True)
         file = Path(config_file).absolute() if config_file else None
         config = EngineConfig.load(file=file, flags=flags)
         chosen = chosen_services(services)

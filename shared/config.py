@@ -227,9 +227,17 @@ class EngineConfig(BaseModel):
         """
         environment = os.environ if environment is None else environment
         values = _from_file(file, environment)
-        _override(values, _from_environment(environment))
-        _override(values, {_key(name): value for name, value in (flags or {}).items() if value is not None})
-        return cls.checked(values)
+        variables = _from_environment(environment)
+        _override(values, variables)
+        given = {_key(name): value for name, value in (flags or {}).items() if value is not None}
+        _override(values, given)
+        try:
+            return cls.checked(values)
+        except (InvalidArgument, Unsupported) as error:
+            key = str(error.detail.get("field", "")).partition(".")[0]
+            if key in variables and key not in given:
+                error.message += f" (from {_variable(key)} in the environment)"
+            raise
 
     @classmethod
     def checked(cls, values: Mapping[str, Any]) -> Self:
@@ -349,14 +357,41 @@ def _from_file(file: Path | None, environment: Mapping[str, str]) -> dict[str, A
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings among the variables. Other programs may use the prefix: what is no setting is left alone."""
     values: dict[str, Any] = {}
     for variable, value in environment.items():
-        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if not variable.startswith(ENVIRONMENT_PREFIX) or name in _NOT_SETTINGS or name.startswith("test_"):
-            continue
-        if value != "":
-            values[_key(name)] = value
+        key = _key_of(variable)
+        if value != "" and (key in _KEYS or key in _DOCKER_ONLY):
+            values[key] = value
     return values
+
+
+def unknown_variables(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Variables with our prefix that are no setting, for a warning: they may be misspelled."""
+    environment = os.environ if environment is None else environment
+    return sorted(
+        variable
+        for variable, value in environment.items()
+        if value != ""
+        and (key := _key_of(variable))
+        and key not in _KEYS | _DOCKER_ONLY
+        and key.replace("-", "_") not in _NOT_SETTINGS
+        and not key.startswith("test-")
+    )
+
+
+def _key_of(variable: str) -> str:
+    """The key that a variable would set; empty without our prefix."""
+    if not variable.startswith(ENVIRONMENT_PREFIX):
+        return ""
+    return _key(variable.removeprefix(ENVIRONMENT_PREFIX).lower())
+
+
+def _variable(key: str) -> str:
+    return ENVIRONMENT_PREFIX + key.replace("-", "_").upper()
+
+
+_KEYS = frozenset(_key(name) for name in EngineConfig.model_fields)
 
 
 def _named(error: ValidationError) -> InvalidArgument:

@@ -27,7 +27,7 @@ from shared.bus.context import RequestContext, use_context
 from shared.bus.credentials import credentials
 from shared.bus.health import Health
 from shared.clock import Clock, SystemClock
-from shared.config import EngineConfig, ProcessSettings
+from shared.config import EngineConfig, ProcessSettings, unknown_variables
 from shared.errors import Conflict, DavitError, InvalidArgument, Unsupported
 from shared.events.relay import Relay
 from shared.state import migrate
@@ -114,6 +114,9 @@ def run(name: str, start: Start, *, database: bool = True, config: EngineConfig 
         _report(process.ready_fd, f"error {EXIT_CONFIGURATION} {error}")
         return EXIT_CONFIGURATION
     logs.configure(name, level=config.python_log_level, json=config.log_format == "json")
+    if process.ready_fd is None:  # else whoever started the engine was told
+        for variable in unknown_variables():
+            log.warning("%s in the environment is no setting of the engine: ignored", variable)
     return _loop_runner().run(_Service(name, start, config, process, with_database=database).run())
 
 

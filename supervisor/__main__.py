@@ -16,6 +16,7 @@ from pathlib import Path
 from shared import logs
 from shared.config import EngineConfig
 from shared.errors import DavitError, Internal
+from supervisor.ownership import EXIT_LOST, Ownership
 from supervisor.process import set_title
 from supervisor.state import read_json, write_json
 
@@ -46,17 +47,20 @@ class Spec:
         return cls(**values)
 
 
-def guardian_command(run_dir: Path, *, announce: int | None = None, watched: int | None = None) -> list[str]:
+def guardian_command(
+    run_dir: Path, locks: Sequence[int], *, announce: int | None = None, watched: int | None = None
+) -> list[str]:
     """The command of a guardian, which starts supervisors by itself or watches one that runs."""
     script = str(Path(__file__).with_name("guardian.py"))
     optional = ["-" if value is None else str(value) for value in (announce, watched)]
     supervisor = [sys.executable, "-OO", "-P", "-m", "supervisor.__main__", str(run_dir)]
-    return [sys.executable, "-I", "-S", script, str(run_dir), *optional, *supervisor]
+    held = ",".join(str(descriptor) for descriptor in locks)
+    return [sys.executable, "-I", "-S", script, str(run_dir), *optional, held, *supervisor]
 
 
 def _new_guardian(run_dir: Path, locks: Sequence[int]) -> Callable[[], int]:
     def spawn() -> int:
-        command = guardian_command(run_dir, watched=os.getpid())
+        command = guardian_command(run_dir, locks, watched=os.getpid())
         process = subprocess.Popen(command, pass_fds=locks, stdin=subprocess.DEVNULL, start_new_session=True)
         process.returncode = 0  # the supervisor reaps it
         return process.pid
@@ -92,9 +96,13 @@ def main(arguments: list[str] | None = None) -> int:
         spec = Spec.read(parsed.run_dir)
         os.environ.update(spec.environment)
         config = EngineConfig.load()
-    except DavitError as error:
+        ownership = Ownership(spec.locks)
+    except (DavitError, OSError) as error:
         announce(f"error {EXIT_FAILURE} {error}")
         return EXIT_FAILURE
+    if (directory := ownership.lost()) is not None:
+        announce(f"error {EXIT_LOST} {directory} is another engine's, or gone")
+        return EXIT_LOST
     for descriptor in spec.locks:
         os.set_inheritable(descriptor, False)
     logs.configure("supervisor", level=config.python_log_level, json=config.log_format == "json")
@@ -107,6 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         guardian=parsed.guardian,
         new_guardian=_new_guardian(parsed.run_dir, spec.locks),
         private=spec.locks,
+        ownership=ownership,
         announcing=parsed.announce,
         first=parsed.first,
     ).run()

@@ -3,6 +3,8 @@
 Guardian and supervisor watch each other: either may be killed, and the other puts it back. Killed together, they
 leave nothing but containers and files, and the next `davit up` begins anew.
 
+Once the directories are gone or another engine's, there is nothing to guard: it starts no supervisor again, and goes.
+
 ::
 
     davit up ── exec ─► guardian ── spawn ─► supervisor ── fork ─► services, nats-server
@@ -23,6 +25,7 @@ import time
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 STEADY_AFTER_S = 10.0
+EXIT_LOST = 75  # as in `supervisor.ownership`, which would cost memory here
 
 
 class Guardian:
@@ -32,11 +35,13 @@ class Guardian:
         run_dir: Where the supervisor's state file is; one that ends in order takes it away.
         command: The supervisor's program and arguments; the guardian's pid, and for the first the descriptor to
             announce the outcome on, are added.
+        locks: Descriptors of the lock files that make the directories the engine's own.
     """
 
-    def __init__(self, run_dir: str, command: list[str], announce: int | None = None) -> None:
+    def __init__(self, run_dir: str, command: list[str], locks: list[int], announce: int | None = None) -> None:
         self._state_file = os.path.join(run_dir, "engine.json")  # pathlib would double the imports
         self._command = command
+        self._locks = [(descriptor, os.readlink(f"/proc/self/fd/{descriptor}")) for descriptor in locks]
         self._announce = announce
         self._supervisor = 0
         self._stopping = False
@@ -56,6 +61,9 @@ class Guardian:
             time.sleep(pause_s)
             if self._stopping:
                 break
+            if not self._owns_directories():
+                self._say("the engine's directories are gone or another engine's: it is not started again")
+                return EXIT_LOST
             started = time.monotonic()
             code = self._spawn_and_wait(first=False)
             steady = time.monotonic() - started > STEADY_AFTER_S
@@ -95,7 +103,20 @@ class Guardian:
             return None
         code = os.waitstatus_to_exitcode(status)
         # One that once ran well and now cannot start (its port was taken meanwhile, say) is worth another try.
-        return code if first or code == 0 or self._stopping else None
+        return code if first or code in (0, EXIT_LOST) or self._stopping else None
+
+    def _owns_directories(self) -> bool:
+        """Whether each lock is still where it was taken."""
+        for descriptor, path in self._locks:
+            try:
+                if not os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return False
+            except OSError:
+                return False
+        return True
+
+    def _say(self, text: str) -> None:
+        os.write(2, f"davit: guardian: {text}\n".encode())
 
     def _told_to_stop(self, *_: object) -> None:
         self._stopping = True
@@ -110,11 +131,15 @@ class Guardian:
 
 
 def main(arguments: list[str]) -> int:
-    """``guardian.py RUN_DIR ANNOUNCE WATCHED COMMAND…``; ``-`` for no descriptor to announce on, and none to watch."""
-    run_dir, announce, watched, *command = arguments
+    """``guardian.py RUN_DIR ANNOUNCE WATCHED LOCKS COMMAND…``
+
+    ``-`` for no descriptor to announce on, and none to watch; LOCKS are descriptors, as ``3,4``.
+    """
+    run_dir, announce, watched, locks, *command = arguments
     with open("/proc/self/comm", "w") as comm:
         comm.write("davit: guardian")
-    guardian = Guardian(run_dir, command, None if announce == "-" else int(announce))
+    held = [int(number) for number in locks.split(",") if number]
+    guardian = Guardian(run_dir, command, held, None if announce == "-" else int(announce))
     return guardian.run(None if watched == "-" else int(watched))
 
 

@@ -94,7 +94,7 @@ def _lock(config: EngineConfig, services: list[str]) -> list[EngineLock]:
 
 def become_guardian(config: EngineConfig, announce: int | None = None) -> NoReturn:
     """Go on as the guardian of the engine that was prepared."""
-    command = guardian_command(config.run_dir, announce=announce)
+    command = guardian_command(config.run_dir, Spec.read(config.run_dir).locks, announce=announce)
     os.execv(command[0], command)
 
 

@@ -28,6 +28,7 @@ from shared.errors import Conflict, DavitError
 from shared.version import VERSION
 from supervisor import enginelog, migrations, nats, state, warm
 from supervisor.children import Child, Children
+from supervisor.ownership import EXIT_LOST, Ownership, containers_below
 from supervisor.process import Identity, fork, set_title
 from supervisor.state import EngineState, ProcessState
 
@@ -55,6 +56,7 @@ class Supervisor:
         guardian: The process that restarts this one; watched, and replaced by `new_guardian` when it dies.
         private: Descriptors that services must not inherit.
         announcing: The descriptor `announce` writes to, closed once it has; neither must services inherit it.
+        ownership: Tells when the engine's directories are not its own any more.
         first: Whether the engine is just being started; one that is put back after a crash leaves its state on file
             when it cannot start, since the guardian tries again.
     """
@@ -67,6 +69,7 @@ class Supervisor:
         *,
         guardian: int,
         new_guardian: Callable[[], int],
+        ownership: Ownership,
         private: Sequence[int] = (),
         announcing: int | None = None,
         first: bool = True,
@@ -79,6 +82,8 @@ class Supervisor:
         self._guardian = guardian
         self._new_guardian = new_guardian
         self._private = tuple(private)
+        self._ownership = ownership
+        self._lost: Path | None = None
         self._announcing = -1 if announcing is None else announcing
         self._guardian_fd = -1
         self._listeners: dict[str, socket.socket] = {}
@@ -118,11 +123,25 @@ class Supervisor:
         self._announcing = -1  # closed: its number may be another descriptor's from now on
         while not self._stopping:
             self._turn()
+        if self._lost is not None:
+            return self._abandon(self._lost)
         self._stop_all()
         state.remove_state(self._config.run_dir)
         return 0
 
+    def _abandon(self, directory: Path) -> int:
+        """End the services of an engine whose directories are not its own; touch no file that may be another's."""
+        agent = self._state.processes.get("agent")
+        left = containers_below(agent.pid) if agent is not None and agent.pid else []
+        self._stop_all()
+        names = ", ".join(container[:12] for container in left) or "none"
+        log.critical("%s is gone or another engine's: this engine ended; containers left running: %s", directory, names)
+        return EXIT_LOST
+
     def _give_up(self, reason: str, code: int) -> int:
+        if self._lost is not None:
+            self._announce(f"error {EXIT_LOST} {self._lost} is gone or another engine's")
+            return self._abandon(self._lost)
         log.error("the engine cannot start: %s", reason)
         self._stop_all()
         if self._first:
@@ -218,7 +237,8 @@ class Supervisor:
     def _become_service(self, name: str, writer: int) -> int:
         set_title(f"davit: {name}")
         pipes = [child.pipe for child in self._children if child.pipe is not None]
-        for descriptor in (self._woken, self._waker, self._guardian_fd, self._announcing, *pipes, *self._private):
+        own = (self._woken, self._waker, self._guardian_fd, self._announcing, self._ownership.descriptor)
+        for descriptor in (*own, *pipes, *self._private):
             if descriptor >= 0:
                 os.close(descriptor)
         if name != "api":
@@ -265,6 +285,7 @@ class Supervisor:
         """Wait for something to happen, and deal with it."""
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
+        poll.register(self._ownership.descriptor, select.POLLIN)
         if self._guardian_fd >= 0:
             poll.register(self._guardian_fd, select.POLLIN)
         pipes = {child.pipe: child for child in self._children if child.pipe is not None}
@@ -274,6 +295,9 @@ class Supervisor:
         if self._woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._woken, 4096)
+        if self._ownership.descriptor in ready:
+            self._ownership.drain()
+            self._look_after_directories()
         if self._stopping:
             return
         for pipe in pipes.keys() & ready:
@@ -313,8 +337,19 @@ class Supervisor:
         self._watch_guardian()
         self._save()
 
+    def _look_after_directories(self) -> None:
+        self._lost = self._ownership.lost()
+        if self._lost is not None:
+            self._stopping = True
+
     def _save(self) -> None:
-        self._state.write(self._config.run_dir)
+        """Write down how things are, unless the directory for it is not this engine's any more."""
+        self._look_after_directories()
+        if self._lost is None:
+            try:
+                self._state.write(self._config.run_dir)
+            except FileNotFoundError:  # deleted this very moment; the kernel tells of it
+                log.warning("%s is gone", self._config.run_dir)
 
     # -- stop -----------------------------------------------------------------------------------------------------
 
@@ -326,7 +361,7 @@ class Supervisor:
         self._children.stop(child for child in self._children if child.name == "nats")
         for host, listener in self._listeners.items():
             listener.close()
-            if host.startswith("unix://"):
+            if host.startswith("unix://") and self._lost is None:
                 Path(host.removeprefix("unix://")).unlink(missing_ok=True)
         self._listeners.clear()
 

@@ -22,7 +22,11 @@ def engine() -> Iterator[Engine]:
 
 
 # What takes less than a minute, and is the promise itself.
-BY_DEFAULT = ("test_every_process_can_be_killed",)
+BY_DEFAULT = (
+    "test_every_process_can_be_killed",
+    "test_an_engine_without_its_directories_goes_and_leaves_its_containers[None]",
+    "test_a_new_engine_in_the_place_of_one_that_runs_is_left_alone",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

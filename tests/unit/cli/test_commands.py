@@ -142,3 +142,15 @@ def test_groups_may_be_nested() -> None:
     """As the commands to come are: `davit lab up`."""
     outer = LazyGroup("outer", lazy={"inner": COMMANDS["version"]})
     assert outer.get_command(click.Context(outer), "inner") is COMMANDS["version"].load()
+
+
+def test_a_variable_of_another_program_stops_no_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DAVIT_DATA_ROT", "/typo")
+    assert main(["up", "--services", "nonsense"]) == 78
+    said = capfd.readouterr().err
+    assert "DAVIT_DATA_ROT in the environment is no setting of the engine: ignored" in said
+    assert "nonsense" in said
+    assert main(["ps", "--run-dir", "/nowhere"]) == 1
+    assert "DAVIT_DATA_ROT" not in capfd.readouterr().err

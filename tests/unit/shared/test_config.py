@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.config import EngineConfig, ProcessSettings
+from shared.config import EngineConfig, ProcessSettings, unknown_variables
 from shared.errors import InvalidArgument, Unsupported
 
 
@@ -171,3 +171,34 @@ def test_rights_and_tokens_are_for_users(key: str) -> None:
     with pytest.raises(InvalidArgument, match=f"{key}: without registry-users"):
         EngineConfig.checked({key: value})
     EngineConfig.checked({key: value, "registry-users": "/users"})
+
+
+def test_variables_of_others_are_left_alone_and_can_be_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "daemon.json", {})
+    environment = {
+        "DAVIT_NODE": "here",
+        "DAVIT_PRESS_RELEASE": "of another program",
+        "DAVIT_DATA_ROT": "/typo",
+        "DAVIT_FAILPOINTS": "x",
+        "DAVIT_TEST_CACHE": "/y",
+        "DAVIT_EMPTY": "",
+    }
+    assert EngineConfig.load(environment, file=file).node == "here"
+    assert unknown_variables(environment) == ["DAVIT_DATA_ROT", "DAVIT_PRESS_RELEASE"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "error"),
+    [("DAVIT_MTU", "wide", InvalidArgument), ("DAVIT_USERNS_REMAP", "default", Unsupported)],
+)
+def test_a_wrong_variable_is_named_as_what_it_is(
+    tmp_path: Path, variable: str, value: str, error: type[Exception]
+) -> None:
+    file = write(tmp_path / "daemon.json", {})
+    with pytest.raises(error, match=f"from {variable} in the environment"):
+        EngineConfig.load({variable: value}, file=file)
+    # what a flag overrides is not the variable's fault
+    if variable == "DAVIT_MTU":
+        with pytest.raises(error) as refused:
+            EngineConfig.load({variable: "1400"}, file=file, flags={"mtu": "wider"})
+        assert "environment" not in str(refused.value)
