@@ -180,7 +180,7 @@ async def download_response(
     media_type: str,
     headers: Callable[[Any], dict[str, str]] | None = None,
 ) -> Response:
-    """A body that leaves on a stream: archives, exports. `headers` is made from the reply."""
+    """A body that leaves on a stream. `headers` is made from the reply."""
 
     async def ask(_: int) -> tuple[ByteStream, Any]:
         stream = await call.deps.offer()
@@ -196,30 +196,6 @@ async def download_response(
     assert answered is not None  # no error counts as done
     stream, reply = answered
     return StreamedResponse(call, stream, media_type=media_type, headers=headers(reply) if headers else None)
-
-
-async def upload_request(call: Call, request: Callable[[ByteStream], Awaitable[Any]]) -> None:
-    """A body that arrives on a stream and is answered when all of it has been used."""
-    stream = await call.deps.offer()
-    asking = asyncio.ensure_future(request(stream))
-    sending = asyncio.create_task(upload_body(call, stream))
-    finished = False
-    try:
-        await asyncio.wait({asking, sending}, return_when=asyncio.FIRST_COMPLETED)
-        if not asking.done() and (failure := sending.exception()) is not None:
-            if isinstance(failure, DavitError):  # nobody takes the body any more: the answer says why
-                await asyncio.wait({asking}, timeout=REASON_S)
-            if not asking.done():
-                raise failure
-        await asking
-        finished = True
-    except DavitError:
-        await end_tasks(sending)
-        await drain(call)
-        raise
-    finally:
-        await end_tasks(asking, sending)
-        await end_stream(stream, finished=finished)
 
 
 async def drain(call: Call, *, whole: bool = False) -> None:

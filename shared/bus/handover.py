@@ -9,6 +9,9 @@
       │ writes, while the body arrives          │ reads, and works on what it has
       │ closes the pipe                         │ comes to its end
 
+The other way round, who wants to read makes the pipe (`Inbox`), and who writes opens its writing end (`sink`) before
+it answers. Processes that block get their end with `source` and `sink`.
+
 An end may come of the sender's death: that the body was whole has to be told beside the pipe.
 
 Source: proc(5), /proc/[pid]/fd; pipe(7); fcntl(2), F_SETPIPE_SZ; pid_namespaces(7).
@@ -41,7 +44,7 @@ class PipeRef(BaseModel):
 
     Attributes:
         machine: The kernel's boot id and the process's pid namespace; a pid means something only there.
-        descriptor: Its reading end.
+        descriptor: The end that is handed over.
     """
 
     machine: str
@@ -65,22 +68,10 @@ class Sender:
     """
 
     def __init__(self) -> None:
-        try:
-            self._reading, self._writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise Unavailable(f"no pipe can be made: {error.strerror}", field=FIELD) from error
-        with contextlib.suppress(OSError):  # it holds less then
-            fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._reading, self._writing = _pipe()
 
     def ref(self) -> PipeRef:
-        status = os.fstat(self._reading)
-        return PipeRef(
-            machine=machine(),
-            pid=os.getpid(),
-            descriptor=self._reading,
-            device=status.st_dev,
-            inode=status.st_ino,
-        )
+        return _ref(self._reading)
 
     def taken(self) -> None:
         """The receiver has its own reading end: from now on a write fails when it is gone."""
@@ -107,24 +98,57 @@ class Receiver:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
+    async def read(self) -> bytes:
+        """What has come; ``b""`` at the end."""
+        while True:
+            try:
+                return os.read(self._descriptor, READ_BYTES)
+            except BlockingIOError:
+                loop = asyncio.get_running_loop()
+                await _ready(self._descriptor, loop.add_reader, loop.remove_reader)
+
     def __aiter__(self) -> Receiver:
         return self
 
     async def __anext__(self) -> bytes:
-        while True:
-            try:
-                data = os.read(self._descriptor, READ_BYTES)
-            except BlockingIOError:
-                loop = asyncio.get_running_loop()
-                await _ready(self._descriptor, loop.add_reader, loop.remove_reader)
-                continue
-            if not data:
-                raise StopAsyncIteration
-            return data
+        data = await self.read()
+        if not data:
+            raise StopAsyncIteration
+        return data
 
     def close(self) -> None:
         """Idempotent."""
         self._descriptor = _closed(self._descriptor)
+
+
+class Inbox(Receiver):
+    """A pipe made by who reads it. `given` once the other side has answered, `close` in any case.
+
+    A side that did not open it, since it is on another machine, leaves it empty: it then ends at once.
+
+    Raises:
+        Unavailable: This process has no descriptors left.
+    """
+
+    def __init__(self) -> None:
+        reading, self._writing = _pipe()
+        super().__init__(reading)
+
+    def ref(self) -> PipeRef:
+        return _ref(self._writing)
+
+    def given(self) -> None:
+        """The other side has its own writing end, or wants none: from now on the pipe ends when it does."""
+        self._writing = _closed(self._writing)
+
+    def close(self) -> None:
+        self.given()
+        super().close()
+
+
+# The first word on a stream beside an offered pipe, of who is to read: through the pipe, or on the stream.
+PIPED = b"p"
+STREAMED = b"s"
 
 
 def take(ref: PipeRef) -> Receiver:
@@ -133,17 +157,46 @@ def take(ref: PipeRef) -> Receiver:
     Raises:
         Unavailable: It is not on this machine, or is not there any more; ``detail["field"]`` is ``file``.
     """
+    return Receiver(_open(ref, os.O_RDONLY | os.O_NONBLOCK))
+
+
+def source(ref: PipeRef) -> int:
+    """A descriptor to read the pipe that a reference names, for a process that blocks. Raises as `take`."""
+    return _open(ref, os.O_RDONLY)
+
+
+def sink(ref: PipeRef) -> int:
+    """A descriptor to write to the pipe of an `Inbox`, for a process that blocks. Raises as `take`."""
+    return _open(ref, os.O_WRONLY)
+
+
+def _open(ref: PipeRef, flags: int) -> int:
     if ref.machine != machine():
         raise Unavailable("the pipe is on another machine", field=FIELD)
     try:
-        descriptor = os.open(f"/proc/{ref.pid}/fd/{ref.descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(f"/proc/{ref.pid}/fd/{ref.descriptor}", flags | os.O_CLOEXEC)
     except OSError as error:
         raise Unavailable(f"the pipe cannot be opened: {error}", field=FIELD) from error
     status = os.fstat(descriptor)
     if (status.st_dev, status.st_ino) != (ref.device, ref.inode) or not stat.S_ISFIFO(status.st_mode):
         os.close(descriptor)
         raise Unavailable("the pipe is not there any more", field=FIELD)
-    return Receiver(descriptor)
+    return descriptor
+
+
+def _pipe() -> tuple[int, int]:
+    try:
+        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise Unavailable(f"no pipe can be made: {error.strerror}", field=FIELD) from error
+    with contextlib.suppress(OSError):  # it holds less then
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return reading, writing
+
+
+def _ref(descriptor: int) -> PipeRef:
+    status = os.fstat(descriptor)
+    return PipeRef(machine=machine(), pid=os.getpid(), descriptor=descriptor, device=status.st_dev, inode=status.st_ino)
 
 
 async def _ready(descriptor: int, add: Callable[..., Any], remove: Callable[[int], Any]) -> None:

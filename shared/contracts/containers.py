@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from shared.bus.client import Contract, Empty
+from shared.bus.handover import PipeRef
 from shared.bus.streams import StreamRef
 from shared.contracts.docker import (
     ContainerConfig,
@@ -414,21 +415,31 @@ class PathStat(BaseModel):
 
 
 class GetArchive(ArchivePath):
-    """A tar of the path leaves on `stream`."""
+    """A tar of the path leaves through `pipe`, or on `stream` from another machine; the stream says how it ended."""
 
     stream: StreamRef
+    pipe: PipeRef | None = None
 
 
 class PutArchive(ArchivePath):
-    """A tar (any compression) arrives on `stream` and is unpacked below path. Answered when done."""
+    """A tar (any compression) arrives and is unpacked below path. Answered when done.
+
+    Attributes:
+        stream: With a pipe, its first word to the client says which of the two is to be used (`PIPED`, `STREAMED`);
+            the end of the client's direction says that the archive was whole.
+    """
 
     stream: StreamRef
+    pipe: PipeRef | None = None
     no_overwrite_dir_non_dir: bool = False
     copy_uid_gid: bool = False
 
 
 class Export(ContainerRef):
+    """As `GetArchive`, of all files."""
+
     stream: StreamRef
+    pipe: PipeRef | None = None
 
 
 class Change(BaseModel):

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from shared.bus.client import Contract, Empty
+from shared.bus.handover import PipeRef
 from shared.bus.streams import StreamRef
 from shared.contracts import containers
 from shared.contracts.containers import HealthLogEntry, NodeFacts
@@ -197,10 +198,12 @@ class PathOrder(BaseModel):
 
 class GetArchiveOrder(PathOrder):
     stream: StreamRef
+    pipe: PipeRef | None = None
 
 
 class PutArchiveOrder(PathOrder):
     stream: StreamRef
+    pipe: PipeRef | None = None
     no_overwrite_dir_non_dir: bool = False
     copy_uid_gid: bool = False
 
@@ -208,6 +211,7 @@ class PutArchiveOrder(PathOrder):
 class ExportOrder(BaseModel):
     id: str
     stream: StreamRef
+    pipe: PipeRef | None = None
 
 
 class PackChanges(BaseModel):

@@ -11,14 +11,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from shared.layers import tarheader
 from shared.layers.extract import OPAQUE_NAME, OPAQUE_XATTR, OVERLAY_XATTRS, WHITEOUT_PREFIX, is_whiteout
 from shared.layers.tarheader import Entry, TarError
 
 PIECE_BYTES = 1 << 20
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NAME = attrgetter("name")
 END_OF_ARCHIVE = bytes(2 * tarheader.BLOCK)
 
 _KINDS = {
@@ -69,10 +72,18 @@ class Archiver:
 
     Args:
         write: Takes the archive's bytes, piece by piece.
+        move: Takes some of so many bytes from a descriptor instead, without copying them through this process, and
+            says how many; none where that cannot be done.
     """
 
-    def __init__(self, write: Callable[[bytes], object], options: Options) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        options: Options,
+        move: Callable[[int, int], int] = lambda _descriptor, _size: 0,
+    ) -> None:
         self._write = write
+        self._move = move
         self._options = options
         self._linked: dict[tuple[int, int], str] = {}
         self._device = 0
@@ -96,26 +107,27 @@ class Archiver:
 
     def _tree(self, where: str, name: str, inside: str) -> None:
         """Everything below a directory: `where` from here, `name` in the archive, `inside` the root."""
+        options = self._options
         try:
-            listing = sorted(os.scandir(where or "."), key=lambda item: item.name)
+            listing = sorted(os.scandir(where or "."), key=_NAME)
         except FileNotFoundError:
             return  # removed meanwhile
         for item in listing:
             path = f"{inside}/{item.name}" if inside else item.name
-            if path in self._options.exclude:
+            if path in options.exclude:
                 continue
             try:
                 status = item.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
             directory = stat.S_ISDIR(status.st_mode)
-            elsewhere = self._options.one_file_system and status.st_dev != self._device
+            elsewhere = options.one_file_system and status.st_dev != self._device
             if elsewhere and not directory:
                 continue
             named = f"{name}/{item.name}" if name else item.name
             here = f"{where}/{item.name}" if where else item.name
             self._add(here, named, status)
-            if directory and not elsewhere and path not in self._options.shallow:
+            if directory and not elsewhere and path not in options.shallow:
                 self._tree(here, named, path)
 
     def _add(self, path: str, name: str, status: os.stat_result) -> None:
@@ -127,13 +139,17 @@ class Archiver:
             whiteout = WHITEOUT_PREFIX + base
             self._header(Entry(f"{directory}/{whiteout}" if directory else whiteout, mode=0o600))
             return
+        xattrs = _xattrs(path)
+        if xattrs:
+            if self._options.layer:
+                _check_redirect(name, xattrs)
+        elif kind == tarheader.REGULAR and status.st_nlink == 1:
+            self._file(path, name, status, None)
+            return
         entry = Entry(name, kind, stat.S_IMODE(status.st_mode))
         entry.uid, entry.gid = status.st_uid, status.st_gid
         entry.mtime_ns = status.st_mtime_ns
-        xattrs = _xattrs(path)
         entry.xattrs = {key: value for key, value in xattrs.items() if not key.startswith(_LOCAL_XATTRS)} or None
-        if self._options.layer:
-            _check_redirect(name, xattrs)
         if kind == tarheader.DIRECTORY:
             entry.name += "/"
             self._header(entry)
@@ -155,13 +171,14 @@ class Archiver:
                 self._header(entry)
                 return
         if entry.kind == tarheader.REGULAR:
-            self._file(path, entry)
+            self._file(path, entry.name, status, entry.xattrs)
         else:
             self._header(entry)
 
-    def _file(self, path: str, entry: Entry) -> None:
+    def _file(self, path: str, name: str, seen: os.stat_result, xattrs: dict[str, bytes] | None) -> None:
+        """A regular file, with the owner, mode and time that it had when it was listed."""
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, _READ)
         except FileNotFoundError:
             return  # removed meanwhile
         try:
@@ -169,8 +186,7 @@ class Archiver:
             if not stat.S_ISREG(status.st_mode):
                 return  # replaced meanwhile
             size = status.st_size
-            entry.size = size
-            header = tarheader.encode(entry)
+            header = _header_of(name, seen, size, xattrs)
             self.entries += 1
             self.size_bytes += size
             if size <= PIECE_BYTES:
@@ -178,23 +194,39 @@ class Archiver:
                 self._write(b"".join((header, data, tarheader.padding(size))))
                 return
             self._write(header)
-            for piece in _pieces(descriptor, size):
-                self._write(piece)
+            self._contents(descriptor, size)
             self._write(tarheader.padding(size))
         finally:
             os.close(descriptor)
+
+    def _contents(self, descriptor: int, size: int) -> None:
+        """As many bytes as the header promised: a file that grows is cut, one that shrinks ends in zeros."""
+        while size:
+            moved = self._move(descriptor, size)
+            if not moved:
+                break
+            size -= moved
+        while size:
+            piece = os.read(descriptor, min(PIECE_BYTES, size)) or bytes(min(PIECE_BYTES, size))
+            size -= len(piece)
+            self._write(piece)
 
     def _header(self, entry: Entry) -> None:
         self.entries += 1
         self._write(tarheader.encode(entry))
 
 
-def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
-    """As many bytes as the header promised: a file that grows is cut, one that shrinks ends in zeros."""
-    while size:
-        piece = os.read(descriptor, min(PIECE_BYTES, size)) or bytes(min(PIECE_BYTES, size))
-        size -= len(piece)
-        yield piece
+def _header_of(name: str, seen: os.stat_result, size: int, xattrs: dict[str, bytes] | None) -> bytes:
+    mode = stat.S_IMODE(seen.st_mode)
+    if xattrs is None:
+        seconds = seen.st_mtime_ns // 1_000_000_000
+        header = tarheader.plain(name, tarheader.REGULAR, mode, seen.st_uid, seen.st_gid, size, seconds)
+        if header is not None:
+            return header
+    entry = Entry(name, tarheader.REGULAR, mode)
+    entry.uid, entry.gid, entry.mtime_ns = seen.st_uid, seen.st_gid, seen.st_mtime_ns
+    entry.size, entry.xattrs = size, xattrs
+    return tarheader.encode(entry)
 
 
 def _exactly(data: bytes, size: int) -> bytes:

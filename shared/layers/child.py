@@ -14,6 +14,7 @@ decompressors only.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -31,6 +32,7 @@ from shared.layers.tarstream import TarStream
 ROOT_FD = 3
 OUTCOME_FD = 4
 READ_BYTES = 1 << 20
+WRITE_BYTES = 1 << 18
 _QUEUED_PIECES = 8
 SWITCH_INTERVAL_S = 0.0005
 
@@ -135,8 +137,18 @@ def _pack(order: dict[str, Any]) -> dict[str, Any]:
         one_file_system=order["one_file_system"],
     )
     confine.confine(ROOT_FD)
-    with open(1, "wb", buffering=READ_BYTES, closefd=False) as output:
-        archiver = archive.Archiver(output.write, options)
+    with open(1, "wb", buffering=WRITE_BYTES, closefd=False) as output:
+
+        def move(descriptor: int, size: int) -> int:
+            output.flush()
+            try:
+                return os.splice(descriptor, 1, min(size, READ_BYTES))
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # the output is no pipe, or the file system cannot do it
+                    return 0
+                raise
+
+        archiver = archive.Archiver(output.write, options, move)
         archiver.run()
     return {"size_bytes": archiver.size_bytes, "entries": archiver.entries}
 

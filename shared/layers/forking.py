@@ -28,7 +28,7 @@ def main(descriptor: int, idle_ms: int) -> None:
     """Serve until the service has gone, or has had no order for a while."""
     orders = _socket.socket(fileno=descriptor)
     os.set_inheritable(descriptor, False)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them; who waits has a pidfd
+    signal.signal(signal.SIGCHLD, _reap)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is for the engine; this ends with its service
     child.warm_up()
     gc.collect()
@@ -44,6 +44,13 @@ def main(descriptor: int, idle_ms: int) -> None:
         os.close(taken)
         if not got and _is_over(orders):
             return
+
+
+def _reap(*_: object) -> None:
+    """Whoever waits for a child has a pidfd. Reaped here, its processor time is counted where it belongs."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _is_over(orders: _socket.socket) -> bool:

@@ -7,6 +7,8 @@ Source: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; 
 
 from __future__ import annotations
 
+import zlib
+
 BLOCK = 512
 ZERO_BLOCK = bytes(BLOCK)
 
@@ -98,7 +100,8 @@ def parse(block: bytes) -> Entry:
         TarError: The checksum is wrong or a field is no number.
     """
     stated = number(block[148:156])
-    if sum(block) - sum(block[148:156]) + 256 != stated and _signed_sum(block) != stated:
+    found = _sum(block[:148]) + _sum(block[156:334]) + _sum(block[334:]) + 256
+    if found != stated and _signed_sum(block) != stated:
         raise TarError("invalid tar header: wrong checksum")
     entry = Entry(text(block[:100]), block[156:157], number(block[100:108]) & 0o7777)
     entry.uid = number(block[108:116])
@@ -116,6 +119,11 @@ def parse(block: bytes) -> Entry:
     if entry.size < 0:
         raise TarError(f"invalid tar header: {entry.name!r} has a negative size")
     return entry
+
+
+def _sum(data: bytes) -> int:
+    """The sum of at most 256 bytes, which is one less than the lower half of their Adler-32 (RFC 1950)."""
+    return (zlib.adler32(data) & 0xFFFF) - 1
 
 
 def _signed_sum(block: bytes) -> int:
@@ -179,6 +187,27 @@ def _nanoseconds(key: bytes, value: bytes) -> int:
         raise TarError(f"invalid pax header: {key.decode(errors='replace')} is {value[:40]!r}")
     nanos = int(digits) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0") or 0)
     return -nanos if negative else nanos
+
+
+# What follows the checksum of an entry without a link, a device or a prefix; and what that and the blanks which stand
+# for the checksum add to it, less the one that Adler-32 begins with.
+_TAILS = {
+    kind: b"".join((kind, bytes(100), b"ustar\x0000", bytes(64), b"0000000\0" * 2, bytes(167)))
+    for kind in (REGULAR, DIRECTORY)
+}
+_TAIL_SUMS = {kind: sum(tail) + 256 - 1 for kind, tail in _TAILS.items()}
+
+
+def plain(name: str, kind: bytes, mode: int, uid: int, gid: int, size: int, seconds: int) -> bytes | None:
+    """The header block of a file or a directory that ustar has room for; None when `encode` has to write it."""
+    if len(name) > 100 or not name.isascii() or uid > _MAX_OCTAL_7 or gid > _MAX_OCTAL_7:
+        return None
+    if not 0 <= seconds <= _MAX_OCTAL_11 or size > _MAX_OCTAL_11:
+        return None
+    head = b"%b%07o\0%07o\0%07o\0%011o\0%011o\0" % (
+        name.encode().ljust(100, b"\0"), mode & 0o7777, uid, gid, size, seconds
+    )  # fmt: skip
+    return b"%b%06o\0 %b" % (head, (zlib.adler32(head) & 0xFFFF) + _TAIL_SUMS[kind], _TAILS[kind])
 
 
 def encode(entry: Entry) -> bytes:

@@ -73,6 +73,18 @@ class Child:
                 self._close_pipes()
                 raise
 
+    async def over(self) -> None:
+        """Return when the work has ended, however: `result` then does not block for long."""
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        outcome = self._forked.outcome
+        loop.add_reader(outcome.fileno(), ready.set)
+        try:
+            await ready.wait()
+        finally:
+            loop.remove_reader(outcome.fileno())
+            outcome.setblocking(True)  # libuv makes what it watches non-blocking
+
     def end(self) -> None:
         """Close the pipe to the child: there is no more input. Idempotent."""
         descriptor, self.stdin = self.stdin, -1

@@ -11,7 +11,8 @@ import orjson
 from starlette.responses import Response
 
 from services.api.call import Call, Routes, empty_response
-from services.api.streaming import download_response, upload_request
+from services.api.copies import download, upload
+from shared.bus.handover import PipeRef
 from shared.bus.streams import ByteStream
 from shared.contracts import containers as contracts
 from shared.contracts.containers import ArchivePath, Export, GetArchive, PathStat, PutArchive
@@ -47,37 +48,39 @@ async def stat(call: Call) -> Response:
 async def get(call: Call) -> Response:
     path = path_of(call)
 
-    async def ask(stream: ByteStream) -> PathStat:
-        return await call.ask(contracts.GET_ARCHIVE, GetArchive(ref=call.path("ref"), path=path, stream=stream.ref))
+    async def ask(stream: ByteStream, pipe: PipeRef) -> PathStat:
+        request = GetArchive(ref=call.path("ref"), path=path, stream=stream.ref, pipe=pipe)
+        return await call.ask(contracts.GET_ARCHIVE, request)
 
-    return await download_response(call, ask, media_type=TAR, headers=stat_headers)
+    return await download(call, ask, media_type=TAR, headers=stat_headers)
 
 
 async def put(call: Call) -> Response:
     path = path_of(call)
     params = call.params
 
-    async def ask(stream: ByteStream) -> None:
+    async def ask(stream: ByteStream, pipe: PipeRef) -> None:
         await call.ask(
             contracts.PUT_ARCHIVE,
             PutArchive(
                 ref=call.path("ref"),
                 path=path,
                 stream=stream.ref,
+                pipe=pipe,
                 no_overwrite_dir_non_dir=params.flag("noOverwriteDirNonDir"),
                 copy_uid_gid=params.flag("copyUIDGID"),
             ),
         )
 
-    await upload_request(call, ask)
+    await upload(call, ask)
     return empty_response(200)
 
 
 async def export(call: Call) -> Response:
-    async def ask(stream: ByteStream) -> None:
-        await call.ask(contracts.EXPORT, Export(ref=call.path("ref"), stream=stream.ref))
+    async def ask(stream: ByteStream, pipe: PipeRef) -> None:
+        await call.ask(contracts.EXPORT, Export(ref=call.path("ref"), stream=stream.ref, pipe=pipe))
 
-    return await download_response(call, ask, media_type=OCTETS)
+    return await download(call, ask, media_type=OCTETS)
 
 
 ROUTES: Routes = (

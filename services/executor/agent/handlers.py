@@ -269,7 +269,7 @@ class Handlers:
 
     async def get_archive(self, order: GetArchiveOrder) -> PathStat:
         stream = await accept(self._bus, order.stream)
-        return await self._archives.send_path(order.id, order.path, stream)
+        return await self._archives.send_path(order.id, order.path, stream, order.pipe)
 
     async def put_archive(self, order: PutArchiveOrder) -> Empty:
         stream = await accept(self._bus, order.stream)
@@ -277,6 +277,7 @@ class Handlers:
             order.id,
             order.path,
             stream,
+            order.pipe,
             no_overwrite_dir_non_dir=order.no_overwrite_dir_non_dir,
             copy_uid_gid=order.copy_uid_gid,
         )
@@ -284,7 +285,7 @@ class Handlers:
 
     async def export(self, order: ExportOrder) -> Empty:
         stream = await accept(self._bus, order.stream)
-        await self._archives.export(order.id, stream)
+        await self._archives.export(order.id, stream, order.pipe)
         return EMPTY
 
     async def changes(self, order: ContainerId) -> Changes:

@@ -12,6 +12,7 @@ import pytest
 from shared.bus import streams
 from shared.bus.batches import Batch, pack
 from shared.bus.client import EMPTY
+from shared.bus.handover import PIPED, STREAMED, sink, take
 from shared.contracts import containers as contracts
 from shared.contracts import images
 from shared.contracts.containers import AttachInfo, PathStat, StatsResult, WaitResult
@@ -190,12 +191,42 @@ async def test_archives(edge):
     assert (await edge.client.request("GET", "/containers/x/archive")).status == 400
 
 
-async def test_put_archive_is_answered_when_it_is_unpacked(edge):
+async def test_an_archive_comes_through_the_pipe_and_its_failure_on_the_stream(edge):
+    stat = PathStat(name="etc", size=4, mode=0o755, mtime="2026-01-01T00:00:00Z")
+    failures = [None, Unavailable("the disk is failing")]
+
+    async def get(request):
+        stream = await streams.accept(edge.bus, request.stream)
+        with open(sink(request.pipe), "wb") as pipe:
+            pipe.write(b"t" * 300_000)
+        if failure := failures.pop(0):
+            await stream.fail(failure)
+        await stream.aclose()
+        return stat
+
+    edge.bus.answer(contracts.GET_ARCHIVE, get)
+    whole = await edge.client.request("GET", "/containers/x/archive?path=/etc")
+    assert (whole.status, whole.body) == (200, b"t" * 300_000)
+    reader, writer = await edge.client.open()
+    writer.write(edge.client.head("GET", "/containers/x/archive?path=/etc"))
+    assert "200 OK" in await read_head(reader)
+    torn = await asyncio.wait_for(reader.read(), 5)  # the connection is cut
+    assert not torn.endswith(b"0\r\n\r\n")
+    writer.close()
+
+
+@pytest.mark.parametrize("piped", [True, False])
+async def test_put_archive_is_answered_when_it_is_unpacked(edge, piped):
     got = []
 
     async def put(request):
         stream = await streams.accept(edge.bus, request.stream)
-        got.append(b"".join([chunk async for chunk in stream]))
+        pipe = take(request.pipe) if piped else None
+        await stream.write(PIPED if piped else STREAMED)
+        got.append(b"".join([chunk async for chunk in pipe or stream]))
+        assert await stream.read() == b""
+        if pipe:
+            pipe.close()
         await stream.aclose()
         return EMPTY
 

@@ -6,9 +6,11 @@ All reading and writing of a container's files is done by confined children (`sh
 from __future__ import annotations
 
 import asyncio
+import os
 import posixpath
 import stat
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ from services.executor.agent.files.rootfs import (
     tree_bytes,
 )
 from shared.bus.client import Bus
+from shared.bus.handover import FIELD, PIPED, STREAMED, PipeRef, sink, source
 from shared.bus.streams import ByteStream, StreamRef, offer
 from shared.contracts.containers import Change, Changes, PathStat
 from shared.contracts.node import Sizes
 from shared.docker.moments import rfc3339
-from shared.errors import DavitError, Forbidden, InvalidArgument, NotFound
+from shared.errors import DavitError, Forbidden, InvalidArgument, NotFound, Unavailable
 from shared.layers import changes as layer_changes
 from shared.layers.worker import Packer, Unpacker
 
@@ -44,36 +47,46 @@ class Archives:
 
     # cp
 
+    async def stat(self, container_id: str, path: str) -> PathStat:
+        return await asyncio.to_thread(self._stat, self._records.get(container_id), path)
+
     def _stat(self, record: NodeRecord, path: str) -> PathStat:
         with self._filesystems.place(record, path) as place:
             return _path_stat(_look(record, place, path), path)
 
-    async def stat(self, container_id: str, path: str) -> PathStat:
-        return await asyncio.to_thread(self._stat, self._records.get(container_id), path)
-
-    async def send_path(self, container_id: str, path: str, stream: ByteStream) -> PathStat:
+    async def send_path(
+        self, container_id: str, path: str, stream: ByteStream, pipe: PipeRef | None = None
+    ) -> PathStat:
         """Start sending a tar of a path; answers what is there once that is known."""
         record = self._records.get(container_id)
-        found = await self.stat(container_id, path)
-        self._spawn(self._send_path(record, path, stream), name=f"archive {container_id[:12]}")
-        return found
+        with ExitStack() as open_:
+            output = _open_sink(pipe, open_)
+            place, found = await asyncio.to_thread(self._find, record, path, open_)
+            options = {"path": found.path, "name": _name(path, found), "shallow": kernels(record, found.path)}
+            kept = open_.pop_all()
+        self._spawn(self._pack(stream, place.root, kept, output, **options), name=f"archive {container_id[:12]}")
+        return _path_stat(found, path)
 
-    async def _send_path(self, record: NodeRecord, path: str, stream: ByteStream) -> None:
-        with self._filesystems.place(record, path) as place:
-            found = look(place)
-            name = posixpath.basename(posixpath.normpath("/" + path)) or "."
-            if path.endswith("/.") and stat.S_ISDIR(found.status.st_mode):
-                name = "."
-            shallow = kernels(record, found.path)
-            await self._pack(stream, place.root, path=found.path, name=name, shallow=shallow)
+    def _find(self, record: NodeRecord, path: str, open_: ExitStack) -> tuple[Place, Found]:
+        place = open_.enter_context(self._filesystems.place(record, path))
+        return place, _look(record, place, path)
 
-    async def _pack(self, stream: ByteStream, root: Path, **options: Any) -> None:
-        """Pack into a stream; its failure becomes the stream's."""
+    async def _pack(self, stream: ByteStream, root: Path, open_: ExitStack, output: int | None, **options: Any) -> None:
+        """Pack into a pipe or a stream; its failure becomes the stream's.
+
+        Args:
+            open_: What to close when the tree is not needed any more.
+            output: The pipe, which `open_` closes.
+        """
         try:
-            with await asyncio.to_thread(lambda: Packer(root, **options)) as packer:
-                while piece := await asyncio.to_thread(packer.read):
-                    await stream.write(piece)
-                await asyncio.to_thread(packer.result)
+            with open_:
+                child = await asyncio.to_thread(lambda: Packer(root, output=output, **options))
+            with child:
+                if output is None:
+                    while piece := await asyncio.to_thread(child.read):
+                        await stream.write(piece)
+                await child.over()
+                await asyncio.to_thread(child.result)
             await stream.close_write()
         except DavitError as error:
             await stream.fail(error)
@@ -85,6 +98,7 @@ class Archives:
         container_id: str,
         path: str,
         stream: ByteStream,
+        pipe: PipeRef | None = None,
         *,
         no_overwrite_dir_non_dir: bool,
         copy_uid_gid: bool,
@@ -96,24 +110,38 @@ class Archives:
         """
         record = self._records.get(container_id)
         async with stream:
-            with self._filesystems.place(record, path) as place:
-                found = await asyncio.to_thread(lambda: _look(record, place, path, follow=True))
-                if not stat.S_ISDIR(found.status.st_mode):
-                    raise InvalidArgument("extraction point is not a directory", field="path")
+            with ExitStack() as open_:
+                place, found = await asyncio.to_thread(self._find_directory, record, path, open_)
                 if place.read_only:
                     raise Forbidden(place.read_only)
                 options: dict[str, Any] = {"directory": found.path, "layer": False, "digest": False}
                 options["keep_kinds"] = no_overwrite_dir_non_dir
                 if copy_uid_gid and record.order.config.user:
                     options["owner"] = await asyncio.to_thread(self._owner, record)
-                await self._unpack(stream, place.root, options)
+                options["source"] = _open_source(pipe, open_)
+                child = await asyncio.to_thread(lambda: Unpacker(place.root, **options))
+            with child:
+                await self._unpack(child, stream, pipe, piped=options["source"] is not None)
 
-    async def _unpack(self, stream: ByteStream, root: Path, options: dict[str, Any]) -> None:
-        with await asyncio.to_thread(lambda: Unpacker(root, **options)) as unpacker:
+    def _find_directory(self, record: NodeRecord, path: str, open_: ExitStack) -> tuple[Place, Found]:
+        place = open_.enter_context(self._filesystems.place(record, path))
+        found = _look(record, place, path, follow=True)
+        if not stat.S_ISDIR(found.status.st_mode):
+            raise InvalidArgument("extraction point is not a directory", field="path")
+        return place, found
+
+    async def _unpack(self, child: Unpacker, stream: ByteStream, pipe: PipeRef | None, *, piped: bool) -> None:
+        if pipe is not None:
+            await stream.write(PIPED if piped else STREAMED)
+        if not piped:
             async for piece in stream:
-                if not await asyncio.to_thread(unpacker.write, piece):
+                if not await asyncio.to_thread(child.write, piece):
                     break
-            await asyncio.to_thread(unpacker.unpacked)
+            child.end()
+        await child.over()
+        await asyncio.to_thread(child.unpacked)
+        if piped:
+            await stream.read()  # its end: the sender was there until the archive's
 
     def _owner(self, record: NodeRecord) -> tuple[int, int]:
         """Who the container runs as, when given as numbers; names are looked up by the runtime only."""
@@ -124,20 +152,21 @@ class Archives:
 
     # export, commit
 
-    async def export(self, container_id: str, stream: ByteStream) -> None:
+    async def export(self, container_id: str, stream: ByteStream, pipe: PipeRef | None = None) -> None:
         record = self._records.get(container_id)
-        self._spawn(self._export(record, stream), name=f"export {container_id[:12]}")
-
-    async def _export(self, record: NodeRecord, stream: ByteStream) -> None:
-        with self._filesystems.root(record) as root:
-            await self._pack(stream, root, path="/", one_file_system=True)
+        with ExitStack() as open_:
+            output = _open_sink(pipe, open_)
+            root = await asyncio.to_thread(open_.enter_context, self._filesystems.root(record))
+            kept = open_.pop_all()
+        packing = self._pack(stream, root, kept, output, path="/", one_file_system=True)
+        self._spawn(packing, name=f"export {container_id[:12]}")
 
     async def offer_changes(self, container_id: str) -> StreamRef:
         """A stream that carries the writable layer to whoever accepts it."""
         upper = self._upper(container_id)
         stream = await offer(self._bus)
         self._spawn(
-            self._pack(stream, upper, path="/", layer=True, exclude=GENERATED),
+            self._pack(stream, upper, ExitStack(), None, path="/", layer=True, exclude=GENERATED),
             name=f"changes {container_id[:12]}",
         )
         return stream.ref
@@ -173,6 +202,35 @@ class Archives:
             sizes.rw[container_id] = own
             sizes.root_fs[container_id] = own + sum(tree_bytes(layer) for layer in self._filesystems.lower(record))
         return sizes
+
+
+def _open_sink(pipe: PipeRef | None, open_: ExitStack) -> int | None:
+    """Where to write what who asks reads from its pipe; None when it is on another machine."""
+    return _opened(sink, pipe, open_)
+
+
+def _open_source(pipe: PipeRef | None, open_: ExitStack) -> int | None:
+    return _opened(source, pipe, open_)
+
+
+def _opened(open_end: Callable[[PipeRef], int], pipe: PipeRef | None, open_: ExitStack) -> int | None:
+    if pipe is None:
+        return None
+    try:
+        descriptor = open_end(pipe)
+    except Unavailable as error:
+        if error.detail.get("field") != FIELD:
+            raise
+        return None
+    open_.callback(os.close, descriptor)
+    return descriptor
+
+
+def _name(path: str, found: Found) -> str:
+    """What the archive calls a path: ``.`` for a directory's contents."""
+    if path.endswith("/.") and stat.S_ISDIR(found.status.st_mode):
+        return "."
+    return posixpath.basename(posixpath.normpath("/" + path)) or "."
 
 
 def _look(record: NodeRecord, place: Place, asked: str, *, follow: bool = False) -> Found:

@@ -117,7 +117,7 @@ class Forward:
 
     async def get_archive(self, request: GetArchive) -> PathStat:
         record = await self._with_files(request.ref)
-        order = GetArchiveOrder(id=record.id, path=request.path, stream=request.stream)
+        order = GetArchiveOrder(id=record.id, path=request.path, stream=request.stream, pipe=request.pipe)
         found = await self._bus.request(node.GET_ARCHIVE, order, node=record.node)
         await self._records.note(record.event("archive-path"))
         return found
@@ -128,6 +128,7 @@ class Forward:
             id=record.id,
             path=request.path,
             stream=request.stream,
+            pipe=request.pipe,
             no_overwrite_dir_non_dir=request.no_overwrite_dir_non_dir,
             copy_uid_gid=request.copy_uid_gid,
         )
@@ -137,7 +138,8 @@ class Forward:
 
     async def export(self, request: Export) -> Empty:
         record = await self._with_files(request.ref)
-        await self._bus.request(node.EXPORT, ExportOrder(id=record.id, stream=request.stream), node=record.node)
+        order = ExportOrder(id=record.id, stream=request.stream, pipe=request.pipe)
+        await self._bus.request(node.EXPORT, order, node=record.node)
         await self._records.note(record.event("export"))
         return EMPTY
 
