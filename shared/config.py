@@ -21,6 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from shared import configvalues as values_of
 from shared.contracts.docker import ULIMITS
 from shared.docker.logconfig import check_options
+from shared.docker.sizes import binary_bytes
 from shared.errors import InvalidArgument, Unsupported
 from shared.logs import HIDDEN, hide_secrets, is_secret
 
@@ -113,6 +114,47 @@ class UlimitEntry(BaseModel):
         return self
 
 
+class AuditSink(BaseModel):
+    """Where audit records are delivered.
+
+    ``{"name": "siem", "type": "webhook", "url": "https://…", "secret-file": "/etc/davit/hook", "format": "ocsf"}``
+
+    Attributes:
+        format: How they are written there; empty: CloudEvents for webhooks, as they are for all else.
+        path: Of a file. url, secret_file, ca_file: of a webhook.
+        start: Where a new one begins: with the oldest record that is kept, or with what comes from now on.
+        batch: How many records at once, at most.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"))
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    type: Literal["file", "webhook", "nats"]
+    format: Literal["", "native", "cloudevents", "ocsf"] = ""
+    path: str = ""
+    url: str = ""
+    secret_file: str = ""
+    ca_file: str = ""
+    start: Literal["oldest", "now"] = "oldest"
+    batch: int = Field(default=200, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        takes = {"file": ("path",), "webhook": ("url", "secret_file", "ca_file"), "nats": ()}[self.type]
+        for field in ("path", "url", "secret_file", "ca_file"):
+            if getattr(self, field) and field not in takes:
+                raise ValueError(f"{self.name}: {field.replace('_', '-')} is nothing that a {self.type} has")
+        if self.type == "file" and not self.path.startswith("/"):
+            raise ValueError(f"{self.name}: path is not an absolute path")
+        if self.type == "webhook" and not re.match(r"https?://[^/\s]+", self.url):
+            raise ValueError(f"{self.name}: url is not of the form https://host/…")
+        return self
+
+    @property
+    def form(self) -> str:
+        return self.format or ("cloudevents" if self.type == "webhook" else "native")
+
+
 def _key(name: str) -> str:
     return name.replace("_", "-")
 
@@ -132,6 +174,12 @@ class EngineConfig(BaseModel):
         registry_rights: File of who may pull, push and delete which repositories; empty: each user everything.
         registry_auth: How users prove who they are: by their password each time, or by tokens they get for it.
         event_retention_s: How long events stay on record.
+        audit_mode: Whether what cannot be recorded is refused, or done and counted.
+        audit_policy: File of what is recorded of which request; empty: everything but answers and pings.
+        audit_key: File with the key that signs the audit log; empty: one that is made under the data root.
+        audit_sign_command, audit_verifier: A command that signs instead, and its public key.
+        audit_retention_s, audit_max_size: How long audit records are kept, and how much of them at most.
+        audit_sinks: Where they are delivered.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=_key, populate_by_name=True)
@@ -186,6 +234,15 @@ class EngineConfig(BaseModel):
     live_restore: bool = True
     event_retention_s: int = Field(default=7 * DAY_S, ge=60)
 
+    audit_mode: Literal["enforced", "best-effort"] = "best-effort"
+    audit_policy: str = ""
+    audit_key: str = ""
+    audit_sign_command: StringList = Field(default_factory=list)
+    audit_verifier: str = ""
+    audit_retention_s: int = Field(default=400 * DAY_S, ge=3600)
+    audit_max_size: values_of.Size = "2g"
+    audit_sinks: Annotated[list[AuditSink], BeforeValidator(_parsed)] = Field(default_factory=list)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.live_restore:
@@ -194,6 +251,11 @@ class EngineConfig(BaseModel):
             check_options(self.log_driver, self.log_opts, "log-opts")
         except InvalidArgument as error:
             raise ValueError(f"log-opts: {error.message}") from error
+        if bool(self.audit_sign_command) != bool(self.audit_verifier):
+            raise ValueError("audit-sign-command and audit-verifier: each needs the other")
+        names = [sink.name for sink in self.audit_sinks]
+        if len(names) != len(set(names)):
+            raise ValueError("audit-sinks: two have the same name")
         if not self.registry_users and (self.registry_rights or self.registry_auth == "token"):
             key = "registry-rights" if self.registry_rights else "registry-auth"
             raise ValueError(f"{key}: without registry-users nobody has to say who they are")
@@ -278,6 +340,11 @@ class EngineConfig(BaseModel):
         """The level in the names of `logging`."""
         level = "debug" if self.debug else self.log_level
         return {"warn": "warning", "fatal": "critical"}.get(level, level)
+
+    @property
+    def audit_max_bytes(self) -> int:
+        size = self.audit_max_size
+        return binary_bytes(size) if isinstance(size, str) else size
 
     @property
     def database(self) -> str:

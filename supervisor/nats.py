@@ -27,7 +27,7 @@ from shared.errors import Unavailable
 from supervisor.process import die_with_parent
 from supervisor.state import read_json, write_json
 
-USERS = ("api", "image", "network", "volume", "control", "agent", "cli")
+USERS = ("api", "image", "network", "volume", "control", "agent", "audit", "cli", "auditor")
 STORE_BYTES = 4 << 30
 MEMORY_STORE_BYTES = 32 << 20
 # For Go's collector and its scheduler. A small heap matters more here than the last bit of throughput; and threads for
@@ -53,6 +53,22 @@ authorization {{
   users: {users}
 }}
 """
+
+# Who reads the audit log from its stream, with consumers of its own, and does nothing else.
+_OF_THE_AUDITOR = [
+    "$JS.API.INFO",
+    "$JS.API.STREAM.NAMES",
+    "$JS.API.STREAM.INFO.AUDIT",
+    "$JS.API.CONSUMER.CREATE.AUDIT",
+    "$JS.API.CONSUMER.CREATE.AUDIT.>",
+    "$JS.API.CONSUMER.DURABLE.CREATE.AUDIT.>",
+    "$JS.API.CONSUMER.INFO.AUDIT.>",
+    "$JS.API.CONSUMER.DELETE.AUDIT.>",
+    "$JS.API.CONSUMER.MSG.NEXT.AUDIT.>",
+    "$JS.ACK.AUDIT.>",
+    "$JS.FC.AUDIT.>",
+]
+_CHANGES = ("CREATE", "UPDATE", "DELETE", "PURGE", "MSG.DELETE", "RESTORE")
 
 
 def find_binary() -> Path:
@@ -150,12 +166,16 @@ def permissions(user: str, node: str) -> dict[str, dict[str, list[str]]]:
     Everyone may ask everyone (services check what they are asked) and answer whoever asked; nobody may listen to
     another's requests. Only services with an outbox publish events.
     """
+    if user == "auditor":
+        return {"publish": {"allow": _OF_THE_AUDITOR}, "subscribe": {"allow": [f"{inbox_prefix(user)}.>"]}}
     own = f"davit.node.{node}.>" if user == "agent" else f"davit.{user}.>"
     shared = ["davit.stream.>", "davit.state.>"]  # unguessable ids; ids of what changed
     listen = [f"{inbox_prefix(user)}.>", f"davit.health.{user}", f"davit.outbox.{user}", own, *shared]
     if user == "agent":  # hints that every node's names, bridges and layers follow
         listen += ["davit.dns.>", "davit.network.removed", "davit.image.removed"]
     forbidden = ["$SYS.>"]
+    if user != "audit":
+        forbidden += ["davit.auditlog.>", *(f"$JS.API.STREAM.{verb}.AUDIT" for verb in _CHANGES)]
     if user in ("api", "agent", "cli"):
         forbidden += ["davit.event.>", "davit.outbox.>"]
     return {"publish": {"allow": [">"], "deny": forbidden}, "subscribe": {"allow": listen}}

@@ -19,6 +19,7 @@ ENTRIES = {
     "volume": "services.volume",
     "control": "services.executor.control",
     "agent": "services.executor.agent",
+    "audit": "services.audit",
     "api": "services.api",
 }
 
@@ -33,6 +34,7 @@ _COMMON = (
     "shared.events.stream",
     "shared.bus.streams",
     "shared.bus.leases",
+    "shared.contracts.audit",
     "shared.contracts.containers",
     "shared.contracts.images",
     "shared.contracts.networks",

@@ -42,6 +42,7 @@ from shared.errors import (
     Unavailable,
     from_wire,
 )
+from shared.events import changes
 from shared.logs import hide_secrets
 from shared.state.reserve import spend
 
@@ -60,7 +61,7 @@ Handler = Callable[[Req], Awaitable[Rep]]
 HEADER_ERROR = "Davit-Error"
 RETRY_PAUSE_S = 0.1
 # More than the headers of a message take; they count as a part of it.
-HEADERS_BYTES = 4096
+HEADERS_BYTES = 64 * 1024
 # Grace between the deadline a server sees and the time a caller stops waiting, so that the server's own
 # DeadlineExceeded, which says what was slow, arrives before the caller gives up.
 REPLY_GRACE_S = 0.25
@@ -291,7 +292,7 @@ class Bus:
             log.info("dropped %s: its deadline had passed", message.subject)
             return
         headers: dict[str, str] = {}
-        with use_context(context), spend(contract.frees):
+        with use_context(context), spend(contract.frees), changes.collecting() as changed:
             try:
                 request = contract.request.model_validate_json(await unpacked(message.data, message.headers))
                 reply = await handler(request)
@@ -308,6 +309,7 @@ class Bus:
                 log.exception("%s failed", message.subject)
                 headers, body = _error_reply(Internal(f"{type(error).__name__}: {error}"))
         if message.reply:
+            headers = headers | changed.header()
             try:
                 await self._client.publish(message.reply, body, headers=headers or None)
             except (nats.errors.Error, OSError) as error:
@@ -373,6 +375,7 @@ def _nearest_deadline(context: RequestContext, seconds: float | None) -> float |
 
 
 async def _decode_reply(contract: Contract[Any, Rep], message: Msg) -> Rep:
+    changes.told(message.headers)
     if message.headers and HEADER_ERROR in message.headers:
         raise from_wire(orjson.loads(message.data))
     try:

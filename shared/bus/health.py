@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from shared.bus.client import Bus
 
-SERVICES = ("api", "image", "network", "volume", "control", "agent")
+SERVICES = ("api", "image", "network", "volume", "control", "agent", "audit")
 
 
 class Health(BaseModel):

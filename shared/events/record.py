@@ -36,6 +36,8 @@ class DomainEvent(BaseModel):
         service, sequence: Who recorded it, and its number there; 0 until recorded.
         message_id: Its identity: a second delivery has the same.
         actor: Who caused it.
+        cause: Why the engine did it by itself, in words; empty when somebody asked for it.
+        late: Whether it was recorded when the request that caused it had been answered.
     """
 
     type: str
@@ -50,6 +52,8 @@ class DomainEvent(BaseModel):
     message_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
     actor: str = Field(default_factory=lambda: current_context().actor)
     request_id: str = Field(default_factory=lambda: current_context().request_id)
+    cause: str = ""
+    late: bool = False
 
     @property
     def subject(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import InvalidArgument, Unavailable
-from shared.events import outbox
+from shared.events import changes, outbox
 from shared.events.record import DomainEvent
 from shared.state import migrate
 from shared.state.connection import Connection, Result
@@ -135,8 +135,12 @@ class Database:
             transaction = Transaction(connection)
             yield transaction
             if transaction.events:
+                late = not changes.are_collected()
+                for event in transaction.events:
+                    event.late = late
                 await outbox.store(connection, self.service, transaction.events)
         if transaction.events:
+            changes.committed(transaction.events)
             for wake in self._committed:
                 wake()
 

@@ -20,7 +20,7 @@ from typing import Any
 
 TREE = Path("/opt/davit")
 SOCKET = "/run/davit/docker.sock"
-UNITS = ("nats", "network", "volume", "image", "control", "agent", "api")
+UNITS = ("nats", "network", "volume", "audit", "image", "control", "agent", "api")
 # The machine's processor is emulated.
 PATIENCE_S = 400.0
 PAUSE_S = 0.5

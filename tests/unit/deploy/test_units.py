@@ -19,7 +19,7 @@ from supervisor.nats import find_binary
 ROOT = Path(__file__).parents[3]
 UNITS = ROOT / "deploy" / "systemd"
 INSTALLED_IN = "/opt/davit"
-MODULES = {name: f"services.{name}" for name in ("api", "image", "network", "volume")} | {
+MODULES = {name: f"services.{name}" for name in ("api", "audit", "image", "network", "volume")} | {
     "control": "services.executor.control",
     "agent": "services.executor.agent",
 }

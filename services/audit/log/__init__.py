@@ -1,0 +1,1 @@
+"""The log itself: records in files, and the hashes that prove them."""
