@@ -162,8 +162,7 @@ class Handlers:
             host.restart_policy.name = order.restart_name
             host.restart_policy.maximum_retry_count = order.restart_maximum
         if order.set_fields and record.status in ("running", "paused"):
-            cgroup = self._cgroups.open(self._containers.cgroup_path(record))
-            await asyncio.to_thread(cgroup.apply, oci_resources(host, devices=False))
+            await self._containers.limit(record, oci_resources(host, devices=False))
         self._containers.records.save(record)
         return EMPTY
 
@@ -301,20 +300,24 @@ class Handlers:
         return await self._execs.start(order)
 
     async def attach_network(self, order: AttachNetwork) -> Empty:
-        record = self._record(order.id)
-        self._containers.live(order.id)
-        await self._network.attach(order.id, record.pid, order.attachment)
-        before = list(record.order.attachments)
-        record.order.attachments.append(order.attachment)
-        return await self._networks_changed(record, before)
+        async with self._containers.lock(order.id):
+            record = self._record(order.id)
+            if record.status != "restarting":  # else its next run begins with it
+                self._containers.live(order.id)
+                await self._network.attach(order.id, record.pid, order.attachment)
+            before = list(record.order.attachments)
+            record.order.attachments.append(order.attachment)
+            return await self._networks_changed(record, before)
 
     async def detach_network(self, order: DetachNetwork) -> Empty:
-        record = self._record(order.id)
-        before = list(record.order.attachments)
-        for attachment in [one for one in before if one.endpoint_id == order.endpoint_id]:
-            await self._network.detach(order.id, record.pid, attachment)
-            record.order.attachments.remove(attachment)
-        return await self._networks_changed(record, before)
+        async with self._containers.lock(order.id):
+            record = self._record(order.id)
+            before = list(record.order.attachments)
+            for attachment in [one for one in before if one.endpoint_id == order.endpoint_id]:
+                if self._containers.runs(order.id):
+                    await self._network.detach(order.id, record.pid, attachment)
+                record.order.attachments.remove(attachment)
+            return await self._networks_changed(record, before)
 
     async def _networks_changed(self, record: NodeRecord, before: list[Attachment]) -> Empty:
         self._containers.records.save(record)

@@ -17,7 +17,8 @@ import asyncio
 import logging
 import signal as signals
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ from services.executor.runtime.shim.exitrecord import ExitRecord as ShimExit
 from shared.bus.streams import ByteStream
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, Started
 from shared.errors import Conflict, DavitError
+from shared.failpoints import holdpoint
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,8 @@ class Containers:
         self.on_started: list[Callable[[NodeRecord], None]] = []
         self.on_exited: list[Callable[[NodeRecord], None]] = []
 
-    def _lock(self, container_id: str) -> asyncio.Lock:
+    def lock(self, container_id: str) -> asyncio.Lock:
+        """Held by whoever begins, ends or changes a run of the container."""
         return self._locks.setdefault(container_id, asyncio.Lock())
 
     def live(self, container_id: str) -> Live:
@@ -112,7 +115,7 @@ class Containers:
 
     async def start(self, order: ContainerOrder) -> Started:
         """Start a container. The same generation again answers what the first call did."""
-        async with self._lock(order.id):
+        async with self.lock(order.id):
             record = self.records.find(order.id)
             if record is not None and _has_run(record, order.generation):
                 return Started(pid=record.pid, started_at_ns=record.started_at_ns)
@@ -134,6 +137,7 @@ class Containers:
         record.run += 1
         self.records.save(record)
         waiting = self._pending.pop(record.id, [])
+        await holdpoint("agent.launch.begun")
         try:
             launched = await self._launcher.launch(record, [pending.spec for pending in waiting])
         except BaseException:
@@ -163,7 +167,7 @@ class Containers:
 
     async def prepare(self, order: ContainerOrder) -> None:
         """Keep an order of a container that has not been started, so that its files can be reached."""
-        async with self._lock(order.id):
+        async with self.lock(order.id):
             if self.records.find(order.id) is None:
                 self.records.save(NodeRecord(order=order))
 
@@ -171,7 +175,8 @@ class Containers:
 
     async def _until_exit(self, container_id: str, live: Live) -> None:
         ended = await self._end_of(container_id, live.shim)
-        async with self._lock(container_id):
+        await holdpoint("agent.exit.before_record")
+        async with self.lock(container_id):
             record = self.records.find(container_id)
             if record is None or self._live.get(container_id) is not live:
                 return
@@ -252,21 +257,24 @@ class Containers:
 
     async def _restart(self, container_id: str, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
-        async with self._lock(container_id):
+        async with self.lock(container_id):
             record = self.records.find(container_id)
             if record is None or record.status != "restarting":
                 return
             self._restarts.pop(container_id, None)
+            await holdpoint("agent.restart.before_launch")
             record.restart_count += 1
             try:
                 await self._launch(record)
-            except DavitError as error:
+            except Exception as error:  # the edge of this task: whatever it is, the next attempt follows by policy
+                if not isinstance(error, DavitError):
+                    log.exception("container %s could not be started again", container_id[:12])
                 now = time.time_ns()
                 record.exit = ExitRecord(
                     id=container_id,
                     generation=record.order.generation,
                     start_key=record.order.start_key,
-                    exit_code=int(error.detail.get("exit_code", 128)),
+                    exit_code=int(error.detail.get("exit_code", 128)) if isinstance(error, DavitError) else 128,
                     started_at_ns=now,
                     finished_at_ns=now,
                     error=str(error),
@@ -312,34 +320,47 @@ class Containers:
 
     async def stop(self, container_id: str, signal: int, timeout_s: int) -> ExitRecord:
         """Signal, wait, kill. Answers the exit, also of a container that has stopped already."""
-        record = self.records.get(container_id)
-        record.manually_stopped = True
+        record, live = await self._told_to_stop(container_id)
+        if live is not None:
+            if record.status == "paused":
+                await self.unpause(container_id)
+            await self._stop_process(record, live, signal, timeout_s)
+        if record.exit is None:
+            raise Conflict(f"container {container_id} is not running")
+        return record.exit
+
+    async def _told_to_stop(self, container_id: str) -> tuple[NodeRecord, Live | None]:
+        """No restart follows from here on, and a launch under way has had its end; its process, if there is one."""
+        self.records.get(container_id).manually_stopped = True  # an exit that is being settled is the last already
         self._cancel_restart(container_id)
-        live = self._live.get(container_id)
-        if live is None:
-            async with self._lock(container_id):
-                if record.status == "restarting":
-                    record.status = "exited"
+        async with self.lock(container_id):
+            record = self.records.get(container_id)
+            record.manually_stopped = True
+            self._cancel_restart(container_id)
+            live = self._live.get(container_id)
+            if live is None and record.status == "restarting":
+                self._rest(record)
+            else:
                 self.records.keep(record)
-            if record.exit is None:
-                raise Conflict(f"container {container_id} is not running")
-            return record.exit
+            return record, live
+
+    def _rest(self, record: NodeRecord) -> None:
+        """A container between two runs will have no further one."""
+        record.status, record.unreported = "exited", True
         self.records.keep(record)
-        if record.status == "paused":
-            await self.unpause(container_id)
+        self._report(record, "exited", exit=record.exit)
+
+    async def _stop_process(self, record: NodeRecord, live: Live, signal: int, timeout_s: int) -> None:
         if timeout_s != 0 or signal != signals.SIGKILL:
             await self._signal(live, signal)
         if timeout_s != 0:
             try:
                 await asyncio.wait_for(live.exited.wait(), None if timeout_s < 0 else timeout_s)
             except TimeoutError:
-                log.info("container %s did not stop within %d s: killing it", container_id[:12], timeout_s)
+                log.info("container %s did not stop within %d s: killing it", record.id[:12], timeout_s)
         if not live.exited.is_set():
             await self._signal(live, signals.SIGKILL)
             await live.exited.wait()
-        if record.exit is None:
-            raise Conflict(f"container {container_id} is not running")
-        return record.exit
 
     async def _signal(self, live: Live, number: int) -> None:
         try:
@@ -348,39 +369,63 @@ class Containers:
             log.debug("signal %d came after the end: %s", number, gone)
 
     async def signal(self, container_id: str, number: int, *, deliberate: bool) -> None:
-        """Raises Conflict when it does not run."""
-        record = self.records.get(container_id)
-        if record.status == "restarting" and number == signals.SIGKILL:
-            await self.stop(container_id, number, 0)
-            return
-        live = self.live(container_id)
-        if deliberate:
-            record.manually_stopped = True
-            self.records.keep(record)
+        """Send a signal; of a container between two runs, any signal ends the waiting.
+
+        Raises:
+            Conflict: It does not run.
+        """
+        async with self.lock(container_id):
+            record = self.records.get(container_id)
+            if record.status == "restarting":
+                self._cancel_restart(container_id)
+                record.manually_stopped = True
+                self._rest(record)
+                return
+            live = self.live(container_id)
+            if deliberate:
+                record.manually_stopped = True
+                self.records.keep(record)
+        await self._signal(live, number)
         if number == signals.SIGKILL and record.status == "paused":
             # A frozen v1 cgroup does not act on SIGKILL until it is thawed.
-            await self._signal(live, number)
-            self._cgroups.open(self.cgroup_path(record)).thaw()
-            return
-        await self._signal(live, number)
+            with suppress(Conflict), self._while_it_runs(record):
+                self._cgroups.open(self.cgroup_path(record)).thaw()
 
     # Pause and limits
 
     async def pause(self, container_id: str) -> None:
-        async with self._lock(container_id):
+        async with self.lock(container_id):
             record = self.records.get(container_id)
             self.live(container_id)
-            await asyncio.to_thread(self._cgroups.open(self.cgroup_path(record)).freeze)
+            with self._while_it_runs(record):
+                await asyncio.to_thread(self._cgroups.open(self.cgroup_path(record)).freeze)
             record.status = "paused"
             self.records.keep(record)
 
     async def unpause(self, container_id: str) -> None:
-        async with self._lock(container_id):
+        async with self.lock(container_id):
             record = self.records.get(container_id)
             self.live(container_id)
-            await asyncio.to_thread(self._cgroups.open(self.cgroup_path(record)).thaw)
+            with self._while_it_runs(record):
+                await asyncio.to_thread(self._cgroups.open(self.cgroup_path(record)).thaw)
             record.status = "running"
             self.records.keep(record)
+
+    async def limit(self, record: NodeRecord, resources: dict[str, Any]) -> None:
+        """Set limits of a container that runs, or has just ended, which has none any more."""
+        with suppress(Conflict), self._while_it_runs(record):
+            await asyncio.to_thread(self._cgroups.open(self.cgroup_path(record)).apply, resources)
+
+    @contextmanager
+    def _while_it_runs(self, record: NodeRecord) -> Iterator[None]:
+        """What is done to a control group inside fails with Conflict when that has gone with the process."""
+        try:
+            with translated():
+                yield
+        except DavitError as error:
+            if self._cgroups.open(self.cgroup_path(record)).exists():
+                raise
+            raise Conflict(f"container {record.id} is not running") from error
 
     async def resize(self, container_id: str, height: int, width: int) -> None:
         """A container without a terminal is answered as Docker answers it: there is nothing to do."""
@@ -428,7 +473,7 @@ class Containers:
 
     async def remove(self, container_id: str) -> None:
         """Delete what the node keeps. Idempotent. Raises Conflict while it runs."""
-        async with self._lock(container_id):
+        async with self.lock(container_id):
             self._cancel_restart(container_id)
             if container_id in self._live:
                 raise Conflict(f"container {container_id} is running")
@@ -507,7 +552,7 @@ class Containers:
             manually_stopped=record.manually_stopped,
         ):
             record.manually_stopped = False
-        async with self._lock(record.id):
+        async with self.lock(record.id):
             await self._after_exit(record, None)
 
     def pids(self, container_id: str) -> set[int]:

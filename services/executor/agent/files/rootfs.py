@@ -68,8 +68,12 @@ class RootFilesystems:
     @contextmanager
     def root(self, record: NodeRecord) -> Iterator[Path]:
         """The container's root directory."""
-        if runs(record) and record.pid:
-            yield Path(f"/proc/{record.pid}/root")
+        live = live_root(record)
+        if live is not None:
+            try:
+                yield Path(f"/proc/self/fd/{live}")
+            finally:
+                os.close(live)
             return
         paths = self._records.paths(record.id)
         paths.upper.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -106,7 +110,32 @@ class RootFilesystems:
 
 def runs(record: NodeRecord) -> bool:
     """Whether the container has a process, and therefore mounts."""
-    return record.status in ("running", "paused")
+    live = live_root(record)
+    if live is not None:
+        os.close(live)
+    return live is not None
+
+
+def live_root(record: NodeRecord) -> int | None:
+    """A descriptor of the root of the container's process; None when there is no such process (any more).
+
+    The end of a process is known a moment after its id may have become another's, whose root must not be shown: whoever
+    is not in the container's control group is another.
+    """
+    if record.status not in ("running", "paused") or not record.pid:
+        return None
+    try:
+        root = os.open(f"/proc/{record.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    try:
+        groups = Path(f"/proc/{record.pid}/cgroup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        groups = ""
+    if record.id in groups:
+        return root
+    os.close(root)
+    return None
 
 
 def kernels(record: NodeRecord, path: str) -> list[str]:

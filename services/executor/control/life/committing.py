@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from services.executor.control.creation.record import merge_config
 from services.executor.control.domain import Record
 from services.executor.control.peers import Peers
@@ -11,7 +13,7 @@ from shared.contracts.containers import Commit, CommittedImage
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import CommitLayer
 from shared.contracts.node import ContainerId
-from shared.errors import Conflict
+from shared.errors import Conflict, NotFound
 
 # What a container's configuration says about one run of it, and an image does not.
 ABOUT_THE_RUN = (
@@ -29,20 +31,16 @@ class Committing:
 
     async def commit(self, request: Commit) -> CommittedImage:
         """Pack the changes on the node, have the image service store them; paused meanwhile, if asked."""
-        record = await self._records.find(request.ref)
+        record = await self._records.find_settled(request.ref)
         if record.status in ("removing", "dead"):
             raise Conflict(f"You cannot commit container {record.id} which is being removed")
         config = image_config(await self._changed(request, record), record)
-        paused = request.pause and record.status == "running"
-        if paused:
-            await self._peers.pause(record)
-            await self._records.note(record.event("pause"))
+        paused = request.pause and record.status == "running" and await self._paused(record)
         try:
             image = await self._store(request, record, config)
         finally:
             if paused:
-                await self._peers.unpause(record)
-                await self._records.note(record.event("unpause"))
+                await self._unpause(record)
         repo = request.repo.removeprefix("docker.io/").removeprefix("library/")
         reference = f"{repo}:{request.tag or 'latest'}" if repo else ""
         await self._records.note(record.event("commit", comment=request.comment, imageID=image.id, imageRef=reference))
@@ -59,6 +57,20 @@ class Committing:
             return config
         asked = images.ChangeConfig(config=config, changes=request.changes)
         return (await self._peers.bus.request(images.CHANGE_CONFIG, asked)).config
+
+    async def _paused(self, record: Record) -> bool:
+        """Pause it; False when it has just ended, and nobody writes any more."""
+        try:
+            await self._peers.pause(record)
+        except (Conflict, NotFound):
+            return False
+        await self._records.note(record.event("pause"))
+        return True
+
+    async def _unpause(self, record: Record) -> None:
+        with suppress(Conflict, NotFound):  # killed meanwhile
+            await self._peers.unpause(record)
+            await self._records.note(record.event("unpause"))
 
     async def _store(self, request: Commit, record: Record, config: ContainerConfig) -> CommittedImage:
         if record.generation == 0:

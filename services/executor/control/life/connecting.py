@@ -27,7 +27,7 @@ class Connecting:
         return await self._bus.request(networks.INSPECT, networks.NetworkRef(ref=ref))
 
     async def connect(self, request: ConnectContainer) -> Empty:
-        record = await self._records.find(request.ref)
+        record = await self._records.find_settled(request.ref)
         if record.status in ("removing", "dead"):
             raise Conflict(f"container {record.id} is marked for removal and cannot be connected to a network")
         mode = record.container.host_config.network_mode
@@ -61,7 +61,8 @@ class Connecting:
         await self._records.change(record, apply)
         return EMPTY
 
-    async def _join_now(self, record: Record, network: Network, settings: EndpointSettings) -> Joined:
+    async def _join_now(self, record: Record, network: Network, settings: EndpointSettings) -> Joined | None:
+        """None when it has just ended: then it joins with its next start."""
         joined = await self._bus.request(
             networks.CONNECT,
             ConnectNetwork(
@@ -78,15 +79,17 @@ class Connecting:
             for attachment in joined.attachments:
                 order = AttachNetwork(id=record.id, attachment=attachment)
                 await self._bus.request(node.ATTACH_NETWORK, order, node=record.node)
-        except DavitError:
+        except DavitError as error:
             await self._peers.leave(record.id, network.name)
+            if isinstance(error, Conflict):
+                return None
             raise
         return joined
 
     async def disconnect(self, request: DisconnectContainer) -> Empty:
         network = await self._network(request.network)
         try:
-            record = await self._records.find(request.ref)
+            record = await self._records.find_settled(request.ref)
         except NotFound:
             if not request.force:
                 raise

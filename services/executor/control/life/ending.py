@@ -16,12 +16,15 @@ from shared.contracts.containers import KillContainer, RemoveContainer, StopCont
 from shared.contracts.node import ExitRecord
 from shared.errors import Conflict, InvalidArgument, NotFound, NotModified
 from shared.events.record import DomainEvent
-from shared.failpoints import failpoint
+from shared.failpoints import failpoint, holdpoint
 
 DEFAULT_STOP_TIMEOUT_S = 10
 # How long an exit waits for the commit of its own start, which a short-lived process overtakes.
 START_COMMIT_S = 2.0
 KILL_PATIENCE_S = 10.0
+REST_PATIENCE_S = 1.0
+# How often a removal by force kills again what somebody starts again meanwhile.
+FORCE_ATTEMPTS = 5
 # How much longer than its stop a restart may take before an exit counts as the end of a ``--rm`` container.
 KEEP_MARGIN_S = 60
 FOR_EVER_S = 365 * 86400
@@ -49,6 +52,7 @@ class Ending:
         Args:
             restarting: The node will start it again by policy.
         """
+        await holdpoint("control.exit.before_commit")
         record = await self._once_started(exit_)
         if record is None:
             return
@@ -92,7 +96,7 @@ class Ending:
 
     async def stop(self, request: StopContainer) -> None:
         """Raises NotModified when it does not run."""
-        record = await self._records.find(request.ref)
+        record = await self._records.find_settled(request.ref)
         if not record.alive:
             raise NotModified(f"container {record.id} is stopped already")
         await self._stop(record, request)
@@ -125,25 +129,30 @@ class Ending:
     # Kill
 
     async def kill(self, request: KillContainer) -> None:
-        """Send a signal. After SIGKILL, returns when the process is gone."""
-        record = await self._records.find(request.ref)
+        """Send a signal. After SIGKILL, returns when the process is gone.
+
+        Between two runs there is no process: what ends then, with any signal, is the waiting for the next.
+        """
+        record = await self._records.find_settled(request.ref)
         number = parse_signal(request.signal or "SIGKILL")
-        if not record.alive or (record.status == "restarting" and number != signals.SIGKILL):
+        if not record.alive:
             raise Conflict(f"cannot kill container: {request.ref}: container {record.id} is not running")
-        if record.status == "restarting":  # there is no process: what ends is the waiting
-            await self.exited(await self._stopped(record, number, 0))
-            return
         stop_signal = parse_signal(record.container.config.stop_signal or "SIGTERM")
-        await self._records.note(record.event("kill", signal=str(number)))
-        await self._peers.signal(record, number, deliberate=number in (signals.SIGKILL, stop_signal))
+        await self._records.note(record.event("kill", signal=str(int(number))))
+        try:
+            await self._peers.signal(record, number, deliberate=number in (signals.SIGKILL, stop_signal))
+        except Conflict as error:
+            raise Conflict(f"cannot kill container: {request.ref}: {error}") from error
         if number == signals.SIGKILL:
             await self._records.until(record.id, lambda now: now is None or now.exits > record.exits, KILL_PATIENCE_S)
+        elif record.status == "restarting":
+            await self._records.until(record.id, lambda now: now is None or now.status != "restarting", REST_PATIENCE_S)
 
     # Restart
 
     async def restart(self, request: StopContainer) -> None:
         """Stop it, if it runs, and start it; once per key."""
-        record = await self._records.find(request.ref)
+        record = await self._records.find_settled(request.ref)
         if known(record, request.key):
             return
         if record.alive:
@@ -169,14 +178,14 @@ class Ending:
         """Raises Conflict when it runs and that is not to be forced."""
         if request.link:
             raise InvalidArgument("removing a link alone is not supported by this engine", field="link")
-        record = await self._records.find(request.ref)
-        if record.alive:
+        if request.link:
+            raise InvalidArgument("removing a link alone is not supported by this engine", field="link")
+        record = await self._records.find_settled(request.ref)
+        for _ in range(FORCE_ATTEMPTS):
+            if not record.alive:
+                break
             if not request.force:
-                advice = "unpause and then stop" if record.status == "paused" else "stop"
-                raise Conflict(
-                    f'cannot remove container "/{record.name}": container is {record.status}: '
-                    f"{advice} the container before removing or force remove"
-                )
+                raise _cannot_remove(record)
             await self._kill_to_remove(record, volumes=request.volumes)
             gone = await self._records.get(record.id)
             if gone is None:
@@ -200,22 +209,22 @@ class Ending:
     # Pause
 
     async def pause(self, ref: str) -> None:
-        record = await self._records.find(ref)
+        record = await self._records.find_settled(ref)
         if record.status == "paused":
             raise Conflict(f"Container {record.id} is already paused")
-        if record.status != "running":
-            raise Conflict(f"Container {record.id} is not running")
+        check_runs(record)
         await self._peers.pause(record)
 
         def apply(current: Record) -> list[DomainEvent]:
             if current.status != "paused":
+                check_runs(current)  # it may have ended since
                 current.become("paused")
             return [current.event("pause")]
 
         await self._records.change(record, apply)
 
     async def unpause(self, ref: str) -> None:
-        record = await self._records.find(ref)
+        record = await self._records.find_settled(ref)
         if record.status != "paused":
             raise Conflict(f"Container {record.id} is not paused")
         await self._peers.unpause(record)
@@ -226,6 +235,22 @@ class Ending:
             return [current.event("unpause")]
 
         await self._records.change(record, apply)
+
+
+def _cannot_remove(record: Record) -> Conflict:
+    advice = "unpause and then stop" if record.status == "paused" else "stop"
+    return Conflict(
+        f'cannot remove container "/{record.name}": container is {record.status}: '
+        f"{advice} the container before removing or force remove"
+    )
+
+
+def check_runs(record: Record) -> None:
+    """Raises Conflict, in Docker's words, for a container without a process."""
+    if record.status == "restarting":
+        raise Conflict(f"Container {record.id} is restarting, wait until the container is running")
+    if not record.alive:
+        raise Conflict(f"container {record.id} is not running")
 
 
 def _timeout_s(record: Record, request: StopContainer) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from services.executor.control.creation.names import new_id
 from services.executor.control.creation.validate import check_console_size, check_terminal_size
 from services.executor.control.domain import Record
+from services.executor.control.life.ending import check_runs
 from services.executor.control.peers import Peers
 from services.executor.control.state import sql
 from services.executor.control.state.records import Records
@@ -32,14 +33,14 @@ class Execs:
         check_console_size(request.console_size, "ConsoleSize")
         spec = request.model_dump(include=set(ExecSpec.model_fields) - {"ref", "console_size"})
         item = Exec(id=request.id or new_id(), container_id="", **spec)
+        await self._records.find_settled(request.ref)
         async with self._records.database.transaction() as tx:
             if request.repeated and await sql.has_exec(tx, item.id):
                 return ExecId(id=item.id)
             record = await sql.find(tx, request.ref)
             if record.status == "paused":
                 raise Conflict(f"Container {request.ref} is paused, unpause the container before exec")
-            if record.status != "running":
-                raise Conflict(f"container {record.id} is not running")
+            check_runs(record)
             item.container_id = record.id
             await sql.insert_exec(tx, item, self._records.clock.time_ns())
             tx.emit(record.event(f"exec_create: {' '.join(request.cmd)}", execID=item.id))
@@ -138,8 +139,7 @@ def _check_startable(record: Record, item: Exec, *, again: bool) -> None:
         raise Conflict(f"Error: Exec command {item.id} is already running")
     if item.exit_code is not None:
         raise Conflict(f"Error: Exec command {item.id} has already run")
-    if record.status != "running":
-        raise Conflict(f"container {record.id} is not running")
+    check_runs(record)
 
 
 def _start_event(record: Record, item: Exec) -> DomainEvent:

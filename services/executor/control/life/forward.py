@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.executor.control.creation.validate import check_terminal_size
 from services.executor.control.domain import Record
+from services.executor.control.life.ending import check_runs
 from services.executor.control.peers import Peers
 from services.executor.control.state.records import Records
 from shared.bus.client import EMPTY, Empty
@@ -51,7 +52,7 @@ class Forward:
 
     async def _with_files(self, ref: str) -> Record:
         """A container whose files the node can reach, also before its first start."""
-        record = await self._records.find(ref)
+        record = await self._records.find_settled(ref)
         if record.generation == 0:
             await self._peers.prepare(record)
         return record
@@ -87,7 +88,7 @@ class Forward:
 
     async def resize(self, request: ResizeContainer) -> Empty:
         check_terminal_size(request.height, request.width, "h", "w")
-        record = await self._records.find(request.ref)
+        record = await self._records.find_settled(request.ref)
         if record.status != "running":
             raise Conflict(f"cannot resize a stopped container: {record.id}")
         order = ResizeOrder(id=record.id, height=request.height, width=request.width)
@@ -96,19 +97,21 @@ class Forward:
         return EMPTY
 
     async def top(self, request: Top) -> TopResult:
-        record = await self._records.find(request.ref)
-        if not record.container.state.running:
-            raise Conflict(f"container {record.id} is not running")
+        record = await self._records.find_settled(request.ref)
+        check_runs(record)
         result = await self._bus.request(node.TOP, TopOrder(id=record.id, ps_args=request.ps_args), node=record.node)
         await self._records.note(record.event("top"))
         return result
 
     async def stats(self, request: Stats) -> StatsResult:
-        record = await self._records.find(request.ref)
+        record = await self._records.find_settled(request.ref)
         if record.status not in ("running", "paused"):
             return StatsResult(stats=_no_stats(record))
         order = StatsOrder(id=record.id, name=record.name, one_shot=request.one_shot)
-        return await self._bus.request(node.STATS, order, node=record.node)
+        try:
+            return await self._bus.request(node.STATS, order, node=record.node)
+        except Conflict:  # it has just ended
+            return StatsResult(stats=_no_stats(record))
 
     async def stat_path(self, request: ArchivePath) -> PathStat:
         record = await self._with_files(request.ref)

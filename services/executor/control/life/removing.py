@@ -14,7 +14,7 @@ from services.executor.control.state import sql
 from services.executor.control.state.records import Records
 from shared.errors import Conflict, DavitError, NotFound
 from shared.events.record import DomainEvent
-from shared.failpoints import failpoint
+from shared.failpoints import holdpoint
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Removing:
                 return []
 
             record = await self._records.change(record, mark)
-            failpoint("control.remove.after_mark")
+            await holdpoint("control.remove.after_mark")
         await self.finish(record)
 
     def finish_soon(self, record: Record) -> None:
@@ -77,7 +77,7 @@ class Removing:
                     raise outcome
             if any(mount.type == "volume" for mount in record.mounts):
                 await self._peers.release_volumes(record.id, remove_anonymous=record.remove_volumes)
-            failpoint("control.remove.before_forget")
+            await holdpoint("control.remove.before_forget")
             await self._forget(record)
         finally:
             if self._finishing.get(record.id) is done:

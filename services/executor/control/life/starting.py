@@ -35,7 +35,7 @@ from shared.errors import (
     from_wire,
 )
 from shared.events.record import DomainEvent
-from shared.failpoints import failpoint
+from shared.failpoints import holdpoint
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Starting:
             NotModified: It runs.
             Conflict: It is paused or being removed.
         """
-        record = await self._records.find(ref)
+        record = await self._records.find_settled(ref)
         if known(record, key):
             return
         if record.status == "paused":
@@ -82,6 +82,10 @@ class Starting:
         Raises:
             DavitError: Why it did not start; unless the outcome is unknown, the record says so too.
         """
+        with self._records.starting(record.id):
+            return await self._launch(record, key, more)
+
+    async def _launch(self, record: Record, key: str, more: tuple[str, ...]) -> Record:
         await self._endpoints.settled(record.id)
         self._endpoints.forget(record.id)
         record = await self._announced(record)
@@ -109,7 +113,7 @@ class Starting:
             except Conflict as error:
                 raise refusal or error from error  # no other port will do: what the node said is the reason
             record.take(joined)
-            failpoint("control.start.before_order")
+            await holdpoint("control.start.before_order")
             try:
                 return joined, await self._peers.start(record)
             except Conflict as error:
@@ -158,7 +162,7 @@ class Starting:
             current.take(joined)
             return [current.started(started.pid, started.started_at_ns), *(current.event(action) for action in more)]
 
-        failpoint("control.start.before_commit")
+        await holdpoint("control.start.before_commit")
         try:
             return await self._records.change(record, apply)
         except (Conflict, NotFound):

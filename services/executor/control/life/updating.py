@@ -46,7 +46,7 @@ class Changing:
     # Update
 
     async def update(self, request: UpdateContainer) -> Warnings:
-        record = await self._records.find(request.ref)
+        record = await self._records.find_settled(request.ref)
         if record.status in ("removing", "dead"):
             raise Conflict(f"container {record.id} is marked for removal and cannot be updated")
         facts = await self._nodes.facts_of(record.node)

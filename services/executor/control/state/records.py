@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from services.executor.control.domain import Record
 from services.executor.control.life.waiting import Changes
@@ -17,6 +18,8 @@ from shared.state.database import Database, Transaction
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 16
+# How long a verb waits for a start that is under way; one that hangs must not take all others along.
+START_PATIENCE_S = 10.0
 
 Apply = Callable[[Record], Iterable[DomainEvent]]
 """Changes a record in place and says which events that makes, in order; raises to refuse."""
@@ -29,6 +32,36 @@ class Records:
         self.database = database
         self.changes = changes
         self.clock = clock
+        self._starting: dict[str, list[asyncio.Event]] = {}
+
+    @contextmanager
+    def starting(self, container_id: str) -> Iterator[None]:
+        """While inside, a start of this container is under way here."""
+        done = asyncio.Event()
+        self._starting.setdefault(container_id, []).append(done)
+        try:
+            yield
+        finally:
+            done.set()
+            self._starting[container_id].remove(done)
+            if not self._starting[container_id]:
+                del self._starting[container_id]
+
+    async def find_settled(self, ref: str) -> Record:
+        """As `find`, after the starts of it that are under way here, as if those had been answered before.
+
+        A start that another copy of control carries out is not waited for: whoever has not been answered yet may have
+        been overtaken.
+        """
+        record = await self.find(ref)
+        waited = False
+        for done in list(self._starting.get(record.id, ())):
+            waited = True
+            try:
+                await asyncio.wait_for(done.wait(), START_PATIENCE_S)
+            except TimeoutError:
+                break
+        return await self.find(ref) if waited else record
 
     async def find(self, ref: str) -> Record:
         """The container a client means. Raises NotFound, InvalidArgument (ambiguous)."""

@@ -32,7 +32,7 @@ from __future__ import annotations
 import os
 
 from services.executor.runtime import cgroups, jsonlite, state
-from services.executor.runtime.errors import InvalidSpec, NotFound, NotSupported
+from services.executor.runtime.errors import InvalidSpec, NotFound, NotSupported, RuntimeFailure, WrongState
 from services.executor.runtime.launch import execs, process
 from services.executor.runtime.shim.streams import Input, Output
 from services.executor.runtime.spec import validate
@@ -145,13 +145,17 @@ def launch(order: dict[str, Any], details: bytes, fds: list[int], *, meanwhile: 
     Raises:
         RuntimeFailure: nothing of the container remains.
     """
-    if "runtime" in order:
-        from services.executor.runtime.foreign import runtime as foreign
-
-        return foreign.launch_order(order, details, fds, meanwhile)
     if "exec_id" in order:
         return _launch_exec(order, details, fds, meanwhile)
+    if "runtime" in order:
+        return _launch_foreign(order, details, fds, meanwhile)
     return _launch_container(order, details, fds, meanwhile)
+
+
+def _launch_foreign(order: dict[str, Any], details: bytes, fds: list[int], meanwhile: Callable[[], None]) -> Launched:
+    from services.executor.runtime.foreign import runtime as foreign
+
+    return foreign.launch_order(order, details, fds, meanwhile)
 
 
 def _launch_container(order: dict[str, Any], details: bytes, fds: list[int], meanwhile: Callable[[], None]) -> Launched:
@@ -324,8 +328,27 @@ def resources(plan: ContainerPlan) -> dict[str, Any]:
 
 def _launch_exec(order: dict[str, Any], details: bytes, fds: list[int], meanwhile: Callable[[], None]) -> Launched:
     pid = int(order["pid"])
-    if order.get("start_time") and state.start_time(pid) != order["start_time"]:
-        raise NotFound(f"container {order['id']} is not running", step="exec")
+    started = state.start_time(pid)
+    if started != (order.get("start_time") or started) or _ended(pid, started):
+        raise _not_running(order)
+    try:
+        return (_launch_foreign if "runtime" in order else _join)(order, details, fds, meanwhile)
+    except (RuntimeFailure, OSError) as failure:
+        if _ended(pid, started):  # that is why, whatever it was that could not be done
+            raise _not_running(order) from failure
+        raise
+
+
+def _ended(pid: int, started: int) -> bool:
+    return not started or state.start_time(pid) != started or state.is_zombie(pid)
+
+
+def _not_running(order: dict[str, Any]) -> WrongState:
+    return WrongState(f"container {order['id']} is not running", step="exec")
+
+
+def _join(order: dict[str, Any], details: bytes, fds: list[int], meanwhile: Callable[[], None]) -> Launched:
+    pid = int(order["pid"])
     cgroup = backend().open(order["cgroup"]) if order.get("cgroup") else None
     if cgroup is not None and not cgroup.exists():
         raise InvalidSpec("cgroup", f"{order['cgroup']} does not exist")
