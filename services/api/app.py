@@ -7,13 +7,13 @@ of its resource, which is worth 60 µs on each.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fastapi import FastAPI
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Match
 
 from services.api import versions
-from services.api.call import Call
 from services.api.errors import PageNotFound
 from services.api.middleware import Edge
 from services.api.routes import (
@@ -22,6 +22,7 @@ from services.api.routes import (
     attach,
     build,
     containers,
+    description,
     events,
     execs,
     images,
@@ -31,44 +32,32 @@ from services.api.routes import (
     volumes,
     wait,
 )
+from services.api.routing import DEPS, EdgeRoute
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from services.api.call import Deps, Handler, Routes
-
+    from services.api.call import Deps
+    from services.api.description import Description
 
 _OF_CONTAINERS = (containers, wait, attach, execs, archive, stats)
-_MODULES = (*_OF_CONTAINERS, images, build, volumes, networks, system, events, absent)
+_MODULES = (*_OF_CONTAINERS, images, build, volumes, networks, system, events, absent, description)
+
+Table = dict[str, list[EdgeRoute]]
 
 
-def all_routes() -> Routes:
-    return tuple(route for module in _MODULES for route in module.ROUTES)
+def all_routes() -> tuple[EdgeRoute, ...]:
+    routes = [route for module in _MODULES for route in module.router.routes]
+    return tuple(route for route in routes if isinstance(route, EdgeRoute))
 
 
-DEPS = "davit.deps"
-Table = dict[str, list[Route]]
-
-
-class Endpoint:
-    """A handler as an ASGI application; it finds its dependencies in the scope."""
-
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._handler(Call(scope, receive, send, scope[DEPS]))
-        if response is not None:
-            await response(scope, receive, send)
-
-
-def table_of(routes: Routes) -> Table:
+def table_of(routes: Iterable[EdgeRoute]) -> Table:
     """Routes by first path segment."""
     table: Table = {}
-    for method, path, handler in routes:
-        route = Route(path, Endpoint(handler), methods=[method])
-        route.methods = {method}  # Starlette would answer HEAD wherever there is GET; Docker does not
-        table.setdefault(path.split("/", 2)[1], []).append(route)
+    for route in routes:
+        table.setdefault(route.path.split("/", 2)[1], []).append(route)
     return table
 
 
@@ -102,6 +91,31 @@ class ResourceRouter:
         raise PageNotFound
 
 
-def build_app(deps: Deps) -> ASGIApp:
-    """The complete HTTP edge, as one ASGI application."""
-    return Edge(ResourceRouter(own_table(), deps), deps.facts.version)
+class EdgeApp(FastAPI):
+    """The complete HTTP edge.
+
+    FastAPI's own middleware is not used: errors, heads of answers and the way to a route are Docker's.
+    """
+
+    def __init__(self, deps: Deps) -> None:
+        super().__init__(title="davit", version=versions.NEWEST, openapi_url=None, docs_url=None, redoc_url=None)
+        self.router.routes.extend(all_routes())
+        self._edge: ASGIApp = Edge(ResourceRouter(own_table(), deps), deps.facts.version)
+
+    @functools.cached_property
+    def described(self) -> Description:
+        """What the engine says of its own API."""
+        from services.api.description import Description  # who is never asked for it never pays for it
+
+        return Description(all_routes())
+
+    def openapi(self) -> dict[str, Any]:
+        return self.described.of(versions.accept(versions.NEWEST))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self._edge(scope, receive, send)
+
+
+def build_app(deps: Deps) -> EdgeApp:
+    return EdgeApp(deps)

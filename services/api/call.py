@@ -17,7 +17,6 @@ from starlette.responses import Response
 
 from services.api import body
 from services.api.hijack import EXTENSION_HIJACK, Headers, RawConnection
-from services.api.query import Query
 from services.api.versions import Version
 from shared.bus.client import Contract
 from shared.errors import InvalidArgument
@@ -84,23 +83,18 @@ class Deps:
 
 
 class Call(Request):
-    """A request, its decoded query, and the dependencies that serve it."""
+    """A request and the dependencies that serve it."""
 
     def __init__(self, scope: Any, receive: Any, send: Any, deps: Deps) -> None:
         super().__init__(scope, receive, send)
         self.deps = deps
         self.reply = send
-        self.params = Query(scope["query_string"])
 
     @property
     def version(self) -> Version:
         """The API version in force, as (major, minor)."""
         version: Version = self.scope["davit.version"]
         return version
-
-    def path(self, name: str) -> str:
-        value: str = self.scope["path_params"][name]
-        return value
 
     async def ask(self, contract: Contract[Req, Rep], payload: Req, *, deadline_s: float | None = None) -> Rep:
         return await self.deps.bus.request(contract, payload, deadline_s=deadline_s)
@@ -125,7 +119,7 @@ class Call(Request):
         body.check_content_type(self.headers.get("content-type"), bool(data))
         if not data.strip():
             raise InvalidArgument(body.EOF_TEXT)
-        return body.decode(data, model)
+        return body.decode(data, model, self.version)
 
     async def optional_json_body(self, model: type[Model]) -> Model | None:
         """As `json_body`, but None when there is no body."""
@@ -149,10 +143,6 @@ class Call(Request):
         message = await self.receive()
         while message["type"] != "http.disconnect":
             message = await self.receive()
-
-
-Handler = Callable[[Call], Awaitable[Response | None]]
-Routes = tuple[tuple[str, str, Handler], ...]
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

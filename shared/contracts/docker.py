@@ -13,7 +13,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
-from shared.docker.null import OBJECT_MAP, OBJECTS, Bool, Int, Set, Str, StrList, StrListOrNone, StrMap, or_else
+from shared.docker.integers import Int64, OptionalInt64, UInt16, UInt32, UInt64
+from shared.docker.null import OBJECT_MAP, OBJECTS, Bool, Set, Str, StrList, StrListOrNone, StrMap, or_else
 
 # What `HostConfig.masked_paths` and `readonly_paths` stand for when they are None; nothing when privileged.
 MASKED_PATHS = (
@@ -44,11 +45,11 @@ class HealthConfig(DockerModel):
     """A health check; durations in nanoseconds, 0 inherits or is the default."""
 
     test: StrList = Field(default_factory=list)
-    interval: Int = 0
-    timeout: Int = 0
-    start_period: Int = 0
-    start_interval: Int = 0
-    retries: Int = 0
+    interval: Int64 = 0
+    timeout: Int64 = 0
+    start_period: Int64 = 0
+    start_interval: Int64 = 0
+    retries: Int64 = 0
 
 
 class ContainerConfig(DockerModel):
@@ -77,7 +78,7 @@ class ContainerConfig(DockerModel):
     on_build: Words = None
     labels: StrMap = Field(default_factory=dict)
     stop_signal: Str = ""
-    stop_timeout: int | None = None
+    stop_timeout: OptionalInt64 = None
     shell: Words = None
 
 
@@ -90,7 +91,7 @@ class RestartPolicy(DockerModel):
     """``no`` (or empty), ``always``, ``unless-stopped`` or ``on-failure`` with a count (0: no limit)."""
 
     name: Str = ""
-    maximum_retry_count: Int = 0
+    maximum_retry_count: Int64 = 0
 
 
 class LogConfig(DockerModel):
@@ -100,12 +101,12 @@ class LogConfig(DockerModel):
 
 class WeightDevice(DockerModel):
     path: Str = ""
-    weight: Int = 0
+    weight: UInt16 = 0
 
 
 class ThrottleDevice(DockerModel):
     path: Str = ""
-    rate: Int = 0
+    rate: Int64 = 0
 
 
 class DeviceMapping(DockerModel):
@@ -116,7 +117,7 @@ class DeviceMapping(DockerModel):
 
 class DeviceRequest(DockerModel):
     driver: Str = ""
-    count: Int = 0
+    count: Int64 = 0
     device_ids: StrList = Field(default_factory=list, alias="DeviceIDs")
     capabilities: Annotated[list[StrList], or_else(list)] = Field(default_factory=list)
     options: StrMap = Field(default_factory=dict)
@@ -133,8 +134,8 @@ ULIMITS = frozenset(
 
 class Ulimit(DockerModel):
     name: Str = ""
-    soft: Int = 0
-    hard: Int = 0
+    soft: Int64 = 0
+    hard: Int64 = 0
 
 
 class BindOptions(DockerModel):
@@ -158,8 +159,8 @@ class VolumeOptions(DockerModel):
 
 
 class TmpfsOptions(DockerModel):
-    size_bytes: Int = 0
-    mode: Int = 0
+    size_bytes: Int64 = 0
+    mode: UInt32 = 0
     options: Annotated[list[StrList], or_else(list)] = Field(default_factory=list)
 
 
@@ -187,10 +188,10 @@ PortMap = Annotated[dict[str, Annotated[list[PortBinding], OBJECTS]], or_else(di
 class Resources(DockerModel):
     """Limits that `update` may change too. Bytes for memory, 0 for no limit; NanoCpus is 1e-9 CPUs."""
 
-    cpu_shares: Int = 0
-    memory: Int = 0
+    cpu_shares: Int64 = 0
+    memory: Int64 = 0
     cgroup_parent: Str = ""
-    blkio_weight: Int = 0
+    blkio_weight: UInt16 = 0
     blkio_weight_device: Annotated[list[WeightDevice], OBJECTS] = Field(default_factory=list)
     blkio_device_read_bps: Annotated[list[ThrottleDevice], OBJECTS] = Field(default_factory=list)
     blkio_device_write_bps: Annotated[list[ThrottleDevice], OBJECTS] = Field(default_factory=list)
@@ -200,29 +201,29 @@ class Resources(DockerModel):
     blkio_device_write_iops: Annotated[list[ThrottleDevice], OBJECTS] = Field(
         default_factory=list, alias="BlkioDeviceWriteIOps"
     )
-    cpu_period: Int = 0
-    cpu_quota: Int = 0
-    cpu_realtime_period: Int = 0
-    cpu_realtime_runtime: Int = 0
+    cpu_period: Int64 = 0
+    cpu_quota: Int64 = 0
+    cpu_realtime_period: Int64 = 0
+    cpu_realtime_runtime: Int64 = 0
     cpuset_cpus: Str = ""
     cpuset_mems: Str = ""
     devices: Annotated[list[DeviceMapping], OBJECTS] = Field(default_factory=list)
     device_cgroup_rules: StrList = Field(default_factory=list)
     device_requests: Annotated[list[DeviceRequest], OBJECTS] = Field(default_factory=list)
-    kernel_memory: Int = 0
-    kernel_memory_tcp: Int = Field(default=0, alias="KernelMemoryTCP")
-    memory_reservation: Int = 0
-    memory_swap: Int = 0
-    memory_swappiness: int | None = None
-    nano_cpus: Int = 0
+    kernel_memory: Int64 = 0
+    kernel_memory_tcp: Int64 = Field(default=0, alias="KernelMemoryTCP")
+    memory_reservation: Int64 = 0
+    memory_swap: Int64 = 0
+    memory_swappiness: OptionalInt64 = None
+    nano_cpus: Int64 = 0
     oom_kill_disable: bool | None = None
     init: bool | None = None
-    pids_limit: int | None = None
+    pids_limit: OptionalInt64 = None
     ulimits: Annotated[list[Ulimit], OBJECTS] = Field(default_factory=list)
-    cpu_count: Int = 0
-    cpu_percent: Int = 0
-    io_maximum_iops: Int = Field(default=0, alias="IOMaximumIOps")
-    io_maximum_bandwidth: Int = Field(default=0, alias="IOMaximumBandwidth")
+    cpu_count: Int64 = 0
+    cpu_percent: Int64 = 0
+    io_maximum_iops: UInt64 = Field(default=0, alias="IOMaximumIOps")
+    io_maximum_bandwidth: UInt64 = Field(default=0, alias="IOMaximumBandwidth")
 
 
 class HostConfig(Resources):
@@ -238,7 +239,7 @@ class HostConfig(Resources):
     volume_driver: Str = ""
     volumes_from: StrList = Field(default_factory=list)
     mounts: Annotated[list[Mount], OBJECTS] = Field(default_factory=list)
-    console_size: Annotated[list[int], or_else(list)] = Field(default_factory=list)
+    console_size: Annotated[list[Int64], or_else(list)] = Field(default_factory=list)
     annotations: StrMap = Field(default_factory=dict)
     cap_add: StrList = Field(default_factory=list)
     cap_drop: StrList = Field(default_factory=list)
@@ -251,7 +252,7 @@ class HostConfig(Resources):
     ipc_mode: Str = ""
     cgroup: Str = ""
     links: StrList = Field(default_factory=list)
-    oom_score_adj: Int = 0
+    oom_score_adj: Int64 = 0
     pid_mode: Str = ""
     privileged: Bool = False
     publish_all_ports: Bool = False
@@ -261,7 +262,7 @@ class HostConfig(Resources):
     tmpfs: StrMap = Field(default_factory=dict)
     uts_mode: Str = Field(default="", alias="UTSMode")
     userns_mode: Str = Field(default="", alias="UsernsMode")
-    shm_size: Int = 0
+    shm_size: Int64 = 0
     sysctls: StrMap = Field(default_factory=dict)
     runtime: Str = ""
     isolation: Str = ""
@@ -283,15 +284,15 @@ class EndpointSettings(DockerModel):
     mac_address: Str = ""
     aliases: StrList = Field(default_factory=list)
     driver_opts: StrMap = Field(default_factory=dict)
-    gw_priority: Int = 0
+    gw_priority: Int64 = 0
     network_id: Str = Field(default="", alias="NetworkID")
     endpoint_id: Str = Field(default="", alias="EndpointID")
     gateway: Str = ""
     ip_address: Str = Field(default="", alias="IPAddress")
-    ip_prefix_len: Int = Field(default=0, alias="IPPrefixLen")
+    ip_prefix_len: Int64 = Field(default=0, alias="IPPrefixLen")
     ipv6_gateway: Str = Field(default="", alias="IPv6Gateway")
     global_ipv6_address: Str = Field(default="", alias="GlobalIPv6Address")
-    global_ipv6_prefix_len: Int = Field(default=0, alias="GlobalIPv6PrefixLen")
+    global_ipv6_prefix_len: Int64 = Field(default=0, alias="GlobalIPv6PrefixLen")
     dns_names: StrList = Field(default_factory=list, alias="DNSNames")
 
 

@@ -45,7 +45,6 @@ def _object_map(value: Any) -> Any:
 
 
 Str = Annotated[str, or_else(str)]
-Int = Annotated[int, or_else(int)]
 Bool = Annotated[bool, or_else(bool)]
 StrList = Annotated[list[str], BeforeValidator(_texts)]
 StrMap = Annotated[dict[str, str], BeforeValidator(_map)]

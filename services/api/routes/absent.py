@@ -5,40 +5,57 @@ Source: the reference engine's answers.
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.responses import Response
 
-from services.api.call import Call, Handler, Routes, json_response
+from services.api.call import Call, json_response
+from services.api.declared import ObjectName, may
+from services.api.routing import EdgeRouter, Handler
 from shared.errors import InvalidArgument, NotFound, Unavailable, Unsupported
 
 NOT_A_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
     "and try again."
 )
-SWARM_RESOURCES = ("nodes", "services", "tasks", "secrets", "configs")
+# Resource -> its name in operations.
+SWARM_RESOURCES = {"nodes": "Node", "services": "Service", "tasks": "Task", "secrets": "Secret", "configs": "Config"}
+
+router = EdgeRouter("Absent")
 
 
 async def not_a_manager(call: Call) -> Response:
+    """Needs a swarm."""
+    raise Unavailable(NOT_A_MANAGER)
+
+
+async def not_a_manager_of(call: Call, id: ObjectName) -> Response:  # noqa: A002  # Docker's name of the parameter
+    """Needs a swarm."""
     raise Unavailable(NOT_A_MANAGER)
 
 
 async def not_part_of_swarm(call: Call) -> Response:
+    """Needs a swarm."""
     raise Unavailable("This node is not part of a swarm")
 
 
 async def no_swarm(call: Call) -> Response:
+    """Not supported."""
     raise Unsupported("swarm mode is not supported by this engine", field="swarm")
 
 
 async def no_plugins(call: Call) -> Response:
+    """The plugins: none."""
     return json_response([])
 
 
-async def no_such_plugin(call: Call) -> Response:
-    name = call.scope["path_params"].get("name", "")
+async def no_such_plugin(call: Call, name: ObjectName) -> Response:
+    """There are no plugins."""
     raise NotFound(f'plugin "{name}" not found')
 
 
 async def plugins_unsupported(call: Call) -> Response:
+    """Not supported."""
     raise Unsupported("plugins are not supported by this engine", field="plugins")
 
 
@@ -49,43 +66,45 @@ async def no_buildkit(call: Call) -> Response:
     raise Unsupported("this engine does not serve BuildKit: build with DOCKER_BUILDKIT=0, without buildx")
 
 
-def swarm_routes() -> Routes:
-    paths: list[tuple[str, str, Handler]] = [
-        ("GET", "/swarm", not_a_manager),
-        ("POST", "/swarm/init", no_swarm),
-        ("POST", "/swarm/join", no_swarm),
-        ("POST", "/swarm/leave", not_part_of_swarm),
-        ("POST", "/swarm/update", not_a_manager),
-        ("GET", "/swarm/unlockkey", not_a_manager),
-        ("POST", "/swarm/unlock", not_part_of_swarm),
-    ]
-    for resource in SWARM_RESOURCES:
-        paths += [("GET", f"/{resource}", not_a_manager), ("GET", f"/{resource}/{{id}}", not_a_manager)]
+def _add(method: str, path: str, operation_id: str, handler: Handler) -> None:
+    status: dict[str, Any] = {} if handler is no_plugins else {"status_code": 204}
+    router.add_api_route(
+        path, handler, methods=[method], operation_id=operation_id, responses=may(404, 501, 503), **status
+    )
+
+
+def _add_swarm() -> None:
+    _add("GET", "/swarm", "SwarmInspect", not_a_manager)
+    _add("POST", "/swarm/init", "SwarmInit", no_swarm)
+    _add("POST", "/swarm/join", "SwarmJoin", no_swarm)
+    _add("POST", "/swarm/leave", "SwarmLeave", not_part_of_swarm)
+    _add("POST", "/swarm/update", "SwarmUpdate", not_a_manager)
+    _add("GET", "/swarm/unlockkey", "SwarmUnlockkey", not_a_manager)
+    _add("POST", "/swarm/unlock", "SwarmUnlock", not_part_of_swarm)
+    for resource, name in SWARM_RESOURCES.items():
+        _add("GET", f"/{resource}", f"{name}List", not_a_manager)
+        _add("GET", f"/{resource}/{{id}}", f"{name}Inspect", not_a_manager_of)
         if resource != "tasks":
-            paths += [
-                ("DELETE", f"/{resource}/{{id}}", not_a_manager),
-                ("POST", f"/{resource}/{{id}}/update", not_a_manager),
-            ]
+            _add("DELETE", f"/{resource}/{{id}}", f"{name}Delete", not_a_manager_of)
+            _add("POST", f"/{resource}/{{id}}/update", f"{name}Update", not_a_manager_of)
         if resource in ("services", "secrets", "configs"):
-            paths.append(("POST", f"/{resource}/create", not_a_manager))
+            _add("POST", f"/{resource}/create", f"{name}Create", not_a_manager)
         if resource in ("services", "tasks"):
-            paths.append(("GET", f"/{resource}/{{id}}/logs", not_a_manager))
-    return tuple(paths)
+            _add("GET", f"/{resource}/{{id}}/logs", f"{name}Logs", not_a_manager_of)
 
 
-ROUTES: Routes = (
-    *swarm_routes(),
-    ("GET", "/plugins", no_plugins),
-    ("GET", "/plugins/privileges", plugins_unsupported),
-    ("POST", "/plugins/pull", plugins_unsupported),
-    ("POST", "/plugins/create", plugins_unsupported),
-    ("GET", "/plugins/{name:path}/json", no_such_plugin),
-    ("DELETE", "/plugins/{name:path}", no_such_plugin),
-    ("POST", "/plugins/{name:path}/enable", no_such_plugin),
-    ("POST", "/plugins/{name:path}/disable", no_such_plugin),
-    ("POST", "/plugins/{name:path}/upgrade", no_such_plugin),
-    ("POST", "/plugins/{name:path}/push", no_such_plugin),
-    ("POST", "/plugins/{name:path}/set", no_such_plugin),
-    ("POST", "/session", no_buildkit),
-    ("POST", "/grpc", no_buildkit),
-)
+def _add_plugins() -> None:
+    _add("GET", "/plugins", "PluginList", no_plugins)
+    _add("GET", "/plugins/privileges", "GetPluginPrivileges", plugins_unsupported)
+    _add("POST", "/plugins/pull", "PluginPull", plugins_unsupported)
+    _add("POST", "/plugins/create", "PluginCreate", plugins_unsupported)
+    _add("GET", "/plugins/{name:path}/json", "PluginInspect", no_such_plugin)
+    _add("DELETE", "/plugins/{name:path}", "PluginDelete", no_such_plugin)
+    for verb in ("enable", "disable", "upgrade", "push", "set"):
+        _add("POST", f"/plugins/{{name:path}}/{verb}", f"Plugin{verb.capitalize()}", no_such_plugin)
+
+
+_add_swarm()
+_add_plugins()
+_add("POST", "/session", "Session", no_buildkit)
+_add("POST", "/grpc", "Grpc", no_buildkit)

@@ -6,13 +6,17 @@ Source: Docker Engine API 1.50, ImageBuild, BuildPrune.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Query
 from starlette.responses import Response
 
 from services.api import credentials
-from services.api.call import Call, Routes, json_response
+from services.api.call import Call, json_response
+from services.api.declared import may, takes
 from services.api.received import send_body
+from services.api.requests.images import BuildCancelQuery, BuildPruneQuery, BuildQuery
+from services.api.routing import EdgeRouter
 from services.api.streaming import drain, progress_response, upload_body
 from shared.bus.handover import FIELD, PipeRef, Sender
 from shared.bus.streams import ByteStream
@@ -21,84 +25,89 @@ from shared.errors import DavitError, InvalidArgument, Unavailable, Unsupported
 
 BUILDKIT = "2"
 CONTEXT_TYPES = ("application/x-tar", "application/tar", "application/octet-stream", "")
+CONTEXT = takes("application/x-tar", description="The context, an archive.", required=False)
+
+router = EdgeRouter("Image")
 
 
-def string_list(call: Call, name: str) -> list[str]:
-    value = call.params.json(name, [])
+def string_list(name: str, value: Any) -> list[str]:
+    value = [] if value is None else value
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InvalidArgument(f"invalid value for {name}: not a list of strings", field=name)
     return value
 
 
-def string_map(call: Call, name: str, *, nullable: bool = False) -> dict[str, Any]:
-    value = call.params.json(name, {})
+def string_map(name: str, value: Any, *, nullable: bool = False) -> dict[str, Any]:
+    value = {} if value is None else value
     kinds = (str, type(None)) if nullable else (str,)
     if not isinstance(value, dict) or not all(isinstance(item, kinds) for item in value.values()):
         raise InvalidArgument(f"invalid value for {name}: not an object of strings", field=name)
     return value
 
 
-def ulimits(call: Call) -> list[dict[str, int | str]]:
-    value = call.params.json("ulimits", [])
+def ulimits(value: Any) -> list[dict[str, int | str]]:
+    value = [] if value is None else value
     try:
         return [{"Name": str(item["Name"]), "Soft": int(item["Soft"]), "Hard": int(item["Hard"])} for item in value]
     except (TypeError, KeyError, ValueError) as error:
         raise InvalidArgument("invalid value for ulimits: not a list of {Name, Soft, Hard}", field="ulimits") from error
 
 
-def build_request(call: Call, stream: ByteStream, context: PipeRef | None = None) -> contracts.BuildImage:
-    params = call.params
+def build_request(
+    call: Call, query: BuildQuery, stream: ByteStream, context: PipeRef | None = None
+) -> contracts.BuildImage:
     return contracts.BuildImage(
         stream=stream.ref,
         context=context,
-        dockerfile=params.text("dockerfile") or "Dockerfile",
-        tags=params.all("t"),
-        extra_hosts=[host for text in params.all("extrahosts") for host in text.split(",") if host],
-        remote=params.text("remote"),
-        quiet=params.flag("q"),
-        no_cache=params.flag("nocache"),
-        cache_from=string_list(call, "cachefrom"),
-        pull=params.flag("pull"),
-        rm=params.flag("rm", True),
-        force_rm=params.flag("forcerm"),
-        memory_bytes=params.integer("memory"),
-        memory_swap_bytes=params.integer("memswap"),
-        cpu_shares=params.integer("cpushares"),
-        cpuset_cpus=params.text("cpusetcpus"),
-        cpuset_mems=params.text("cpusetmems"),
-        cpu_period=params.integer("cpuperiod"),
-        cpu_quota=params.integer("cpuquota"),
-        cgroup_parent=params.text("cgroupparent"),
-        build_args=string_map(call, "buildargs", nullable=True),
-        shm_size_bytes=params.integer("shmsize"),
-        ulimits=ulimits(call),
-        labels=string_map(call, "labels"),
-        network_mode=params.text("networkmode"),
-        platform=params.text("platform"),
-        target=params.text("target"),
-        isolation=params.text("isolation"),
-        security_opt=params.all("securityopt"),
-        squash=params.flag("squash"),
+        dockerfile=query.dockerfile or "Dockerfile",
+        tags=query.t,
+        extra_hosts=[host for text in query.extra_hosts for host in text.split(",") if host],
+        remote=query.remote,
+        quiet=query.q,
+        no_cache=query.no_cache,
+        cache_from=string_list("cachefrom", query.cache_from),
+        pull=query.pull,
+        rm=query.rm,
+        force_rm=query.force_rm,
+        memory_bytes=query.memory,
+        memory_swap_bytes=query.memory_swap,
+        cpu_shares=query.cpu_shares,
+        cpuset_cpus=query.cpuset_cpus,
+        cpuset_mems=query.cpuset_mems,
+        cpu_period=query.cpu_period,
+        cpu_quota=query.cpu_quota,
+        cgroup_parent=query.cgroup_parent,
+        build_args=string_map("buildargs", query.build_args, nullable=True),
+        shm_size_bytes=query.shm_size,
+        ulimits=ulimits(query.ulimits),
+        labels=string_map("labels", query.labels),
+        network_mode=query.network_mode,
+        platform=query.platform,
+        target=query.target,
+        isolation=query.isolation,
+        security_opt=query.security_opt,
+        squash=query.squash,
         secrets=credentials.build_secrets(call.headers.get(credentials.HEADER_SECRETS)),
         auths=credentials.from_config_header(call.headers.get(credentials.HEADER_CONFIG)),
     )
 
 
-async def build(call: Call) -> Response:
-    params = call.params
-    if params.text("version") == BUILDKIT:
+@router.post("/build", operation_id="ImageBuild", responses=may(404, 501), openapi_extra=CONTEXT)
+async def build(call: Call, query: Annotated[BuildQuery, Query()]) -> Response:
+    """Build an image of a Dockerfile and its context. Progress, and what fails, come as JSON lines."""
+    if query.version == BUILDKIT:
         raise Unsupported(
             "this engine does not serve BuildKit: build with DOCKER_BUILDKIT=0, without buildx", field="version"
         )
-    if params.text("outputs"):
+    if query.outputs:
         raise Unsupported("build outputs need BuildKit, which this engine does not serve", field="outputs")
     kind = call.headers.get("content-type", "").split(";", 1)[0]
-    if kind not in CONTEXT_TYPES and not params.text("remote"):
+    if kind not in CONTEXT_TYPES and not query.remote:
         raise InvalidArgument(f"unsupported Content-Type header ({kind}): must be 'application/x-tar'")
 
-    if params.text("remote"):
-        return await progress_response(call, partial(_ask, call))
-    context = _Context(call)
+    if query.remote:
+        return await progress_response(call, partial(_ask, call, query))
+    context = _Context(call, query)
     try:
         return await progress_response(call, context.ask, upload=context.send)
     except DavitError:
@@ -109,28 +118,29 @@ async def build(call: Call) -> Response:
             context.close()
 
 
-async def _ask(call: Call, stream: ByteStream, pipe: PipeRef | None = None) -> None:
-    await call.ask(contracts.BUILD, build_request(call, stream, pipe))
+async def _ask(call: Call, query: BuildQuery, stream: ByteStream, pipe: PipeRef | None = None) -> None:
+    await call.ask(contracts.BUILD, build_request(call, query, stream, pipe))
 
 
 class _Context:
     """A request's body on its way to a builder: through a pipe, and on the stream to one on another machine."""
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, query: BuildQuery) -> None:
         self._call = call
+        self._query = query
         self._pipe: Sender | None = None
         self.sending = False
 
     async def ask(self, stream: ByteStream) -> None:
         self._pipe = Sender()
         try:
-            await _ask(self._call, stream, self._pipe.ref())
+            await _ask(self._call, self._query, stream, self._pipe.ref())
             self._pipe.taken()
         except Unavailable as error:
             if error.detail.get("field") != FIELD:
                 raise
             self.close()
-            await _ask(self._call, stream)
+            await _ask(self._call, self._query, stream)
 
     async def send(self, stream: ByteStream) -> None:
         if self._pipe is None:
@@ -149,29 +159,24 @@ class _Context:
         self._pipe = None
 
 
-async def prune(call: Call) -> Response:
-    params = call.params
-    for name in ("max-used-space", "min-free-space"):
-        if params.integer(name):
+@router.post("/build/prune", operation_id="BuildPrune", responses=may(501))
+async def prune(call: Call, query: Annotated[BuildPruneQuery, Query()]) -> Response:
+    """Remove what builds have kept for later ones."""
+    for name, value in (("max-used-space", query.max_used_space), ("min-free-space", query.min_free_space)):
+        if value:
             raise Unsupported(f"{name} is not supported by this engine: use reserved-space", field=name)
     result = await call.ask(
         contracts.BUILD_PRUNE,
         contracts.BuildCachePrune(
-            all=params.flag("all"),
-            filters=params.filters(),
-            keep_storage_bytes=params.integer("keep-storage") or params.integer("reserved-space"),
+            all=query.all,
+            filters=query.filters,
+            keep_storage_bytes=query.keep_storage or query.reserved_space,
         ),
     )
     return json_response({"CachesDeleted": result.deleted or None, "SpaceReclaimed": result.space_reclaimed_bytes})
 
 
-async def cancel(call: Call) -> Response:
-    """BuildKit's; builds here end when their client leaves."""
+@router.post("/build/cancel", operation_id="BuildCancel", status_code=204, responses=may(501))
+async def cancel(call: Call, query: Annotated[BuildCancelQuery, Query()]) -> Response:
+    """Not supported: BuildKit's. Builds here end when their client leaves."""
     raise Unsupported("builds are cancelled by ending their request", field="id")
-
-
-ROUTES: Routes = (
-    ("POST", "/build", build),
-    ("POST", "/build/prune", prune),
-    ("POST", "/build/cancel", cancel),
-)

@@ -6,16 +6,20 @@ Source: Docker Engine API 1.50, Container.
 from __future__ import annotations
 
 import secrets
+from typing import Annotated
 
-from pydantic import Field
+from fastapi import Query
 from starlette.responses import Response
 
-from services.api.call import Call, Routes, empty_response, json_response
+from services.api.call import Call, empty_response, json_response
+from services.api.declared import ContainerName, may
 from services.api.repeating import ATTEMPTS, until_answered
+from services.api.requests import containers as requests
+from services.api.routing import EdgeRouter
 from services.api.views import containers as views
 from shared.bus.client import Contract, Empty
 from shared.contracts import containers as contracts
-from shared.contracts.docker import ContainerConfig, HostConfig, NetworkingConfig, Resources, RestartPolicy
+from shared.contracts.docker import HostConfig, NetworkingConfig, Resources
 from shared.errors import Conflict, DeadlineExceeded, Interrupted, InvalidArgument, NotFound, NotModified
 
 DEFAULT_STOP_TIMEOUT_S = 10
@@ -24,35 +28,21 @@ STOP_MARGIN_S = 20.0
 ENDING_SIGNALS = ("", "KILL", "9", "TERM", "15")
 
 
-class CreateBody(ContainerConfig):
-    """The configuration, with two objects beside its own fields."""
-
-    host_config: HostConfig | None = None
-    networking_config: NetworkingConfig | None = None
-
-    def says_nothing(self) -> bool:
-        return not self.model_fields_set - {"host_config", "networking_config"}
+router = EdgeRouter("Container")
 
 
-class UpdateBody(Resources):
-    restart_policy: RestartPolicy | None = Field(default=None)
-
-
-def ref_of(call: Call) -> contracts.ContainerRef:
-    return contracts.ContainerRef(ref=call.path("ref"))
-
-
-async def create(call: Call) -> Response:
-    body = await call.json_body(CreateBody)
+@router.post("/containers/create", operation_id="ContainerCreate", status_code=201, responses=may(404, 409))
+async def create(call: Call, query: Annotated[requests.CreateQuery, Query()], body: requests.ContainerBody) -> Response:
+    """Create a container."""
     if body.says_nothing():
         raise InvalidArgument("Config cannot be empty in order to create a container")
     request = contracts.CreateContainer(
         id=secrets.token_hex(32),
-        name=call.params.text("name").removeprefix("/"),
+        name=query.name.removeprefix("/"),
         config=body,
         host_config=body.host_config or HostConfig(),
         networking_config=body.networking_config or NetworkingConfig(),
-        platform=call.params.text("platform"),
+        platform=query.platform,
         api_version="{}.{}".format(*call.version),
     )
 
@@ -65,29 +55,32 @@ async def create(call: Call) -> Response:
     return json_response({"Id": created.id, "Warnings": created.warnings}, 201)
 
 
-async def start(call: Call) -> Response:
+@router.post("/containers/{ref}/start", operation_id="ContainerStart", status_code=204, responses=may(304, 404, 409))
+async def start(call: Call, ref: ContainerName, query: Annotated[requests.StartQuery, Query()]) -> Response:
+    """Start a container. A body must not say anything."""
     if call.has_body() and (await call.read_body()).strip() not in (b"", b"{}", b"null"):
         raise InvalidArgument(
             "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"
         )
-    if call.params.text("checkpoint"):
+    if query.checkpoint:
         raise InvalidArgument("starting from a checkpoint is not supported by this engine", field="checkpoint")
-    request = contracts.StartContainer(
-        ref=call.path("ref"), detach_keys=call.params.text("detachKeys"), key=secrets.token_hex(8)
-    )
+    request = contracts.StartContainer(ref=ref, detach_keys=query.detach_keys, key=secrets.token_hex(8))
     # A container that is gone by the second time ran, and removed itself.
     await until_answered(lambda _: call.ask(contracts.START, request), done=(NotModified, NotFound))
     return empty_response()
 
 
-def stop_request(call: Call, key: str = "") -> contracts.StopContainer:
-    timeout = call.params.integer("t") if call.params.text("t") else None
-    return contracts.StopContainer(ref=call.path("ref"), timeout_s=timeout, signal=call.params.text("signal"), key=key)
+def stop_request(ref: str, query: requests.StopQuery, key: str = "") -> contracts.StopContainer:
+    return contracts.StopContainer(ref=ref, timeout_s=query.t, signal=query.signal, key=key)
 
 
-async def stop(call: Call) -> Response:
-    """Stopping may take as long as the container likes; ask again until it is done, also when control restarts."""
-    request = stop_request(call)
+@router.post("/containers/{ref}/stop", operation_id="ContainerStop", status_code=204, responses=may(304, 404))
+async def stop(call: Call, ref: ContainerName, query: Annotated[requests.StopQuery, Query()]) -> Response:
+    """Stop a container, and wait until it has stopped.
+
+    Stopping may take as long as the container likes; ask again until it is done, also when control restarts.
+    """
+    request = stop_request(ref, query)
     first, interruptions = True, 0
     while True:
         try:
@@ -110,16 +103,20 @@ def _patience(timeout_s: int | None) -> float:
     return wanted + STOP_MARGIN_S
 
 
-async def restart(call: Call) -> Response:
-    request = stop_request(call, secrets.token_hex(8))
+@router.post("/containers/{ref}/restart", operation_id="ContainerRestart", status_code=204, responses=may(404))
+async def restart(call: Call, ref: ContainerName, query: Annotated[requests.StopQuery, Query()]) -> Response:
+    """Stop a container, if it runs, and start it."""
+    request = stop_request(ref, query, secrets.token_hex(8))
     start_margin_s = 100.0
     deadline_s = _patience(request.timeout_s) + start_margin_s
     await until_answered(lambda _: call.ask(contracts.RESTART, request, deadline_s=deadline_s))
     return empty_response()
 
 
-async def kill(call: Call) -> Response:
-    request = contracts.KillContainer(ref=call.path("ref"), signal=call.params.text("signal"))
+@router.post("/containers/{ref}/kill", operation_id="ContainerKill", status_code=204, responses=may(404, 409))
+async def kill(call: Call, ref: ContainerName, query: Annotated[requests.KillQuery, Query()]) -> Response:
+    """Send a signal to a container's process."""
+    request = contracts.KillContainer(ref=ref, signal=query.signal)
     if request.signal.upper().removeprefix("SIG") in ENDING_SIGNALS:
         await until_answered(lambda _: call.ask(contracts.KILL, request), done=(Conflict, NotFound))
     else:  # a second SIGHUP is not the same as one
@@ -127,85 +124,101 @@ async def kill(call: Call) -> Response:
     return empty_response()
 
 
-async def pause(call: Call) -> Response:
-    await _become(call, contracts.PAUSE, "paused")
+@router.post("/containers/{ref}/pause", operation_id="ContainerPause", status_code=204, responses=may(404, 409))
+async def pause(call: Call, ref: ContainerName) -> Response:
+    """Freeze a container's processes."""
+    await _become(call, ref, contracts.PAUSE, "paused")
     return empty_response()
 
 
-async def unpause(call: Call) -> Response:
-    await _become(call, contracts.UNPAUSE, "running")
+@router.post("/containers/{ref}/unpause", operation_id="ContainerUnpause", status_code=204, responses=may(404, 409))
+async def unpause(call: Call, ref: ContainerName) -> Response:
+    """Let a frozen container go on."""
+    await _become(call, ref, contracts.UNPAUSE, "running")
     return empty_response()
 
 
-async def _become(call: Call, contract: Contract[contracts.ContainerRef, Empty], status: contracts.Status) -> None:
+async def _become(
+    call: Call, ref: str, contract: Contract[contracts.ContainerRef, Empty], status: contracts.Status
+) -> None:
     """Ask for a change of state; a repetition that is refused has succeeded when the state is the one asked for."""
 
     async def ask(attempt: int) -> None:
         try:
-            await call.ask(contract, ref_of(call))
+            await call.ask(contract, contracts.ContainerRef(ref=ref))
         except Conflict:
-            if attempt == 0 or await _status(call) != status:
+            if attempt == 0 or await _status(call, ref) != status:
                 raise
 
     await until_answered(ask)
 
 
-async def _status(call: Call) -> contracts.Status:
-    return (await call.ask(contracts.INSPECT, contracts.InspectContainer(ref=call.path("ref")))).state.status
+async def _status(call: Call, ref: str) -> contracts.Status:
+    return (await call.ask(contracts.INSPECT, contracts.InspectContainer(ref=ref))).state.status
 
 
-async def rename(call: Call) -> Response:
-    name = call.params.text("name").removeprefix("/")
+@router.post("/containers/{ref}/rename", operation_id="ContainerRename", status_code=204, responses=may(404, 409))
+async def rename(call: Call, ref: ContainerName, query: Annotated[requests.RenameQuery, Query()]) -> Response:
+    """Give a container another name."""
+    name = query.name.removeprefix("/")
     if not name:
         raise InvalidArgument("Neither old nor new names may be empty", field="name")
-    request = contracts.RenameContainer(ref=call.path("ref"), name=name)
+    request = contracts.RenameContainer(ref=ref, name=name)
     # It is not found by its old name any more, or has the new one already.
     await until_answered(lambda _: call.ask(contracts.RENAME, request), done=(NotFound, InvalidArgument))
     return empty_response()
 
 
-async def update(call: Call) -> Response:
-    body = await call.json_body(UpdateBody)
+@router.post("/containers/{ref}/update", operation_id="ContainerUpdate", responses=may(404, 409))
+async def update(call: Call, ref: ContainerName, body: requests.UpdateBody) -> Response:
+    """Change a container's limits and restart policy."""
     sent = body.model_fields_set - {"restart_policy"}
     resources = Resources(**{name: getattr(body, name) for name in sent})
     request = contracts.UpdateContainer(
-        ref=call.path("ref"), resources=resources, restart_policy=body.restart_policy, set_fields=sorted(sent)
+        ref=ref, resources=resources, restart_policy=body.restart_policy, set_fields=sorted(sent)
     )
     result = await until_answered(lambda _: call.ask(contracts.UPDATE, request))
     assert result is not None  # no error counts as done
     return json_response({"Warnings": result.warnings})
 
 
-async def resize(call: Call) -> Response:
-    height, width = call.params.required_integer("h"), call.params.required_integer("w")
-    await call.ask(contracts.RESIZE, contracts.ResizeContainer(ref=call.path("ref"), height=height, width=width))
+@router.post(
+    "/containers/{ref}/resize",
+    operation_id="ContainerResize",
+    status_code=200,
+    response_class=Response,
+    responses=may(404, 409),
+)
+async def resize(call: Call, ref: ContainerName, query: Annotated[requests.ResizeQuery, Query()]) -> Response:
+    """Set the size of a container's terminal."""
+    await call.ask(contracts.RESIZE, contracts.ResizeContainer(ref=ref, height=query.h, width=query.w))
     return empty_response(200)
 
 
-async def remove(call: Call) -> Response:
-    params = call.params
-    request = contracts.RemoveContainer(
-        ref=call.path("ref"), force=params.flag("force"), volumes=params.flag("v"), link=params.flag("link")
-    )
+@router.delete("/containers/{ref}", operation_id="ContainerDelete", status_code=204, responses=may(404, 409))
+async def remove(call: Call, ref: ContainerName, query: Annotated[requests.RemoveQuery, Query()]) -> Response:
+    """Remove a container."""
+    request = contracts.RemoveContainer(ref=ref, force=query.force, volumes=query.v, link=query.link)
     await until_answered(lambda _: call.ask(contracts.REMOVE, request), done=(NotFound,))
     return empty_response()
 
 
-async def inspect(call: Call) -> Response:
-    container = await call.ask(
-        contracts.INSPECT, contracts.InspectContainer(ref=call.path("ref"), size=call.params.flag("size"))
-    )
+@router.get("/containers/{ref}/json", operation_id="ContainerInspect", responses=may(404))
+async def inspect(call: Call, ref: ContainerName, query: Annotated[requests.InspectQuery, Query()]) -> Response:
+    """All about a container."""
+    container = await call.ask(contracts.INSPECT, contracts.InspectContainer(ref=ref, size=query.size))
     headers = {"Davit-As-Of": container.as_of} if container.stale else None
     return json_response(views.container(container, call.version, call.deps.facts.data_root), headers=headers)
 
 
-async def list_all(call: Call) -> Response:
-    """All pages in one answer: Docker's lists have no pages."""
-    params = call.params
-    limit = max(params.integer("limit"), 0)
-    request = contracts.ListContainers(
-        all=params.flag("all") or limit > 0, limit=limit, size=params.flag("size"), filters=params.filters()
-    )
+@router.get("/containers/json", operation_id="ContainerList", responses=may())
+async def list_all(call: Call, query: Annotated[requests.ListQuery, Query()]) -> Response:
+    """The containers, the newest first.
+
+    All pages in one answer: Docker's lists have no pages.
+    """
+    limit = max(query.limit, 0)
+    request = contracts.ListContainers(all=query.all or limit > 0, limit=limit, size=query.size, filters=query.filters)
     lines = []
     while True:
         page = await call.ask(contracts.LIST, request)
@@ -216,38 +229,22 @@ async def list_all(call: Call) -> Response:
     return json_response(lines[:limit] if limit else lines)
 
 
-async def top(call: Call) -> Response:
-    result = await call.ask(
-        contracts.TOP, contracts.Top(ref=call.path("ref"), ps_args=call.params.text("ps_args") or "-ef")
-    )
+@router.get("/containers/{ref}/top", operation_id="ContainerTop", responses=may(404, 409))
+async def top(call: Call, ref: ContainerName, query: Annotated[requests.TopQuery, Query()]) -> Response:
+    """The processes in a container."""
+    result = await call.ask(contracts.TOP, contracts.Top(ref=ref, ps_args=query.ps_args or "-ef"))
     return json_response({"Titles": result.titles, "Processes": result.processes})
 
 
-async def changes(call: Call) -> Response:
-    result = await call.ask(contracts.CHANGES, ref_of(call))
+@router.get("/containers/{ref}/changes", operation_id="ContainerChanges", responses=may(404))
+async def changes(call: Call, ref: ContainerName) -> Response:
+    """What a container has changed in its files."""
+    result = await call.ask(contracts.CHANGES, contracts.ContainerRef(ref=ref))
     return json_response([{"Path": change.path, "Kind": change.kind} for change in result.changes] or None)
 
 
-async def prune(call: Call) -> Response:
-    pruned = await call.ask(contracts.PRUNE, contracts.Prune(filters=call.params.filters()))
+@router.post("/containers/prune", operation_id="ContainerPrune", responses=may())
+async def prune(call: Call, query: Annotated[requests.FiltersQuery, Query()]) -> Response:
+    """Remove the containers that do not run."""
+    pruned = await call.ask(contracts.PRUNE, contracts.Prune(filters=query.filters))
     return json_response({"ContainersDeleted": pruned.ids or None, "SpaceReclaimed": pruned.space_reclaimed_bytes})
-
-
-ROUTES: Routes = (
-    ("POST", "/containers/create", create),
-    ("GET", "/containers/json", list_all),
-    ("POST", "/containers/prune", prune),
-    ("POST", "/containers/{ref}/start", start),
-    ("GET", "/containers/{ref}/json", inspect),
-    ("POST", "/containers/{ref}/stop", stop),
-    ("POST", "/containers/{ref}/restart", restart),
-    ("POST", "/containers/{ref}/kill", kill),
-    ("POST", "/containers/{ref}/pause", pause),
-    ("POST", "/containers/{ref}/unpause", unpause),
-    ("POST", "/containers/{ref}/rename", rename),
-    ("POST", "/containers/{ref}/update", update),
-    ("POST", "/containers/{ref}/resize", resize),
-    ("DELETE", "/containers/{ref}", remove),
-    ("GET", "/containers/{ref}/top", top),
-    ("GET", "/containers/{ref}/changes", changes),
-)

@@ -10,11 +10,17 @@ import heapq
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Annotated
 
 import orjson
+from fastapi import Query
 from starlette.responses import Response
 
-from services.api.call import Call, Routes
+from services.api.call import Call
+from services.api.declared import may
+from services.api.query import parse_time_ns
+from services.api.requests.system import EventsQuery
+from services.api.routing import EdgeRouter
 from services.api.streaming import flushed
 from services.api.views import events as views
 from services.api.views.events import EventFilter
@@ -24,17 +30,28 @@ from shared.events.record import DomainEvent
 # How many events later than its own time an event may have been recorded, and is still put into its place.
 OUT_OF_ORDER = 1000
 
+router = EdgeRouter("System")
 
-async def events(call: Call) -> Response | None:
-    """The head leaves at once. Without `since`, from now on; with an `until` that has passed, the history only."""
+
+@router.get("/events", operation_id="SystemEvents", responses=may())
+async def events(call: Call, query: Annotated[EventsQuery, Query()]) -> Response | None:
+    """What happened, and what happens, as JSON lines.
+
+    The head leaves at once. Without `since`, from now on; with an `until` that has passed, the history only.
+    """
     now = time.time_ns()
-    since_ns, until_ns = call.params.time_ns("since", now), call.params.time_ns("until", now)
+    since_ns, until_ns = _moment("since", query.since, now), _moment("until", query.until, now)
     if since_ns > until_ns > 0:
-        since, until = call.params.text("since"), call.params.text("until")
-        raise InvalidArgument(f"`since` time ({since}) cannot be after `until` time ({until})", field="since")
-    chosen = EventFilter(call.params.filters())
+        raise InvalidArgument(
+            f"`since` time ({query.since}) cannot be after `until` time ({query.until})", field="since"
+        )
+    chosen = EventFilter(query.filters)
     await flushed(_lines(call, chosen, since_ns or now, until_ns, now), call, media_type="application/json")
     return None
+
+
+def _moment(name: str, text: str, now_ns: int) -> int:
+    return parse_time_ns(name, text, now_ns) if text else 0
 
 
 async def _lines(call: Call, chosen: EventFilter, since_ns: int, until_ns: int, now: int) -> AsyncIterator[bytes]:
@@ -88,6 +105,3 @@ async def _by_time(recorded: AsyncIterator[DomainEvent]) -> AsyncIterator[Domain
             yield heapq.heappop(waiting)[2]
     while waiting:
         yield heapq.heappop(waiting)[2]
-
-
-ROUTES: Routes = (("GET", "/events", events),)

@@ -7,56 +7,42 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from typing import Annotated
 
-from pydantic import Field
+from fastapi import Query
 from starlette.responses import Response
 
-from services.api.call import Call, Routes, empty_response, json_response
+from services.api.call import Call, empty_response, json_response
+from services.api.declared import ContainerName, ExecName, may
 from services.api.detach import DEFAULT_KEYS, DetachKeys
 from services.api.hijack import RawConnection
 from services.api.repeating import Offers, until_answered
-from services.api.routes.attach import content_type
+from services.api.requests.containers import ExecBody, ExecStartBody, ResizeQuery
+from services.api.routes.attach import HIJACKED, content_type
+from services.api.routing import EdgeRouter
 from services.api.streaming import pump, tell
 from services.api.views import containers as views
 from shared.contracts import containers as contracts
 from shared.contracts.containers import CreateExec, Detached, ExecId, ExecRef, ResizeExec, StartExec
-from shared.contracts.docker import DockerModel
 from shared.docker.frames import STDOUT, SYSTEM_ERROR
-from shared.docker.null import Bool, Str, StrList
 from shared.errors import Conflict, DavitError, DeadlineExceeded, InvalidArgument, Unavailable
 
 # A refusal can be faster than any process; the client gets this long to read the head.
 AFTER_HEAD_S = 0.02
 
 
-class CreateBody(DockerModel):
-    user: Str = ""
-    privileged: Bool = False
-    tty: Bool = False
-    console_size: list[int] | None = None
-    attach_stdin: Bool = False
-    attach_stdout: Bool = False
-    attach_stderr: Bool = False
-    detach_keys: Str = ""
-    env: StrList = Field(default_factory=list)
-    working_dir: Str = ""
-    cmd: StrList = Field(default_factory=list)
+router = EdgeRouter("Exec")
 
 
-class StartBody(DockerModel):
-    detach: Bool = False
-    tty: Bool = False
-    console_size: list[int] | None = None
-
-
-async def create(call: Call) -> Response:
-    body = await call.json_body(CreateBody)
+@router.post("/containers/{ref}/exec", operation_id="ContainerExec", status_code=201, responses=may(404, 409))
+async def create(call: Call, ref: ContainerName, body: ExecBody) -> Response:
+    """Prepare a process in a running container."""
     DetachKeys(body.detach_keys or DEFAULT_KEYS)  # refused now, not when it is started
     if not body.cmd:
         raise InvalidArgument("No exec command specified", field="Cmd")
     request = CreateExec(
         id=secrets.token_hex(32),
-        ref=call.path("ref"),
+        ref=ref,
         cmd=body.cmd,
         env=body.env,
         user=body.user,
@@ -67,7 +53,7 @@ async def create(call: Call) -> Response:
         attach_stdout=body.attach_stdout,
         attach_stderr=body.attach_stderr,
         detach_keys=body.detach_keys,
-        console_size=body.console_size or [],
+        console_size=body.console_size,
     )
 
     async def ask(attempt: int) -> ExecId:
@@ -79,15 +65,17 @@ async def create(call: Call) -> Response:
     return json_response({"Id": created.id}, 201)
 
 
-async def start(call: Call) -> Response | None:
+@router.post(
+    "/exec/{exec_id}/start", operation_id="ExecStart", response_class=Response, responses=HIJACKED | may(404, 409)
+)
+async def start(call: Call, exec_id: ExecName, body: ExecStartBody) -> Response | None:
     """Start the process and join it.
 
     The head leaves before the process runs: some clients read it through a buffer that they then drop, with whatever
     output came along. So what would refuse the exec is asked for first, and a failure to run its command is told in
     the output, as Docker tells it.
     """
-    body = await call.json_body(StartBody)
-    request = StartExec(id=call.path("id"), detach=body.detach, tty=body.tty, console_size=body.console_size or [])
+    request = StartExec(id=exec_id, detach=body.detach, tty=body.tty, console_size=body.console_size)
     if body.detach:
         await _ask_to_start(call, request, None)
         return empty_response(200)
@@ -133,19 +121,14 @@ async def _refuse(connection: RawConnection, error: DavitError, tty: bool) -> No
         await connection.finish()
 
 
-async def inspect(call: Call) -> Response:
-    return json_response(views.exec_process(await call.ask(contracts.EXEC_INSPECT, ExecRef(id=call.path("id")))))
+@router.get("/exec/{exec_id}/json", operation_id="ExecInspect", responses=may(404))
+async def inspect(call: Call, exec_id: ExecName) -> Response:
+    """All about such a process."""
+    return json_response(views.exec_process(await call.ask(contracts.EXEC_INSPECT, ExecRef(id=exec_id))))
 
 
-async def resize(call: Call) -> Response:
-    height, width = call.params.required_integer("h"), call.params.required_integer("w")
-    await call.ask(contracts.EXEC_RESIZE, ResizeExec(id=call.path("id"), height=height, width=width))
+@router.post("/exec/{exec_id}/resize", operation_id="ExecResize", response_class=Response, responses=may(404, 409))
+async def resize(call: Call, exec_id: ExecName, query: Annotated[ResizeQuery, Query()]) -> Response:
+    """Set the size of its terminal."""
+    await call.ask(contracts.EXEC_RESIZE, ResizeExec(id=exec_id, height=query.h, width=query.w))
     return empty_response(200)
-
-
-ROUTES: Routes = (
-    ("POST", "/containers/{ref}/exec", create),
-    ("POST", "/exec/{id}/start", start),
-    ("POST", "/exec/{id}/resize", resize),
-    ("GET", "/exec/{id}/json", inspect),
-)

@@ -6,11 +6,16 @@ Source: Docker Engine API 1.50, Image, Distribution.
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
+from fastapi import Query
 from starlette.responses import Response
 
-from services.api import credentials
-from services.api.call import Call, Routes, empty_response, json_response
+from services.api.call import Call, empty_response, json_response
+from services.api.credentials import from_header
+from services.api.declared import ImageName, RegistryAuthHeader, answers, may, takes
+from services.api.requests import images as requests
+from services.api.routing import EdgeRouter
 from services.api.streaming import download_response, progress_response, upload_body
 from services.api.views import images as views
 from shared.bus.streams import ByteStream
@@ -22,11 +27,11 @@ from shared.docker.filters import Filters
 from shared.errors import InvalidArgument
 
 TAR = "application/x-tar"
-DEFAULT_SEARCH_LIMIT = 25
+TAR_TYPES = (TAR, "application/octet-stream")
+TARS = answers(TAR, "An archive.") | may(404)
 
-# The API versions that tell what a name stands for, when asked for it.
-LIST_WITH_MANIFESTS = (1, 47)
-INSPECT_WITH_MANIFESTS = (1, 48)
+# Names hold slashes; the fixed paths come first.
+router = EdgeRouter("Image")
 
 
 def has_tag_or_digest(reference: str) -> bool:
@@ -43,18 +48,90 @@ def with_tag(name: str, tag: str) -> str:
     return f"{head}{slash}{last.partition(':')[0]}:{tag}"
 
 
-def platform_of(call: Call) -> str | None:
-    return call.params.text("platform") or None
+@router.get("/images/json", operation_id="ImageList", responses=may())
+async def list_all(call: Call, query: Annotated[requests.ListQuery, Query()]) -> Response:
+    """The images."""
+    filters: Filters = query.filters
+    if query.filter:  # how the API named a reference filter before
+        filters["reference"] = [*filters.get("reference", []), query.filter]
+    result = await call.ask(
+        contracts.LIST,
+        contracts.ListImages(
+            all=query.all,
+            filters=filters,
+            shared_size=query.shared_size,
+            digests=query.digests,
+            manifests=query.manifests,
+        ),
+    )
+    return json_response([views.summary(item, call.version) for item in result.images])
 
 
-async def create(call: Call) -> Response:
-    """Pull (fromImage) or import (fromSrc)."""
-    return await (pull(call) if call.params.text("fromImage") else import_image(call))
+@router.get("/images/search", operation_id="ImageSearch", responses=may(404))
+async def search(
+    call: Call, query: Annotated[requests.SearchQuery, Query()], auth: RegistryAuthHeader = ""
+) -> Response:
+    """Search Docker Hub."""
+    hits = await call.ask(
+        contracts.SEARCH,
+        contracts.SearchRequest(term=query.term, limit=query.limit, filters=query.filters, auth=from_header(auth)),
+    )
+    return json_response(views.search(hits))
 
 
-async def pull(call: Call) -> Response:
-    name, tag = call.params.text("fromImage").removesuffix(":"), call.params.text("tag")
-    auth = credentials.from_header(call.headers.get(credentials.HEADER_AUTH))
+@router.get("/images/get", operation_id="ImageGetAll", response_class=Response, responses=TARS)
+async def save_many(call: Call, query: Annotated[requests.SaveManyQuery, Query()]) -> Response:
+    """An archive of several images."""
+    return await _save(call, query.names, query.platform)
+
+
+@router.get("/images/{name:path}/get", operation_id="ImageGet", response_class=Response, responses=TARS)
+async def save_one(call: Call, name: ImageName, query: Annotated[requests.SaveQuery, Query()]) -> Response:
+    """An archive of one image, or of all with a name."""
+    return await _save(call, [name], query.platform)
+
+
+async def _save(call: Call, names: list[str], platforms: list[str]) -> Response:
+    async def ask(stream: ByteStream) -> None:
+        await call.ask(contracts.SAVE, contracts.SaveImages(stream=stream.ref, names=names, platforms=platforms))
+
+    return await download_response(call, ask, media_type=TAR)
+
+
+@router.post(
+    "/images/load",
+    operation_id="ImageLoad",
+    responses=may(),
+    openapi_extra=takes(*TAR_TYPES, description="An archive of images."),
+)
+async def load(call: Call, query: Annotated[requests.LoadQuery, Query()]) -> Response:
+    """Take images from an archive that save, or another tool, has made."""
+
+    async def ask(stream: ByteStream) -> None:
+        await call.ask(
+            contracts.LOAD,
+            contracts.LoadImages(stream=stream.ref, quiet=query.quiet, platforms=query.platform),
+        )
+
+    return await progress_response(call, ask, upload=partial(upload_body, call))
+
+
+@router.post(
+    "/images/create",
+    operation_id="ImageCreate",
+    responses=may(404),
+    openapi_extra=takes(*TAR_TYPES, description="A file system to import.", required=False),
+)
+async def create(
+    call: Call, query: Annotated[requests.CreateQuery, Query()], auth: RegistryAuthHeader = ""
+) -> Response:
+    """Pull (fromImage) or import (fromSrc) an image. Progress, and what fails, come as JSON lines."""
+    return await (pull(call, query, auth) if query.from_image else import_image(call, query))
+
+
+async def pull(call: Call, query: requests.CreateQuery, auth: str) -> Response:
+    name, tag = query.from_image.removesuffix(":"), query.tag
+    credentials = from_header(auth)
 
     async def ask(stream: ByteStream) -> None:
         await call.ask(
@@ -63,18 +140,16 @@ async def pull(call: Call) -> Response:
                 stream=stream.ref,
                 ref=with_tag(name, tag),
                 all_tags=not tag and not has_tag_or_digest(name),
-                platform=platform_of(call),
-                auth=auth,
+                platform=query.platform or None,
+                auth=credentials,
             ),
         )
 
     return await progress_response(call, ask)
 
 
-async def import_image(call: Call) -> Response:
-    params = call.params
-    source = params.text("fromSrc")
-    if not source:
+async def import_image(call: Call, query: requests.CreateQuery) -> Response:
+    if not query.from_src:
         raise InvalidArgument("one of fromImage and fromSrc is needed", field="fromSrc")
 
     async def ask(stream: ByteStream) -> None:
@@ -82,177 +157,111 @@ async def import_image(call: Call) -> Response:
             contracts.IMPORT,
             contracts.ImportImage(
                 stream=stream.ref,
-                source=source,
-                repo=params.text("repo"),
-                tag=params.text("tag"),
-                message=params.text("message"),
-                changes=params.all("changes"),
-                platform=platform_of(call),
+                source=query.from_src,
+                repo=query.repo,
+                tag=query.tag,
+                message=query.message,
+                changes=query.changes,
+                platform=query.platform or None,
             ),
         )
 
-    return await progress_response(call, ask, upload=partial(upload_body, call) if source == "-" else None)
+    return await progress_response(call, ask, upload=partial(upload_body, call) if query.from_src == "-" else None)
 
 
-async def load(call: Call) -> Response:
-    async def ask(stream: ByteStream) -> None:
-        await call.ask(
-            contracts.LOAD,
-            contracts.LoadImages(
-                stream=stream.ref, quiet=call.params.flag("quiet"), platforms=call.params.all("platform")
-            ),
-        )
-
-    return await progress_response(call, ask, upload=partial(upload_body, call))
+@router.post("/images/prune", operation_id="ImagePrune", responses=may())
+async def prune(call: Call, query: Annotated[requests.FiltersQuery, Query()]) -> Response:
+    """Remove the images that have no name, or that no container uses."""
+    result = await call.ask(contracts.PRUNE, contracts.PruneImages(filters=query.filters))
+    return json_response(
+        {"ImagesDeleted": views.removals(result) or None, "SpaceReclaimed": result.space_reclaimed_bytes}
+    )
 
 
-async def _save(call: Call, names: list[str]) -> Response:
-    async def ask(stream: ByteStream) -> None:
-        platforms = call.params.all("platform")
-        await call.ask(contracts.SAVE, contracts.SaveImages(stream=stream.ref, names=names, platforms=platforms))
-
-    return await download_response(call, ask, media_type=TAR)
-
-
-async def save_one(call: Call) -> Response:
-    return await _save(call, [call.path("name")])
+@router.get("/images/{name:path}/json", operation_id="ImageInspect", responses=may(404))
+async def inspect(call: Call, name: ImageName, query: Annotated[requests.InspectQuery, Query()]) -> Response:
+    """All about an image."""
+    request = contracts.InspectImage(ref=name, platform=query.platform or None, manifests=query.manifests)
+    image = await call.ask(contracts.INSPECT, request)
+    return json_response(views.image(image, call.version, call.deps.facts.data_root))
 
 
-async def save_many(call: Call) -> Response:
-    return await _save(call, call.params.all("names"))
+@router.get("/images/{name:path}/history", operation_id="ImageHistory", responses=may(404))
+async def history(call: Call, name: ImageName, query: Annotated[requests.HistoryQuery, Query()]) -> Response:
+    """How an image was made, the last step first."""
+    result = await call.ask(contracts.HISTORY, ImageRef(ref=name, platform=query.platform or None))
+    return json_response([views.history(entry) for entry in result.entries])
 
 
-async def push(call: Call) -> Response:
-    name, tag = call.path("name"), call.params.text("tag")
-    auth = credentials.from_header(call.headers.get(credentials.HEADER_AUTH))
+@router.post("/images/{name:path}/push", operation_id="ImagePush", responses=may(404))
+async def push(
+    call: Call, name: ImageName, query: Annotated[requests.PushQuery, Query()], auth: RegistryAuthHeader = ""
+) -> Response:
+    """Send an image to its registry. Progress, and what fails, come as JSON lines."""
+    credentials = from_header(auth)
 
     async def ask(stream: ByteStream) -> None:
         await call.ask(
             contracts.PUSH,
             contracts.PushImage(
-                stream=stream.ref, ref=name, tag=tag, all_tags=not tag, platform=platform_of(call), auth=auth
+                stream=stream.ref,
+                ref=name,
+                tag=query.tag,
+                all_tags=not query.tag,
+                platform=query.platform or None,
+                auth=credentials,
             ),
         )
 
     return await progress_response(call, ask)
 
 
-async def list_all(call: Call) -> Response:
-    params = call.params
-    filters: Filters = params.filters()
-    if call.version < (1, 41) and params.text("filter"):  # how the API named a reference filter before
-        filters["reference"] = [*filters.get("reference", []), params.text("filter")]
-    result = await call.ask(
-        contracts.LIST,
-        contracts.ListImages(
-            all=params.flag("all"),
-            filters=filters,
-            shared_size=params.flag("shared-size"),
-            digests=params.flag("digests"),
-            manifests=params.flag("manifests") and call.version >= LIST_WITH_MANIFESTS,
-        ),
-    )
-    return json_response([views.summary(item, call.version) for item in result.images])
-
-
-async def inspect(call: Call) -> Response:
-    manifests = call.params.flag("manifests") and call.version >= INSPECT_WITH_MANIFESTS
-    request = contracts.InspectImage(ref=call.path("name"), platform=platform_of(call), manifests=manifests)
-    image = await call.ask(contracts.INSPECT, request)
-    return json_response(views.image(image, call.version, call.deps.facts.data_root))
-
-
-async def history(call: Call) -> Response:
-    result = await call.ask(contracts.HISTORY, ImageRef(ref=call.path("name"), platform=platform_of(call)))
-    return json_response([views.history(entry) for entry in result.entries])
-
-
-async def tag(call: Call) -> Response:
-    params = call.params
-    await call.ask(
-        contracts.TAG, contracts.TagImage(ref=call.path("name"), repo=params.text("repo"), tag=params.text("tag"))
-    )
+@router.post(
+    "/images/{name:path}/tag",
+    operation_id="ImageTag",
+    status_code=201,
+    response_class=Response,
+    responses=may(404, 409),
+)
+async def tag(call: Call, name: ImageName, query: Annotated[requests.TagQuery, Query()]) -> Response:
+    """Give an image another name."""
+    await call.ask(contracts.TAG, contracts.TagImage(ref=name, repo=query.repo, tag=query.tag))
     return empty_response(201)
 
 
-async def remove(call: Call) -> Response:
-    params = call.params
+@router.delete("/images/{name:path}", operation_id="ImageDelete", responses=may(404, 409))
+async def remove(call: Call, name: ImageName, query: Annotated[requests.RemoveQuery, Query()]) -> Response:
+    """Take a name from an image, and remove it when that was the last."""
     result = await call.ask(
         contracts.REMOVE,
-        contracts.RemoveImage(
-            ref=call.path("name"),
-            force=params.flag("force"),
-            no_prune=params.flag("noprune"),
-            platforms=params.all("platforms"),
-        ),
+        contracts.RemoveImage(ref=name, force=query.force, no_prune=query.no_prune, platforms=query.platforms),
     )
     return json_response(views.removals(result))
 
 
-async def prune(call: Call) -> Response:
-    result = await call.ask(contracts.PRUNE, contracts.PruneImages(filters=call.params.filters()))
-    return json_response(
-        {"ImagesDeleted": views.removals(result) or None, "SpaceReclaimed": result.space_reclaimed_bytes}
-    )
-
-
-async def search(call: Call) -> Response:
-    params = call.params
-    hits = await call.ask(
-        contracts.SEARCH,
-        contracts.SearchRequest(
-            term=params.text("term"),
-            limit=params.integer("limit", DEFAULT_SEARCH_LIMIT),
-            filters=params.filters(),
-            auth=credentials.from_header(call.headers.get(credentials.HEADER_AUTH)),
-        ),
-    )
-    return json_response(views.search(hits))
-
-
-async def commit(call: Call) -> Response:
-    config = await call.optional_json_body(ContainerConfig)
-    params = call.params
+@router.post("/commit", operation_id="ImageCommit", status_code=201, responses=may(404, 409))
+async def commit(
+    call: Call, query: Annotated[requests.CommitQuery, Query()], body: ContainerConfig | None = None
+) -> Response:
+    """Make an image of a container's files and configuration."""
     result = await call.ask(
         container_contracts.COMMIT,
         container_contracts.Commit(
-            ref=params.text("container"),
-            repo=params.text("repo"),
-            tag=params.text("tag"),
-            comment=params.text("comment"),
-            author=params.text("author"),
-            pause=params.flag("pause", True),
-            changes=params.all("changes"),
-            config=config if config is not None and config.model_fields_set else None,
+            ref=query.container,
+            repo=query.repo,
+            tag=query.tag,
+            comment=query.comment,
+            author=query.author,
+            pause=query.pause,
+            changes=query.changes,
+            config=body if body is not None and body.model_fields_set else None,
         ),
     )
     return json_response({"Id": result.id}, 201)
 
 
-async def distribution(call: Call) -> Response:
-    result = await call.ask(
-        contracts.DISTRIBUTION,
-        contracts.DistributionRequest(
-            ref=call.path("name"), auth=credentials.from_header(call.headers.get(credentials.HEADER_AUTH))
-        ),
-    )
+@router.get("/distribution/{name:path}/json", operation_id="DistributionInspect", responses=may(401, 403, 404))
+async def distribution(call: Call, name: ImageName, auth: RegistryAuthHeader = "") -> Response:
+    """What a registry has under a name."""
+    result = await call.ask(contracts.DISTRIBUTION, contracts.DistributionRequest(ref=name, auth=from_header(auth)))
     return json_response(views.distribution(result))
-
-
-# Names hold slashes; the fixed paths come first.
-ROUTES: Routes = (
-    ("GET", "/images/json", list_all),
-    ("GET", "/images/search", search),
-    ("GET", "/images/get", save_many),
-    ("POST", "/images/load", load),
-    ("POST", "/images/create", create),
-    ("POST", "/images/prune", prune),
-    ("GET", "/images/{name:path}/json", inspect),
-    ("GET", "/images/{name:path}/history", history),
-    ("GET", "/images/{name:path}/get", save_one),
-    ("POST", "/images/{name:path}/push", push),
-    ("POST", "/images/{name:path}/tag", tag),
-    ("DELETE", "/images/{name:path}", remove),
-    ("POST", "/commit", commit),
-    ("GET", "/distribution/{name:path}/json", distribution),
-)

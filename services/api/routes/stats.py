@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+from fastapi import Query
 from starlette.responses import Response
 
-from services.api.call import Call, Routes, json_response
+from services.api.call import Call, json_response
+from services.api.declared import ContainerName, may
+from services.api.requests.containers import StatsQuery
+from services.api.routing import EdgeRouter
 from services.api.streaming import flushed
 from shared.contracts import containers as contracts
 from shared.contracts.containers import Stats
@@ -21,12 +25,16 @@ from shared.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailab
 PERIOD_S = 1.0
 MOMENT_S = 0.5
 
+router = EdgeRouter("Container")
 
-async def stats(call: Call) -> Response | None:
-    stream, one_shot = call.params.flag("stream", True), call.params.flag("one-shot")
+
+@router.get("/containers/{ref}/stats", operation_id="ContainerStats", responses=may(404))
+async def stats(call: Call, ref: ContainerName, query: Annotated[StatsQuery, Query()]) -> Response | None:
+    """What a container uses: one sample, or one every second."""
+    stream, one_shot = query.stream, query.one_shot
     if stream and one_shot:
         raise InvalidArgument("cannot have stream=true and one-shot=true")
-    request = Stats(ref=call.path("ref"), one_shot=one_shot)
+    request = Stats(ref=ref, one_shot=one_shot)
     first = (await call.ask(contracts.STATS, request)).stats
     if not stream:
         return json_response(first if one_shot or has_previous(first) else await _second(call, request, first))
@@ -64,6 +72,3 @@ async def _samples(call: Call, request: Stats, sample: dict[str, Any]) -> AsyncI
         except (Unavailable, DeadlineExceeded):
             continue  # the node is away for now: the last sample again, as clients expect one every second
         sample = beside(following, sample)
-
-
-ROUTES: Routes = (("GET", "/containers/{ref}/stats", stats),)

@@ -6,12 +6,16 @@ Source: Docker Engine API 1.50, System.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
-from starlette.responses import Response
+from fastapi import Query
+from starlette.responses import PlainTextResponse, Response
 
 from services.api import credentials
-from services.api.call import Call, Routes, json_response
+from services.api.call import Call, json_response
+from services.api.declared import may
+from services.api.requests.system import AuthBody, DiskUsageQuery
+from services.api.routing import EdgeRouter
 from services.api.views import containers as container_views
 from services.api.views import images as image_views
 from services.api.views import system as views
@@ -20,8 +24,6 @@ from shared.bus.client import EMPTY
 from shared.contracts import containers as contracts
 from shared.contracts import images as image_contracts
 from shared.contracts import volumes as volume_contracts
-from shared.contracts.docker import DockerModel
-from shared.docker.null import Str
 from shared.errors import InvalidArgument
 
 # The classic builder. "2" would tell clients to prefer BuildKit, which is not served.
@@ -35,26 +37,26 @@ PING_HEADERS = {
 USAGE_TYPES = ("container", "image", "volume", "build-cache")
 
 
-class AuthBody(DockerModel):
-    username: Str = ""
-    password: Str = ""
-    auth: Str = ""
-    email: Str = ""
-    serveraddress: Str = ""
-    identitytoken: Str = ""
-    registrytoken: Str = ""
+router = EdgeRouter("System")
 
 
+@router.get("/_ping", operation_id="SystemPing", response_class=PlainTextResponse, responses=may())
+@router.head("/_ping", operation_id="SystemPingHead", response_class=PlainTextResponse, responses=may())
 async def ping(call: Call) -> Response:
+    """Whether the engine answers."""
     return Response(b"OK", 200, PING_HEADERS, "text/plain")
 
 
+@router.get("/version", operation_id="SystemVersion", responses=may())
 async def version(call: Call) -> Response:
+    """The engine's version."""
     info = await call.ask(contracts.INFO, EMPTY)
     return json_response(views.version(info, call.deps.facts))
 
 
+@router.get("/info", operation_id="SystemInfo", responses=may())
 async def info(call: Call) -> Response:
+    """The engine and its machine."""
     system, images = await asyncio.gather(
         call.ask(contracts.INFO, EMPTY),
         call.ask(image_contracts.LIST, image_contracts.ListImages(all=True)),
@@ -62,9 +64,10 @@ async def info(call: Call) -> Response:
     return json_response(views.info(system, len(images.images), call.deps.facts, call.version))
 
 
-async def disk_usage(call: Call) -> Response:
-    """Docker's `type` parameter (from 1.42) limits what is counted."""
-    wanted = call.params.all("type") if call.version >= (1, 42) else []
+@router.get("/system/df", operation_id="SystemDataUsage", responses=may())
+async def disk_usage(call: Call, query: Annotated[DiskUsageQuery, Query()]) -> Response:
+    """What takes how much of the disk."""
+    wanted = query.type
     for name in wanted:
         if name not in USAGE_TYPES:
             raise InvalidArgument(f"unknown object type: {name}", field="type")
@@ -108,18 +111,9 @@ async def _build_cache(call: Call) -> dict[str, Any]:
     return {"BuildCache": [image_views.build_cache(entry, call.version) for entry in result.entries]}
 
 
-async def auth(call: Call) -> Response:
-    body = await call.json_body(AuthBody)
+@router.post("/auth", operation_id="SystemAuth", responses=may(401))
+async def auth(call: Call, body: AuthBody) -> Response:
+    """Try credentials at a registry."""
     registry_auth = credentials.from_object(body.model_dump(by_alias=False))
     result = await call.ask(image_contracts.LOGIN, image_contracts.LoginRequest(auth=registry_auth))
     return json_response({"Status": result.status, "IdentityToken": result.identity_token})
-
-
-ROUTES: Routes = (
-    ("GET", "/_ping", ping),
-    ("HEAD", "/_ping", ping),
-    ("GET", "/version", version),
-    ("GET", "/info", info),
-    ("GET", "/system/df", disk_usage),
-    ("POST", "/auth", auth),
-)

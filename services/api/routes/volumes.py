@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from fastapi import Query
 from starlette.responses import Response
 
-from services.api.call import Call, Routes, empty_response, json_response
+from services.api.call import Call, empty_response, json_response
+from services.api.declared import VolumeName, may
 from services.api.repeating import until_answered
+from services.api.requests.system import VolumeBody, VolumeRemoveQuery, VolumesQuery
+from services.api.routing import EdgeRouter
 from services.api.views import volumes as views
 from shared.contracts import volumes as contracts
-from shared.contracts.docker import DockerModel
 from shared.contracts.volumes import VolumeRef
-from shared.docker.null import Str, StrMap
 from shared.errors import NotFound, Unavailable, Unsupported
 
 PRUNE_ANONYMOUS_ONLY = (1, 42)
 
 
-class CreateBody(DockerModel):
-    name: Str = ""
-    driver: Str = ""
-    driver_opts: StrMap = Field(default_factory=dict)
-    labels: StrMap = Field(default_factory=dict)
-    cluster_volume_spec: dict[str, object] | None = None
+router = EdgeRouter("Volume")
 
 
-async def create(call: Call) -> Response:
-    body = await call.json_body(CreateBody)
+@router.post("/volumes/create", operation_id="VolumeCreate", status_code=201, responses=may(409, 501))
+async def create(call: Call, body: VolumeBody) -> Response:
+    """Make a volume; one that is there already is left as it is."""
     if body.cluster_volume_spec is not None:
         raise Unsupported("cluster volumes need a swarm", field="ClusterVolumeSpec")
     request = contracts.CreateVolume(name=body.name, driver=body.driver, options=body.driver_opts, labels=body.labels)
@@ -38,40 +37,40 @@ async def create(call: Call) -> Response:
     return json_response(views.volume(volume), 201)
 
 
-async def list_all(call: Call) -> Response:
-    result = await call.ask(contracts.LIST, contracts.ListVolumes(filters=call.params.filters()))
+@router.get("/volumes", operation_id="VolumeList", responses=may())
+async def list_all(call: Call, query: Annotated[VolumesQuery, Query()]) -> Response:
+    """The volumes."""
+    result = await call.ask(contracts.LIST, contracts.ListVolumes(filters=query.filters))
     return json_response(
         {"Volumes": [views.volume(item) for item in result.volumes], "Warnings": result.warnings or None}
     )
 
 
-async def inspect(call: Call) -> Response:
-    return json_response(views.volume(await call.ask(contracts.INSPECT, VolumeRef(name=call.path("name")))))
+@router.get("/volumes/{name}", operation_id="VolumeInspect", responses=may(404))
+async def inspect(call: Call, name: VolumeName) -> Response:
+    """All about a volume."""
+    return json_response(views.volume(await call.ask(contracts.INSPECT, VolumeRef(name=name))))
 
 
-async def remove(call: Call) -> Response:
-    request = VolumeRef(name=call.path("name"), force=call.params.flag("force"))
+@router.delete("/volumes/{name}", operation_id="VolumeDelete", status_code=204, responses=may(404, 409))
+async def remove(call: Call, name: VolumeName, query: Annotated[VolumeRemoveQuery, Query()]) -> Response:
+    """Remove a volume that no container uses."""
+    request = VolumeRef(name=name, force=query.force)
     await until_answered(lambda _: call.ask(contracts.REMOVE, request), done=(NotFound,))
     return empty_response()
 
 
-async def prune(call: Call) -> Response:
-    filters = call.params.filters()
+@router.post("/volumes/prune", operation_id="VolumePrune", responses=may())
+async def prune(call: Call, query: Annotated[VolumesQuery, Query()]) -> Response:
+    """Remove the volumes that no container uses; from 1.42 on those without a name only, unless all are asked for."""
+    filters = query.filters
     if call.version < PRUNE_ANONYMOUS_ONLY:
         filters.setdefault("all", ["true"])
     result = await call.ask(contracts.PRUNE, contracts.PruneVolumes(filters=filters))
     return json_response({"VolumesDeleted": result.names, "SpaceReclaimed": result.space_reclaimed_bytes})
 
 
-async def update(call: Call) -> Response:
+@router.put("/volumes/{name}", operation_id="VolumeUpdate", response_class=Response, responses=may(404, 503))
+async def update(call: Call, name: VolumeName) -> Response:
+    """Change a volume of a cluster: not supported."""
     raise Unavailable("volume update only valid for cluster volumes, but swarm is unavailable")
-
-
-ROUTES: Routes = (
-    ("GET", "/volumes", list_all),
-    ("POST", "/volumes/create", create),
-    ("POST", "/volumes/prune", prune),
-    ("GET", "/volumes/{name}", inspect),
-    ("DELETE", "/volumes/{name}", remove),
-    ("PUT", "/volumes/{name}", update),
-)

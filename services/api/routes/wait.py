@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Literal, cast
+from typing import Annotated, cast
 
 import orjson
+from fastapi import Query
 from starlette.responses import Response
 
-from services.api.call import Call, Routes, json_response
+from services.api.call import Call, json_response
+from services.api.declared import ContainerName, may
+from services.api.requests.containers import WaitCondition, WaitQuery
+from services.api.routing import EdgeRouter
 from services.api.streaming import flushed
 from services.api.versions import Version
 from shared.contracts import containers as contracts
@@ -27,15 +31,20 @@ FIRST_WAIT_CONDITIONS_VERSION = (1, 30)
 WITHOUT_NULL_ERROR_VERSION = (1, 42)
 
 
-def condition_of(call: Call) -> Literal["not-running", "next-exit", "removed"]:
-    text = call.params.text("condition") or "not-running"
+router = EdgeRouter("Container")
+
+
+def condition_of(query: WaitQuery) -> WaitCondition:
+    text = query.condition or "not-running"
     if text not in CONDITIONS:
         raise InvalidArgument(f'invalid condition: "{text}"', field="condition")
-    return cast(Literal["not-running", "next-exit", "removed"], text)
+    return cast(WaitCondition, text)
 
 
-async def wait(call: Call) -> Response | None:
-    request = WaitContainer(ref=call.path("ref"), condition=condition_of(call), patience_s=0)
+@router.post("/containers/{ref}/wait", operation_id="ContainerWait", responses=may(404))
+async def wait(call: Call, ref: ContainerName, query: Annotated[WaitQuery, Query()]) -> Response | None:
+    """Wait for a container's end, and get its exit code."""
+    request = WaitContainer(ref=ref, condition=condition_of(query), patience_s=0)
     result = await call.ask(contracts.WAIT, request)
     if not result.pending:
         return json_response(view(result, call.version))
@@ -70,6 +79,3 @@ def view(result: WaitResult, version: Version) -> dict[str, object]:
     elif version < WITHOUT_NULL_ERROR_VERSION:
         shown["Error"] = None
     return shown
-
-
-ROUTES: Routes = (("POST", "/containers/{ref}/wait", wait),)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import base64
+import re
+from typing import Annotated
 
 import pytest
+from pydantic import Field
 
-from services.api import body, credentials, versions
-from services.api.query import Query, parse_time_ns
-from services.api.routes.containers import CreateBody, UpdateBody
+from services.api import body, credentials, parameters, versions
+from services.api.parameters import Flag, Integer, QueryModel, Text, Texts
+from services.api.query import Query, parse_integer, parse_time_ns
+from services.api.requests.containers import ContainerBody, ResizeQuery, UpdateBody
+from services.api.requests.networks import NetworkBody
+from services.api.versions import Since, Until
+from shared.docker.filters import parse_filters
+from shared.docker.words import query_flag
 from shared.errors import InvalidArgument
+
+NEWEST = (1, 50)
 
 
 @pytest.mark.parametrize(
@@ -26,28 +36,46 @@ from shared.errors import InvalidArgument
     ],
 )
 def test_flags(text, value):
-    assert Query(f"a={text}".encode()).flag("a") is value
+    assert query_flag(text) is value
+
+
+class Declared(QueryModel):
+    a: Flag = True
+    b: Integer = 4
+    c: Texts = Field(default_factory=list)
+    d: Text = ""
+    e: Annotated[Text, Since(1, 44)] = ""
+    f: Annotated[Text, Until(1, 44)] = ""
 
 
 def test_defaults_hold_only_for_absent_names():
-    query = Query(b"a=&b=7&c=1&c=2&d=%20x")
-    assert query.flag("a", True) is False
-    assert query.flag("z", True) is True
-    assert (query.integer("a", 4), query.integer("b"), query.integer("z", 9)) == (4, 7, 9)
-    assert (query.all("c"), query.text("c"), query.text("d")) == (["1", "2"], "1", " x")
-    assert "a" in query
-    assert "z" not in query
+    query = parameters.read(Declared, Query(b"a=&b=7&c=1&c=2&d=%20x"), NEWEST)
+    assert (query.a, query.b, query.c, query.d) == (False, 7, ["1", "2"], " x")
+    query = parameters.read(Declared, Query(b"b=&c="), NEWEST)
+    assert (query.a, query.b, query.c, query.d) == (True, 4, [""], "")
+
+
+@pytest.mark.parametrize(("version", "said"), [((1, 43), ("", "y")), ((1, 44), ("x", ""))])
+def test_parameters_belong_to_versions(version, said):
+    query = parameters.read(Declared, Query(b"e=x&f=y"), version)
+    assert (query.e, query.f) == said
+
+
+def test_an_integer_that_is_required_is_missed():
+    with pytest.raises(InvalidArgument, match="invalid value for h"):
+        parameters.read(ResizeQuery, Query(b"w=3"), NEWEST)
+
+
+@pytest.mark.parametrize("text", ["-1", "65536", "70000", "4294967296", "9" * 5000])
+def test_terminals_have_sizes_of_16_bits(text):
+    with pytest.raises(InvalidArgument, match="value out of range"):
+        parameters.read(ResizeQuery, Query(f"h={text}&w=3".encode()), NEWEST)
 
 
 @pytest.mark.parametrize("text", ["abc", "1.5", "1e3", "9223372036854775808"])
 def test_numbers_that_are_none(text):
     with pytest.raises(InvalidArgument, match="invalid value for n"):
-        Query(f"n={text}".encode()).integer("n")
-
-
-def test_required_numbers():
-    with pytest.raises(InvalidArgument, match="invalid syntax"):
-        Query(b"").required_integer("h")
+        parse_integer("n", text)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +88,13 @@ def test_required_numbers():
     ],
 )
 def test_filters_in_both_forms(text, filters):
-    assert Query(b"filters=" + text.encode()).filters() == filters
+    assert parse_filters(text) == filters
 
 
 @pytest.mark.parametrize("text", ["abc", "[]", '{"a":"b"}', '{"a":[1]}'])
 def test_filters_that_are_none(text):
     with pytest.raises(InvalidArgument):
-        Query(b"filters=" + text.encode()).filters()
+        parse_filters(text)
 
 
 @pytest.mark.parametrize(
@@ -92,8 +120,35 @@ def test_moments_that_are_none(text):
 
 
 def test_what_was_sent_is_told_from_what_was_not():
-    update = body.decode(b'{"Memory":0,"PidsLimit":null,"RestartPolicy":{"Name":"always"}}', UpdateBody)
-    assert update.model_fields_set == {"memory", "pids_limit", "restart_policy"}
+    update = body.decode(b'{"Memory":0,"PidsLimit":null,"RestartPolicy":{"Name":"always"}}', UpdateBody, NEWEST)
+    assert update.model_fields_set == {"memory", "restart_policy"}  # null is left out
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b'{"HostConfig":{"LogConfig":null,"RestartPolicy":null,"Memory":null}}', {"HostConfig": {}}),
+        (b'{"Labels":{"a":null,"b":"c"}}', {"Labels": {"a": "", "b": "c"}}),
+        (b'{"Env":["A=b",null],"Cmd":[null]}', {"Env": ["A=b", ""], "Cmd": [""]}),
+        (b'{"HostConfig":{"Tmpfs":{"/x":null},"Sysctls":null}}', {"HostConfig": {"Tmpfs": {"/x": ""}}}),
+        (b'{"HostConfig":{"PortBindings":{"80/tcp":null}}}', {"HostConfig": {"PortBindings": {"80/tcp": []}}}),
+        (b'{"HostConfig":{"Mounts":[null]}}', {"HostConfig": {"Mounts": [{}]}}),
+        (b'{"NetworkingConfig":{"EndpointsConfig":{"n":null}}}', {"NetworkingConfig": {"EndpointsConfig": {"n": {}}}}),
+        (
+            b'{"Volumes":{"/v":null},"ExposedPorts":{"80/tcp":null}}',
+            {"Volumes": {"/v": {}}, "ExposedPorts": {"80/tcp": {}}},
+        ),
+    ],
+)
+def test_null_is_left_out(data, expected):
+    decoded = body.decode(data, ContainerBody, NEWEST)
+    assert decoded.model_dump(by_alias=True, exclude_unset=True) == expected
+
+
+def test_fields_belong_to_versions():
+    data = b'{"Name":"n","enableipv4":false}'
+    assert body.decode(data, NetworkBody, (1, 48)).enable_ipv4 is False
+    assert body.decode(data, NetworkBody, (1, 47)).enable_ipv4 is None
 
 
 @pytest.mark.parametrize(
@@ -101,11 +156,29 @@ def test_what_was_sent_is_told_from_what_was_not():
 )
 def test_types_are_not_converted(data):
     with pytest.raises(InvalidArgument, match="invalid JSON"):
-        body.decode(data, CreateBody)
+        body.decode(data, ContainerBody, NEWEST)
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (b'{"HostConfig":{"Memory":9223372036854775808}}', "HostConfig.Memory"),
+        (b'{"HostConfig":{"MEMORY":18446744073709551616}}', "HostConfig.Memory"),
+        (b'{"HostConfig":{"BlkioWeight":65536}}', "HostConfig.BlkioWeight"),
+        (b'{"HostConfig":{"ConsoleSize":[5,9223372036854775808]}}', "HostConfig.ConsoleSize.1"),
+        (b'{"HostConfig":{"Mounts":[{"TmpfsOptions":{"Mode":4294967296}}]}}', "HostConfig.Mounts.0.TmpfsOptions.Mode"),
+        (b'{"NetworkingConfig":{"EndpointsConfig":{"n":{"GwPriority":1e400}}}}', "GwPriority"),
+        (b'{"StopTimeout":1.5}', "StopTimeout"),
+        (b'{"Healthcheck":{"Retries":' + b"9" * 400 + b"}}", "Healthcheck.Retries"),
+    ],
+)
+def test_integers_have_the_width_of_the_api(data, field):
+    with pytest.raises(InvalidArgument, match=re.escape(field)):
+        body.decode(data, ContainerBody, NEWEST)
 
 
 def test_a_command_may_be_one_text():
-    assert body.decode(b'{"Cmd":"true","Entrypoint":["a"]}', CreateBody).cmd == ["true"]
+    assert body.decode(b'{"Cmd":"true","Entrypoint":["a"]}', ContainerBody, NEWEST).cmd == ["true"]
 
 
 def test_content_types():
