@@ -45,8 +45,10 @@ def prepare(compression: Compression) -> None:
         _opener(compression)
 
 
-def decompressed(read: Callable[[], bytes], compression: Compression) -> Iterator[bytes]:
-    """The plain data of a compressed source, in pieces of bounded size.
+def decompressed(
+    read: Callable[[], bytes], compression: Compression, *, piece_bytes: int = PIECE_BYTES
+) -> Iterator[bytes]:
+    """The plain data of a compressed source, in pieces of bounded size: what follows a piece is not looked at yet.
 
     Raises:
         CompressionError: The data is damaged or truncated.
@@ -57,7 +59,7 @@ def decompressed(read: Callable[[], bytes], compression: Compression) -> Iterato
         return
     opener, failures = _opener(compression)
     try:
-        yield from _members(read, opener, paced=compression != "zstd")
+        yield from _members(read, opener, 0 if compression == "zstd" else piece_bytes)
     except (*failures, EOFError, ValueError) as error:
         raise CompressionError(f"invalid {compression} data: {error}") from error
 
@@ -80,7 +82,7 @@ def _opener(compression: Compression) -> tuple[Callable[[], Any], tuple[Any, ...
     return lambda: _Paced(bz2.BZ2Decompressor()), (OSError,)
 
 
-def _members(read: Callable[[], bytes], opener: Callable[[], Any], *, paced: bool) -> Iterator[bytes]:
+def _members(read: Callable[[], bytes], opener: Callable[[], Any], limit: int) -> Iterator[bytes]:
     """The members (frames, streams) of a file, which may follow each other."""
     member = opener()
     begun = False
@@ -88,7 +90,7 @@ def _members(read: Callable[[], bytes], opener: Callable[[], Any], *, paced: boo
     while data:
         begun = True
         while data:
-            piece = member.decompress(data, PIECE_BYTES) if paced else member.decompress(data)
+            piece = member.decompress(data, limit) if limit else member.decompress(data)
             data = member.unconsumed_tail
             if piece:
                 yield piece

@@ -1,4 +1,11 @@
-"""Reading a tar front to back, from any source of chunks."""
+"""Reading a tar front to back, from any source of chunks.
+
+Where it ends is Go's rule, whose programs make the archives that come here: two zero blocks, or the end of the source
+after an entry's last byte, be it before or in the middle of what fills its last block. After one zero block nothing but
+another, or the end, may come.
+
+Source: Go, archive/tar, Reader.Next.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +37,7 @@ class TarStream:
         self._at = 0
         self._left = 0  # of the current entry's data
         self._padding = 0
+        self._over = False
 
     def next(self) -> Entry | None:
         """The next entry, None at the end of the archive.
@@ -81,9 +89,9 @@ class TarStream:
         return len(self._chunk) - self._at
 
     @property
-    def left_bytes(self) -> int:
-        """Bytes of the current entry that are still to come, with what fills its last block."""
-        return self._left + self._padding
+    def left_bytes(self) -> tuple[int, int]:
+        """Bytes of the current entry that are still to come, and those that fill its last block."""
+        return self._left, self._padding
 
     def data(self) -> Iterator[memoryview]:
         """The current entry's data, in pieces that are only valid until the next one."""
@@ -103,14 +111,27 @@ class TarStream:
 
     def skip(self) -> None:
         """Go past what is left of the current entry."""
-        left = self._left + self._padding
-        self._left = self._padding = 0
+        left, self._left = self._left, 0
+        self._pass(left)
+        self._pass_padding()
+
+    def _pass(self, left: int) -> None:
         while left:
             if self._at >= len(self._chunk):
                 self._fill()
             step = min(left, len(self._chunk) - self._at)
             self._at += step
             left -= step
+
+    def _pass_padding(self) -> None:
+        """What fills a block may be cut off by the end of the source."""
+        while self._padding:
+            if self._at >= len(self._chunk) and not self._more():
+                self._padding = 0
+                return
+            step = min(self._padding, len(self._chunk) - self._at)
+            self._at += step
+            self._padding -= step
 
     def drain(self) -> None:
         """Read the rest of the source, so that whoever computes its digest has seen all of it."""
@@ -123,10 +144,16 @@ class TarStream:
         return left
 
     def _fill(self) -> None:
-        self._chunk = self._read()
-        self._at = 0
-        if not self._chunk:
+        if not self._more():
             raise TarError("unexpected EOF")
+
+    def _more(self) -> bool:
+        """The next chunk, if there is one; the source is not asked again after its end."""
+        if not self._over:
+            self._chunk = self._read()
+            self._at = 0
+            self._over = not self._chunk
+        return not self._over
 
     def _exactly(self, size: int) -> bytes:
         at = self._at
@@ -144,21 +171,22 @@ class TarStream:
         return b"".join(parts)
 
     def _block(self) -> bytes | None:
-        """The next header block; None at the end, which is a zero block or, as Go has it, the end of the source."""
-        if self._at >= len(self._chunk):
-            self._chunk = self._read()
-            self._at = 0
-            if not self._chunk:
-                return None
+        """The next header block; None at the end."""
+        if self._at >= len(self._chunk) and not self._more():
+            return None
         block = self._exactly(BLOCK)
-        return None if block == ZERO_BLOCK else block
+        if block != ZERO_BLOCK:
+            return block
+        if (self._at < len(self._chunk) or self._more()) and self._exactly(BLOCK) != ZERO_BLOCK:
+            raise TarError("invalid tar header: a zero block in the middle of the archive")
+        return None
 
     def _extended(self, entry: Entry) -> bytes:
         if entry.stored > MAX_EXTENDED_BYTES:
             raise TarError(f"an extended header of {entry.stored} bytes is too large")
         data = self._exactly(entry.stored)
         self._padding = -entry.stored % BLOCK
-        self.skip()
+        self._pass_padding()
         return data
 
     # -- sparse files -------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -61,3 +63,60 @@ def test_changes_of_a_commit(davit: Asked, reference: Asked, changes: list[str])
 def test_changes_of_an_import(davit: Asked, reference: Asked, changes: list[str], tmp_path: Path) -> None:
     tarfile.open(tmp_path / "empty.tar", "w").close()
     assert imported(davit, changes, tmp_path / "empty.tar") == imported(reference, changes, tmp_path / "empty.tar")
+
+
+# -- archives --------------------------------------------------------------------------------------------------------
+
+
+def tar_of(**files: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def piped(asked: Asked, data: bytes, *arguments: str) -> tuple[int, str]:
+    """Exit code and standard output of the CLI with an archive on its input."""
+    env = asked.engine.environment | {"DOCKER_BUILDKIT": "0"}
+    done = subprocess.run(["docker", *arguments], env=env, input=data, capture_output=True, check=False)
+    return done.returncode, done.stdout.decode()
+
+
+FILES = {"one": b"1" * 700, "last": b"z" * 700}
+WHOLE = tar_of(**FILES)
+END = len(WHOLE.rstrip(b"\0"))
+ENDS = {
+    "whole": WHOLE, "no padding": WHOLE[:END], "some padding": WHOLE[: END + 9], "no end": WHOLE[: END + -END % 512],
+    "data cut": WHOLE[: END - 9], "more behind": WHOLE + b"more",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", ENDS.values(), ids=ENDS)
+def test_where_an_archive_ends(davit: Asked, reference: Asked, data: bytes) -> None:
+    """Of an import, of cp, and of one that ADD unpacks; the last in a context that ends with its last byte, too."""
+    context = tar_of(Dockerfile=b"FROM busybox\nADD a.tar /x/\n", **{"a.tar": data})
+    outcomes = []
+    for asked in (davit, reference):
+        code, output = piped(asked, data, "import", "-")
+        codes = [code]
+        if code == 0:
+            asked.engine.docker("rmi", output.strip())
+        codes.append(piped(asked, data, "cp", "-", "changed:/tmp")[0])
+        code, output = piped(asked, context[: len(context.rstrip(b"\0"))], "build", "-q", "--no-cache", "-")
+        codes.append(code)
+        names = ""
+        if code == 0:
+            names = asked.engine.docker("run", "--rm", output.strip().splitlines()[-1], "ls", "/x").stdout
+        outcomes.append((codes, names))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_saved_image_without_its_last_bytes_is_loaded(davit: Asked, reference: Asked) -> None:
+    for asked in (davit, reference):
+        env = asked.engine.environment
+        saved = subprocess.run(["docker", "save", "busybox"], env=env, capture_output=True, check=True).stdout
+        code, output = piped(asked, saved.rstrip(b"\0"), "load")
+        assert (code, output) == (0, "Loaded image: busybox:latest\n")

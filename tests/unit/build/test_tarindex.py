@@ -8,12 +8,16 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from services.image.build.context.spool import ContextSpool
 from services.image.build.context.tarindex import DIGESTED_BYTES
 from services.image.build.context.tartree import TarTree
 from services.image.build.context.tree import walk
 from shared.errors import InvalidArgument
+from shared.layers.tarheader import TarError
+from shared.layers.tarstream import TarStream
 
 LONG = "d/" + "n" * 150
 FILES = {
@@ -99,3 +103,28 @@ def test_a_large_context_moves_to_a_file(tmp_path: Path, monkeypatch: pytest.Mon
         assert tree.open("last").read() == FILES["last"]
         assert tree.open("d/one").read() == b"1"
         spool.close()
+
+
+@given(st.integers(0, len(archive())), st.integers(500, 50_000), st.booleans())
+@settings(deadline=None, max_examples=60)
+def test_wherever_it_is_cut_it_is_read_as_a_whole(cut: int, piece: int, digesting: bool) -> None:
+    """Fed in pieces, a cut archive is the same tree, or as damaged, as for whoever reads it front to back."""
+    data = archive()[:cut]
+    tar = TarStream(iter([data, b""]).__next__)
+    seen: list[str] = []
+    names: list[str] | None = seen
+    try:
+        while (entry := tar.next()) is not None:
+            seen.append(entry.name)
+    except TarError:
+        names = None
+    try:
+        tree = fed(data, piece, digesting=digesting)
+    except InvalidArgument:
+        assert names is None
+        return
+    assert names is not None
+    assert {path for path, entry in walk(tree, "") if entry.kind == "file"} == set(names)
+    for path in names:
+        wanted = FILES.get(path, b"1")
+        assert tree.open(path).read() == wanted

@@ -93,13 +93,47 @@ def test_the_standard_library_reads_what_is_written(
     assert (again.xattrs or {}) == xattrs
 
 
-@pytest.mark.parametrize("cut", [100, 512, 600, 1500, 2559])
+@pytest.mark.parametrize("cut", [100, 512, 600, 1500, 2511])
 def test_a_truncated_archive_is_noticed(cut: int) -> None:
     info = tarfile.TarInfo("file")
     info.size = 2000
     data = written([(info, b"x" * 2000)], tarfile.PAX_FORMAT)
     with pytest.raises(TarError, match="unexpected EOF"):
         entries(data[:cut])
+
+
+def cut_as_go_cuts() -> list[tuple[str, bytes, list[str] | None]]:
+    """Ends of an archive, and the names that are read, or None for an error. Source: Go, archive/tar; the engine's."""
+    info = tarfile.TarInfo("last")
+    info.size = 700
+    whole = written([(tarfile.TarInfo("first"), b""), (info, b"x" * 700)], tarfile.PAX_FORMAT)
+    end = 3 * 512 + 188
+    both = ["first", "last"]
+    return [
+        ("whole", whole, both),
+        ("no padding", whole[:end], both),
+        ("some padding", whole[: end + 100], both),
+        ("no end", whole[: end + 324], both),
+        ("one zero block", whole[: end + 324 + 512], both),
+        ("one and a part", whole[: end + 324 + 700], None),
+        ("one and another header", whole[: end + 324 + 512] + whole[:512], None),
+        ("data cut", whole[: end - 1], None),
+        ("header cut", whole[:700], None),
+        ("more after the end", whole + b"anything", both),
+        ("nothing", b"", []),
+        ("zeros only", bytes(1024), []),
+        ("a zero block first", bytes(512) + whole, None),
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 100, 512, 1 << 20])
+@pytest.mark.parametrize(("how", "data", "names"), cut_as_go_cuts())
+def test_the_end_is_where_go_finds_it(how: str, data: bytes, names: list[str] | None, size: int) -> None:
+    if names is None:
+        with pytest.raises(TarError):
+            entries(data, size)
+    else:
+        assert [entry.name for entry, _ in entries(data, size)] == names, how
 
 
 def test_a_damaged_header_is_noticed() -> None:

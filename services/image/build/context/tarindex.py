@@ -32,6 +32,7 @@ class TarIndex:
     def __init__(self, add: Callable[[Entry, int, int, Runs | None, bytes | None], None]) -> None:
         self._add = add
         self._at = 0  # where the next header begins
+        self._data_end = 0  # where the last entry's data ends
         self._seen = 0
         self._rest = b""  # what is known of the tar from there on
         self._ended = False
@@ -45,10 +46,10 @@ class TarIndex:
             self._go_through(self._rest + chunk if self._rest else chunk[max(0, self._at - before) :], last=False)
 
     def finish(self) -> None:
-        """There is no more. Raises TarError when something is missing."""
-        if self._at > self._seen:
+        """There is no more. Raises TarError when something is missing, other than what fills the last block."""
+        if self._data_end > self._seen:
             raise TarError("unexpected EOF")
-        if not self._ended:
+        if not self._ended and self._at <= self._seen:
             self._go_through(self._rest, last=True)
 
     def _go_through(self, data: bytes, *, last: bool) -> None:
@@ -72,11 +73,12 @@ class TarIndex:
                 self._ended = True
                 break
             begins = len(data) - tar.unused_bytes
-            end = begins + tar.left_bytes
+            left, padding = tar.left_bytes
+            end = begins + left
             if end > len(data) and not last and self.digesting and member.stored <= DIGESTED_BYTES:
                 break  # looked at again when all of it is here
             self._take(member, data, begins)
-            at = end
+            at, self._data_end = end + padding, self._at + end
         self._at += at
         self._rest = data[at:]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,10 @@ from services.image.build.dockerfile.lines import Heredoc
 from services.image.build.steps.copying import Selected, select
 from services.image.build.workdirs import Scratch
 from shared.errors import DavitError, InvalidArgument
-from shared.layers.compression import CompressionError, decompressed, detect
+from shared.layers import tarheader
+from shared.layers.compression import HEAD_BYTES, Compression, CompressionError, decompressed, detect
 
-TAR_MAGIC_AT, TAR_MAGIC = 257, b"ustar"
+TAR_FAULT = "Error processing tar file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ async def gather(copy: Copy, place: Gathering) -> list[Selected]:
         )
         selected = await looked_up([place.tree], look)
         if copy.keyword == "ADD" and copy.unpack is not False:
-            selected = [await asyncio.to_thread(_with_archive, item, place.scratch) for item in selected]
+            selected = [await asyncio.to_thread(with_archive, item, place.scratch) for item in selected]
         found.extend(selected)
     if not found:
         raise InvalidArgument(f"{copy.keyword} failed: no source files were specified")
@@ -101,7 +102,7 @@ async def _downloaded(copy: Copy, url: str, target: Path, place: Gathering) -> S
         raise InvalidArgument(f"cannot determine filename for source {url}")
     entry = Entry("file", 0o600, size=fetched.size, mtime_ns=fetched.mtime_ns)
     item = Selected(_SingleFile(target, entry), "file", entry, name)
-    return await asyncio.to_thread(_with_archive, item, place.scratch) if copy.unpack else item
+    return await asyncio.to_thread(with_archive, item, place.scratch) if copy.unpack else item
 
 
 class _SingleFile(DirectoryTree):
@@ -122,21 +123,50 @@ class _SingleFile(DirectoryTree):
         return super().open(self._name)
 
 
-def _with_archive(item: Selected, scratch: Scratch) -> Selected:
-    """The selection with the archive's content, if it is an archive."""
-    if item.entry.kind != "file" or item.entry.size < 512 // 8:
+def with_archive(item: Selected, scratch: Scratch) -> Selected:
+    """The selection with the archive's content, if it is an archive: if its first header can be read.
+
+    Raises:
+        InvalidArgument: It is one, and damaged.
+    """
+    if item.entry.kind != "file":
         return item
     with closing(item.tree.open(item.path)) as content:
-        head = content.read(512)
-    compression = detect(head)
-    if not compression and head[TAR_MAGIC_AT : TAR_MAGIC_AT + 5] != TAR_MAGIC:
-        return item
+        compression = detect(content.read(HEAD_BYTES))
+    if not _is_header(_plain_head(item, compression)):
+        return item  # also what is compressed, but no archive: Docker copies such a file as it is
     spool = scratch.spool("archive")
+    tree = TarTree(spool)
     try:
         with closing(item.tree.open(item.path)) as content:
             for piece in decompressed(lambda: content.read(1 << 20), compression):
                 spool.write(piece)
+                tree.feed(piece)
         spool.flush()
-        return replace(item, archive=TarTree.of(spool))
-    except (CompressionError, InvalidArgument):
-        return item  # compressed, but no archive: Docker copies such a file as it is
+        tree.finish()
+    except (CompressionError, InvalidArgument) as error:
+        reason = str(error).removeprefix(f"{TAR_FAULT}: ")
+        raise InvalidArgument(f"failed to copy files: {TAR_FAULT}({compression or 'tar'}): {reason}") from error
+    return replace(item, archive=tree)
+
+
+def _plain_head(item: Selected, compression: Compression) -> bytes:
+    """The first block of what is in a file, as far as it can be read."""
+    head = b""
+    with closing(item.tree.open(item.path)) as content, suppress(CompressionError):
+        for piece in decompressed(lambda: content.read(1 << 16), compression, piece_bytes=tarheader.BLOCK):
+            head += piece
+            if len(head) >= tarheader.BLOCK:
+                break
+    return head[: tarheader.BLOCK]
+
+
+def _is_header(block: bytes) -> bool:
+    """Whether a tar begins with this. One of zeros has no entry, and so nothing to unpack."""
+    if len(block) < tarheader.BLOCK or block == tarheader.ZERO_BLOCK:
+        return False
+    try:
+        tarheader.parse(block)
+    except tarheader.TarError:
+        return False
+    return True
