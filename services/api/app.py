@@ -14,6 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from services.api import versions
+from services.api.auditing import actions
+from services.api.auditing.request import Auditing, matched
 from services.api.errors import PageNotFound
 from services.api.middleware import Edge
 from services.api.routes import (
@@ -63,8 +65,14 @@ def table_of(routes: Iterable[EdgeRoute]) -> Table:
 
 @functools.cache
 def own_table() -> Table:
-    """The engine's routes. Made before the fork, the patterns' compiler is not woken after it."""
-    return table_of(all_routes())
+    """The engine's routes. Made before the fork, the patterns' compiler is not woken after it.
+
+    Raises:
+        Internal: Nobody has said what one of them does.
+    """
+    routes = all_routes()
+    actions.check((method, route.path) for route in routes for method in route.methods or ())
+    return table_of(routes)
 
 
 class ResourceRouter:
@@ -80,6 +88,7 @@ class ResourceRouter:
             match, child = route.matches(scope)
             if match is Match.FULL:
                 scope.update(child)
+                matched(route.path)
                 # Only now: of a path that does not exist, no version is too old or too new.
                 scope["davit.version"] = versions.accept(scope["davit.version"])
                 scope[DEPS] = self._deps
@@ -97,10 +106,10 @@ class EdgeApp(FastAPI):
     FastAPI's own middleware is not used: errors, heads of answers and the way to a route are Docker's.
     """
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, auditing: Auditing | None = None) -> None:
         super().__init__(title="davit", version=versions.NEWEST, openapi_url=None, docs_url=None, redoc_url=None)
         self.router.routes.extend(all_routes())
-        self._edge: ASGIApp = Edge(ResourceRouter(own_table(), deps), deps.facts.version)
+        self._edge: ASGIApp = Edge(ResourceRouter(own_table(), deps), deps.facts.version, auditing)
 
     @functools.cached_property
     def described(self) -> Description:
@@ -117,5 +126,5 @@ class EdgeApp(FastAPI):
         await self._edge(scope, receive, send)
 
 
-def build_app(deps: Deps) -> EdgeApp:
-    return EdgeApp(deps)
+def build_app(deps: Deps, auditing: Auditing | None = None) -> EdgeApp:
+    return EdgeApp(deps, auditing)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from services.api.auditing.request import parsed
 from services.api.versions import Since, Until, Version, exists
 from shared.errors import InvalidArgument
 
@@ -44,9 +45,11 @@ def decode(data: bytes, model: type[Model], version: Version) -> Model:
     if data == b"null":
         return model()
     try:
-        return model.model_validate_json(_tidied(data, model, version), strict=True)
+        decoded = model.model_validate_json(_tidied(data, model, version), strict=True)
     except ValidationError as error:
         raise _explain(error) from error
+    parsed(decoded)  # what is recorded is what is carried out
+    return decoded
 
 
 def _explain(error: ValidationError) -> InvalidArgument:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import uuid
+from pathlib import Path
 
 from services.api.app import build_app
+from services.api.auditing.bus import AuditedBus, labels_of
+from services.api.auditing.request import Auditing
 from services.api.call import Deps, EngineFacts
 from services.api.server import EdgeServer, Listener, TlsSettings, inherited_listener, open_listener
+from shared.auditing.policy import Policy
+from shared.auditing.recorder import Recorder, spooling
 from shared.bus import streams
 from shared.config import EngineConfig, ProcessSettings
-from shared.errors import InvalidArgument
+from shared.contracts.audit import SPOOLED
+from shared.errors import InvalidArgument, Unavailable
 from shared.events import stream
 from shared.service import ServiceContext
 from shared.version import VERSION
@@ -69,18 +76,37 @@ def listeners_of(config: EngineConfig, inherited: dict[str, int]) -> list[Listen
     return opened
 
 
+def auditing_of(context: ServiceContext) -> Auditing:
+    """Where requests are recorded. Raises InvalidArgument for a policy that cannot be read."""
+    config, bus = context.config, context.bus
+
+    async def publish() -> None:
+        with contextlib.suppress(Unavailable):  # the audit service looks by itself, too
+            await bus.publish(SPOOLED, b"")
+
+    def tell() -> None:
+        context.spawn(publish(), name="records wait")
+
+    recorder = Recorder(spooling(Path(config.data_root) / "audit" / "spool", "api"), config.audit_mode, tell)
+    return Auditing(recorder, Policy.read(config.audit_policy), functools.partial(labels_of, bus))
+
+
 async def start(context: ServiceContext) -> None:
     bus = context.bus
+    auditing = auditing_of(context)
     deps = Deps(
-        bus=bus,
+        bus=AuditedBus(bus),
         offer=functools.partial(streams.offer, bus),
         follow=functools.partial(stream.follow, bus),
         facts=facts_of(context.config),
     )
-    server = EdgeServer(build_app(deps))
+    server = EdgeServer(build_app(deps, auditing))
+    context.on_close(auditing.close)
     context.on_close(server.close)
 
     async def reload(config: EngineConfig) -> None:
+        policy = Policy.read(config.audit_policy)
+        auditing.policy, auditing.recorder.mode = policy, config.audit_mode
         deps.facts = facts_of(config)
         server.use_tls(tls_of(config))
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import re
 import select
@@ -37,6 +38,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 EXTENSION_HIJACK = "davit.hijack"
 EXTENSION_PEER = "davit.peer"
+SO_PEERPIDFD = 77
 
 READ_HIGH_WATER_BYTES = 256 * 1024
 GONE_CHECK_S = 5.0
@@ -63,8 +65,11 @@ class RawConnection:
         self._eof = False
         self._lost = asyncio.Event()
         self._readable = asyncio.Event()
+        self.received_bytes = 0
+        self.sent_bytes = 0
 
     def feed(self, data: bytes) -> None:
+        self.received_bytes += len(data)
         self._buffer += data
         if len(self._buffer) > READ_HIGH_WATER_BYTES:
             self._protocol.flow.pause_reading()
@@ -99,6 +104,7 @@ class RawConnection:
         """Send to the client, waiting while it is slow. Raises ConnectionResetError when it is gone."""
         if self.lost or self._protocol.transport.is_closing():
             raise ConnectionResetError("the client is gone")
+        self.sent_bytes += len(data)
         self._protocol.transport.write(data)
         if self._protocol.flow.write_paused:
             await self._protocol.flow.drain()
@@ -252,6 +258,8 @@ class HijackProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._peer is not None and (pidfd := self._peer.pop("pidfd", None)) is not None:
+            os.close(pidfd)
         if self._aside is not None:
             self._aside.connection_lost()
 
@@ -277,19 +285,40 @@ def split_request(data: bytes) -> tuple[bytes, bytes]:
 
 
 def peer_of(transport: asyncio.BaseTransport) -> dict[str, Any] | None:
-    """Who is at the other end: ``{"uid", "gid", "pid"}`` on a unix socket, ``{"subject"}`` with a client certificate.
+    """Who is at the other end: ``{"uid", "gid", "pid", "pidfd"}`` on a unix socket, ``{"subject", …}`` with a client
+    certificate. The pidfd, where the kernel has it (Linux 6.5), tells whether the process is still the one that
+    connected; whoever takes it out of the dictionary closes it.
 
-    Source: unix(7), SO_PEERCRED.
+    Source: unix(7), SO_PEERCRED; Linux, include/uapi/asm-generic/socket.h, SO_PEERPIDFD.
     """
     certificate = transport.get_extra_info("peercert")
     if certificate:
-        names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
-        return {"subject": names[0] if names else "unnamed"}
+        return certificate_facts(certificate, transport.get_extra_info("ssl_object"))
     wrapped = transport.get_extra_info("socket")
     if wrapped is None or wrapped.family != socket.AF_UNIX:
         return None
     duplicate = socket.socket(fileno=os.dup(wrapped.fileno()))
     with duplicate:
         raw = duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        try:
+            pidfd = duplicate.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+        except OSError:  # an older kernel, or the process has been reaped
+            pidfd = None
     pid, uid, gid = struct.unpack("3i", raw)
-    return {"pid": pid, "uid": uid, "gid": gid}
+    return {"pid": pid, "uid": uid, "gid": gid, "pidfd": pidfd}
+
+
+def certificate_facts(certificate: dict[str, Any], tls: Any) -> dict[str, Any]:
+    """Of a client's certificate that was verified: the common name, the names beside it, and its fingerprint."""
+    parts = [(key, value) for part in certificate.get("subject", ()) for key, value in part]
+    names = [value for key, value in parts if key == "commonName"]
+    facts: dict[str, Any] = {
+        "subject": names[0] if names else "unnamed",
+        "distinguished_name": ",".join(f"{key}={value}" for key, value in parts),
+        "issuer": ",".join(f"{key}={value}" for part in certificate.get("issuer", ()) for key, value in part),
+        "serial": certificate.get("serialNumber", ""),
+        "sans": [f"{kind}:{value}" for kind, value in certificate.get("subjectAltName", ())],
+    }
+    if tls is not None and (encoded := tls.getpeercert(True)):
+        facts["fingerprint"] = f"sha256:{hashlib.sha256(encoded).hexdigest()}"
+    return facts

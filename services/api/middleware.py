@@ -15,6 +15,7 @@ from urllib.parse import quote
 from starlette.requests import ClientDisconnect
 
 from services.api import versions
+from services.api.auditing.request import Auditing, recorded
 from services.api.errors import body_of, status_of
 from services.api.hijack import EXTENSION_PEER
 from shared.bus.context import RequestContext, new_request_id, new_traceparent, use_context
@@ -32,10 +33,12 @@ class Edge:
     Args:
         app: The routes; raises `DavitError`.
         engine_version: For the Server header.
+        auditing: Where requests are recorded; None: nowhere, as in tests of routes.
     """
 
-    def __init__(self, app: ASGIApp, engine_version: str) -> None:
+    def __init__(self, app: ASGIApp, engine_version: str, auditing: Auditing | None = None) -> None:
         self._app = app
+        self._auditing = auditing
         self._headers = [
             (b"Api-Version", versions.NEWEST.encode()),
             (b"Docker-Experimental", b"false"),
@@ -57,34 +60,39 @@ class Edge:
         async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
+                await audited.before_effect()
                 started = True
                 message["headers"] = [*common, *message["headers"]]
-            await send(message)
+            await audited.send(message)
 
         with use_context(context):
-            try:
-                if (clean := clean_path(scope["path"])) != scope["path"]:
-                    await moved(send_with_headers, clean, scope["query_string"])
-                    return
-                text, path = versions.split(scope["path"])
-                scope["path"] = path
-                scope["davit.version"] = text
-                scope["davit.headers"] = common
-                log.debug("%s %s", scope["method"], path)
-                await self._app(scope, receive, send_with_headers)
-            except DavitError as error:
-                if isinstance(error, Internal):
-                    log.error("%s %s: %s", scope["method"], scope["path"], error)
-                if started:
-                    raise  # the server cuts the connection, so that the client sees a torn answer, not a short one
-                await answer(send_with_headers, status_of(error), error.message)
-            except (ConnectionResetError, ClientDisconnect):
-                log.debug("%s %s: the client went away", scope["method"], scope["path"])
-            except Exception as error:
-                if started:
-                    raise
-                log.exception("%s %s failed", scope["method"], scope["path"])
-                await answer(send_with_headers, 500, f"{type(error).__name__}: {error}")
+            async with recorded(self._auditing, scope, context.request_id, receive, send) as audited:
+                try:
+                    if (clean := clean_path(scope["path"])) != scope["path"]:
+                        await moved(send_with_headers, clean, scope["query_string"])
+                        return
+                    text, path = versions.split(scope["path"])
+                    scope["path"] = path
+                    scope["davit.version"] = text
+                    scope["davit.headers"] = common
+                    log.debug("%s %s", scope["method"], path)
+                    await self._app(scope, audited.receive, send_with_headers)
+                except DavitError as error:
+                    audited.failed(error.message)
+                    if isinstance(error, Internal):
+                        log.error("%s %s: %s", scope["method"], scope["path"], error)
+                    if started:
+                        raise  # the server cuts the connection, so that the client sees a torn answer, not a short one
+                    await answer(send_with_headers, status_of(error), error.message)
+                except (ConnectionResetError, ClientDisconnect):
+                    audited.failed("the client went away")
+                    log.debug("%s %s: the client went away", scope["method"], scope["path"])
+                except Exception as error:
+                    audited.failed(f"{type(error).__name__}: {error}")
+                    if started:
+                        raise
+                    log.exception("%s %s failed", scope["method"], scope["path"])
+                    await answer(send_with_headers, 500, f"{type(error).__name__}: {error}")
 
     def _now(self) -> bytes:
         now = int(time.time())

@@ -28,6 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.api import parameters
+from services.api.auditing.request import queried
 from services.api.call import Call
 from services.api.parameters import QueryModel
 from services.api.query import Query
@@ -65,6 +66,7 @@ class Arguments:
         query = Query(call.scope["query_string"])  # looked at also where nothing of it is used: it may be malformed
         if self.query is not None:
             values["query"] = parameters.read(self.query, query, call.version)
+            queried(values["query"])
         if self.body is not None:
             read = call.optional_json_body if self.body_optional else call.json_body
             values["body"] = await read(self.body)

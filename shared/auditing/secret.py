@@ -40,11 +40,11 @@ class Masking:
         self.hidden: set[str] = set()
 
     def model(self, value: BaseModel) -> dict[str, Any]:
-        """The fields that were given, under the names of the wire."""
+        """The fields that were given and say more than their absence, under the names of the wire."""
         given = value.model_fields_set
         described: dict[str, Any] = {}
-        for name, wire, secret in _fields(type(value)):
-            if name in given and (field := getattr(value, name)) is not None:
+        for name, wire, secret, default in _fields(type(value)):
+            if name in given and (field := getattr(value, name)) != default and field is not None:
                 described[wire] = self.masked(field, secret) if secret else self.plain(field)
         return described
 
@@ -123,10 +123,11 @@ class Masking:
 
 
 @functools.cache
-def _fields(model: type[BaseModel]) -> tuple[tuple[str, str, Secret | None], ...]:
-    """A model's fields: attribute, name on the wire, what is secret of it."""
+def _fields(model: type[BaseModel]) -> tuple[tuple[str, str, Secret | None, Any], ...]:
+    """A model's fields: attribute, name on the wire, what is secret of it, what it is when it is not given."""
     found = []
     for name, field in model.model_fields.items():
         wire = field.serialization_alias or field.alias or name
-        found.append((name, wire, next((mark for mark in field.metadata if isinstance(mark, Secret)), None)))
+        secret = next((mark for mark in field.metadata if isinstance(mark, Secret)), None)
+        found.append((name, wire, secret, field.get_default(call_default_factory=True, validated_data={})))
     return tuple(found)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_pascal
 
+from shared.auditing.secret import ENTRIES, VALUES
 from shared.docker.integers import Int64, OptionalInt64, UInt16, UInt32, UInt64
 from shared.docker.null import OBJECT_MAP, OBJECTS, Bool, Set, Str, StrList, StrListOrNone, StrMap, or_else
 
@@ -23,6 +24,10 @@ MASKED_PATHS = (
     "/sys/devices/virtual/powercap",
 )  # fmt: skip
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+# What their values may hold is not recorded.
+Environment = Annotated[StrList, ENTRIES]
+SecretMap = Annotated[StrMap, VALUES]
 
 
 class DockerModel(BaseModel):
@@ -65,7 +70,7 @@ class ContainerConfig(DockerModel):
     tty: Bool = False
     open_stdin: Bool = False
     stdin_once: Bool = False
-    env: StrList = Field(default_factory=list)
+    env: Environment = Field(default_factory=list)
     cmd: Words = None
     healthcheck: HealthConfig | None = None
     args_escaped: Bool = False
@@ -96,7 +101,7 @@ class RestartPolicy(DockerModel):
 
 class LogConfig(DockerModel):
     type: Str = ""
-    config: StrMap = Field(default_factory=dict)
+    config: SecretMap = Field(default_factory=dict)
 
 
 class WeightDevice(DockerModel):
@@ -120,7 +125,7 @@ class DeviceRequest(DockerModel):
     count: Int64 = 0
     device_ids: StrList = Field(default_factory=list, alias="DeviceIDs")
     capabilities: Annotated[list[StrList], or_else(list)] = Field(default_factory=list)
-    options: StrMap = Field(default_factory=dict)
+    options: SecretMap = Field(default_factory=dict)
 
 
 # getrlimit(2), in lower case without RLIMIT_.
@@ -148,7 +153,7 @@ class BindOptions(DockerModel):
 
 class DriverConfig(DockerModel):
     name: Str = ""
-    options: StrMap = Field(default_factory=dict)
+    options: SecretMap = Field(default_factory=dict)
 
 
 class VolumeOptions(DockerModel):

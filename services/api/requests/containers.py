@@ -16,7 +16,15 @@ from services.api.parameters import (
     TerminalSize,
     Text,
 )
-from shared.contracts.docker import ContainerConfig, DockerModel, HostConfig, NetworkingConfig, Resources, RestartPolicy
+from shared.contracts.docker import (
+    ContainerConfig,
+    DockerModel,
+    Environment,
+    HostConfig,
+    NetworkingConfig,
+    Resources,
+    RestartPolicy,
+)
 from shared.docker.integers import TerminalSizes
 from shared.docker.null import Bool, Str, StrList
 
@@ -141,7 +149,7 @@ class ExecBody(DockerModel):
     attach_stdout: Bool = False
     attach_stderr: Bool = False
     detach_keys: Str = ""
-    env: StrList = Field(default_factory=list)
+    env: Environment = Field(default_factory=list)
     working_dir: Str = ""
     cmd: StrList = Field(default_factory=list)
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from services.api.parameters import FilterMap, Flag, Integer, Json, QueryModel, Text, Texts
 from services.api.versions import Since, Until
+from shared.auditing.secret import ADDRESS, VALUES, WHOLE
 
 DEFAULT_SEARCH_LIMIT = 25
 PLATFORM = "A platform, as in linux/arm64/v8."
@@ -15,11 +16,15 @@ PLATFORM = "A platform, as in linux/arm64/v8."
 
 class CreateQuery(QueryModel):
     from_image: Text = Field("", alias="fromImage", description="The image to pull.")
-    from_src: Text = Field("", alias="fromSrc", description="What to import: a URL, or - for the body.")
+    from_src: Annotated[Text, ADDRESS] = Field(
+        "", alias="fromSrc", description="What to import: a URL, or - for the body."
+    )
     repo: Text = Field("", description="The imported image's name.")
     tag: Text = Field("", description="A tag or a digest; all tags of the name when there is none.")
     message: Text = Field("", description="The imported image's comment.")
-    changes: Texts = Field(default_factory=list, description="Instructions of a Dockerfile for the imported image.")
+    changes: Annotated[Texts, WHOLE] = Field(
+        default_factory=list, description="Instructions of a Dockerfile for the imported image."
+    )
     platform: Text = Field("", description=PLATFORM)
 
 
@@ -87,7 +92,9 @@ class CommitQuery(QueryModel):
     comment: Text = Field("", description="A comment.")
     author: Text = Field("", description="Who made it.")
     pause: Flag = Field(True, description="Pause the container meanwhile.")
-    changes: Texts = Field(default_factory=list, description="Instructions of a Dockerfile for the image.")
+    changes: Annotated[Texts, WHOLE] = Field(
+        default_factory=list, description="Instructions of a Dockerfile for the image."
+    )
 
 
 class BuildQuery(QueryModel):
@@ -96,7 +103,7 @@ class BuildQuery(QueryModel):
     extra_hosts: Texts = Field(
         default_factory=list, alias="extrahosts", description="Lines of /etc/hosts: name:address."
     )
-    remote: Text = Field("", description="Where the context is, when it is not the body.")
+    remote: Annotated[Text, ADDRESS] = Field("", description="Where the context is, when it is not the body.")
     q: Flag = Field(False, description="Only the image's id.")
     no_cache: Flag = Field(False, alias="nocache", description="Take nothing from earlier builds.")
     cache_from: Json = Field(None, alias="cachefrom", description="A JSON list of images whose layers may be taken.")
@@ -111,7 +118,7 @@ class BuildQuery(QueryModel):
     cpu_period: Integer = Field(0, alias="cpuperiod", description="Microseconds of a period.")
     cpu_quota: Integer = Field(0, alias="cpuquota", description="Microseconds of processor in a period.")
     cgroup_parent: Text = Field("", alias="cgroupparent", description="The control group above its own.")
-    build_args: Json = Field(None, alias="buildargs", description="A JSON object of arguments.")
+    build_args: Annotated[Json, VALUES] = Field(None, alias="buildargs", description="A JSON object of arguments.")
     shm_size: Integer = Field(0, alias="shmsize", description="Bytes of /dev/shm.")
     ulimits: Json = Field(None, description="A JSON list of Name, Soft and Hard.")
     labels: Json = Field(None, description="A JSON object of labels.")

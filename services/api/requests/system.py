@@ -8,7 +8,8 @@ from pydantic import Field
 
 from services.api.parameters import FilterMap, Flag, QueryModel, Text, Texts
 from services.api.versions import Since
-from shared.contracts.docker import DockerModel
+from shared.auditing.secret import WHOLE
+from shared.contracts.docker import DockerModel, SecretMap
 from shared.docker.null import Str, StrMap
 
 
@@ -16,12 +17,12 @@ class AuthBody(DockerModel):
     """Credentials for a registry."""
 
     username: Str = Field("", alias="username")
-    password: Str = Field("", alias="password")
-    auth: Str = Field("", alias="auth")
+    password: Annotated[Str, WHOLE] = Field("", alias="password")
+    auth: Annotated[Str, WHOLE] = Field("", alias="auth")
     email: Str = Field("", alias="email")
     serveraddress: Str = Field("", alias="serveraddress")
-    identitytoken: Str = Field("", alias="identitytoken")
-    registrytoken: Str = Field("", alias="registrytoken")
+    identitytoken: Annotated[Str, WHOLE] = Field("", alias="identitytoken")
+    registrytoken: Annotated[Str, WHOLE] = Field("", alias="registrytoken")
 
 
 class DiskUsageQuery(QueryModel):
@@ -41,7 +42,7 @@ class VolumeBody(DockerModel):
 
     name: Str = ""
     driver: Str = ""
-    driver_opts: StrMap = Field(default_factory=dict)
+    driver_opts: SecretMap = Field(default_factory=dict)
     labels: StrMap = Field(default_factory=dict)
     cluster_volume_spec: dict[str, object] | None = None
 

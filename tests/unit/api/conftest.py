@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,17 @@ import pytest
 from pydantic import BaseModel
 
 from services.api.app import build_app
+from services.api.auditing.bus import AuditedBus, labels_of
+from services.api.auditing.request import Auditing
 from services.api.call import Deps, EngineFacts
 from services.api.server import EdgeServer, open_listener
+from shared.auditing.recorder import Recorder
 from shared.bus import streams
 from shared.bus.client import Contract
 from shared.bus.context import RequestContext, current_context
 from shared.errors import Unavailable
 from shared.events.record import DomainEvent
+from shared.testing.auditing import MemorySink
 
 
 class MemorySubscription:
@@ -160,7 +165,10 @@ def dechunk(data: bytes) -> bytes:
 class EdgeUnderTest:
     """Attributes: data_root: the engine's, which is not there: make it for what needs it."""
 
-    def __init__(self, bus: MemoryBus, events: Events, client: Client, app: Any, data_root: Path) -> None:
+    def __init__(
+        self, bus: MemoryBus, events: Events, client: Client, app: Any, data_root: Path, auditing: Auditing
+    ) -> None:
+        self.auditing = auditing
         self.data_root = data_root
         self.app = app
         self.bus = bus
@@ -177,10 +185,12 @@ async def edge() -> AsyncIterator[EdgeUnderTest]:
 
     with tempfile.TemporaryDirectory(prefix="davit-api-") as directory:
         facts = EngineFacts(node="n1", data_root=f"{directory}/data")
-        deps = Deps(bus=bus, offer=offer, follow=events.follow, facts=facts)
-        app = build_app(deps)
+        kept = MemorySink()
+        auditing = Auditing(Recorder(lambda _: kept, "best-effort"), labels_of=partial(labels_of, bus))
+        deps = Deps(bus=AuditedBus(bus), offer=offer, follow=events.follow, facts=facts)
+        app = build_app(deps, auditing)
         server = EdgeServer(app)
         path = str(Path(directory) / "a.sock")
         await server.listen(open_listener(f"unix://{path}", tls=None, allow_insecure=False))
-        yield EdgeUnderTest(bus, events, Client(path), app, Path(facts.data_root))
+        yield EdgeUnderTest(bus, events, Client(path), app, Path(facts.data_root), auditing)
         await server.close()

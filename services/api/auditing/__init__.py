@@ -1,0 +1,1 @@
+"""What the edge records of each request: who, what, with what, and how it ended."""
