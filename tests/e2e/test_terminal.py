@@ -88,3 +88,23 @@ def test_a_first_size_that_no_terminal_has_is_refused(engine: Engine, api: docke
     exec_id = api.exec_create("box", ["stty", "size"], tty=True)["Id"]
     answer = api.post(api._url(f"/exec/{exec_id}/start"), json={"Detach": True, "Tty": True, "ConsoleSize": [1, 70000]})
     assert (answer.status_code, "ConsoleSize" in answer.text) == (400, True), answer.text
+
+
+ALONE = "echo first; exec </dev/null >/tmp/o 2>&1; sleep 0.3; echo later >{console}; sleep 1000"
+
+
+def test_a_console_outlives_whoever_has_it_open(engine: Engine) -> None:
+    """Its other end belongs to the process, not to who holds it: an init closes it and opens it again to write."""
+    engine.docker("run", "-d", "-t", "--name", "box", "busybox", "sh", "-c", ALONE.format(console="/dev/console"))
+    eventually(lambda: engine.docker("logs", "box").stdout == "first\nlater\n", what="both lines in the log")
+    engine.docker("kill", "box")
+    assert engine.docker("inspect", "-f", "{{.State.ExitCode}}", "box").stdout == "137\n"
+
+
+def test_the_terminal_of_an_exec_outlives_whoever_has_it_open(engine: Engine, api: docker.APIClient) -> None:
+    engine.docker("run", "-d", "--name", "box", "busybox", "sleep", "1000")
+    script = "t=$(tty); exec 9>/dev/null; " + ALONE.format(console="$t").replace("sleep 1000", "exit 7")
+    exec_id = api.exec_create("box", ["sh", "-c", script], tty=True)["Id"]
+    joined = api.exec_start(exec_id, tty=True, socket=True)
+    assert until_closed(joined) == b"first\r\nlater\r\n"
+    assert api.exec_inspect(exec_id)["ExitCode"] == 7

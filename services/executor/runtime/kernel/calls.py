@@ -261,10 +261,7 @@ def close_from(first: int, *, on_exec: bool = False) -> None:
     last = ctypes.c_uint(0xFFFFFFFF)
     try:
         call("close_range", str(first), _CLOSE_RANGE, ctypes.c_uint(first), last, ctypes.c_uint(flags))
-    except KernelFailure as failure:
-        # a container's filter that is in force already may not know the call
-        if failure.errno not in {errno.ENOSYS, errno.EPERM}:
-            raise
+    except KernelFailure:  # an old kernel, or a filter that is in force already, with whatever error it gives
         _close_listed(first, on_exec=on_exec)
 
 

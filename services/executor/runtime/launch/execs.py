@@ -49,6 +49,8 @@ def launch_exec(
         ours.close()
         kernel.set_dumpable(False)
         plan = build()
+        if plan.seccomp is not None:
+            import services.executor.runtime.seccomp.verdict  # noqa: F401  (nothing can be imported later)
         if plan.affinity[0] is not None:
             scheduling.set_affinity(plan.affinity[0])
         init.seal_interpreter()

@@ -58,6 +58,8 @@ class Shim:
         self.status: int | None = None
         self.drain_until = 0.0
         self.pidfd = -1
+        #: of a terminal, the process's end: while it is open the terminal lives, whoever else has it open or not
+        self.terminal_fd = -1
         self.oom_fd = -1
         self.oom_count = 0
         self.oom_awaited_until = 0.0
@@ -139,6 +141,10 @@ class Shim:
         for output in made.outputs:
             self.outputs[output.fd] = output
             self._ask(output.fd, select.EPOLLIN)
+            if output.tty:
+                from services.executor.runtime.steps import tty
+
+                self.terminal_fd = tty.open_slave(output.fd)
         self.input = made.input
 
     def _watch_memory(self) -> None:
@@ -191,7 +197,7 @@ class Shim:
             self.launched.input.close()
         if self.listener is not None:
             self.listener.close()
-        for fd in (self.oom_fd, self.pidfd):
+        for fd in (self.oom_fd, self.pidfd, self.terminal_fd):
             if fd >= 0:
                 os.close(fd)
         self.poller.close()
@@ -338,6 +344,9 @@ class Shim:
         self._unregister(self.pidfd)
         _, self.status = os.waitpid(self.launched.pid, 0)
         self.finished_at_ns = time.time_ns()
+        if self.terminal_fd >= 0:
+            os.close(self.terminal_fd)
+            self.terminal_fd = -1
         self.drain_until = time.monotonic() + _DRAIN_S
         if self.launched.owns_cgroup and not self.launched.private_pids and self.launched.cgroup is not None:
             # without a pid namespace of its own nothing else ends with it

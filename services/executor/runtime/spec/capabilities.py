@@ -126,14 +126,14 @@ def drop_bounding(sets: dict[str, Any]) -> None:
 def apply(sets: dict[str, Any]) -> None:
     """Set effective, permitted and inheritable, then ambient, which needs permitted and inheritable to be there.
 
-    Comes after the change of user, with keep-caps armed before it. An absent set is an empty one.
+    Comes after the change of user, with keep-caps armed before it, and `clear_ambient`. An absent set is an empty one.
 
     Raises:
         KernelFailure: EPERM, the sets have what this process does not.
     """
     bits = {name: mask(sets.get(name) or ()) for name in SETS}
     capset(bits["effective"], bits["permitted"], bits["inheritable"])
-    set_ambient(bits["ambient"])
+    _raise_ambient(bits["ambient"])
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
@@ -152,18 +152,17 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     kernel.check(kernel.libc.capset(ctypes.byref(header), ctypes.byref(data)), "capset", hex(permitted))
 
 
-def set_ambient(bits: int) -> None:
-    """Make `bits` the ambient set. Those that are not both permitted and inheritable are skipped, as in runc.
-
-    Raises:
-        KernelFailure: the kernel is older than 4.3, and there is something to set.
-    """
+def clear_ambient() -> None:
+    """Empty the ambient set; a kernel before 4.3 has none."""
     try:
         kernel.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     except KernelFailure as failure:
-        if failure.errno == errno.EINVAL and not bits:
-            return
-        raise
+        if failure.errno != errno.EINVAL:
+            raise
+
+
+def _raise_ambient(bits: int) -> None:
+    """Those that are not both permitted and inheritable are skipped, as in runc."""
     for number in range(64):
         if bits >> number & 1:
             try:

@@ -15,6 +15,11 @@ from services.executor.runtime.spec import capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
     from services.executor.runtime.launch.sync import Channel
     from services.executor.runtime.spec.plan import ProcessPlan
     from services.executor.runtime.steps.users import Identity
@@ -82,12 +87,42 @@ def change_user(process: ProcessPlan, identity: Identity) -> None:
         raise InvalidSpec("process.user.additionalGids", "this user namespace does not allow setgroups")
     kernel.setresgid(identity.gid)
     kernel.setresuid(identity.uid)
+    kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)  # what was kept stays
+    capabilities.clear_ambient()
+
+
+def with_final_capabilities(process: ProcessPlan, action: Callable[[], T]) -> T:
+    """Do something with the rights that the process is going to have, and keep what is permitted until `drop`."""
+    permitted = capabilities.permitted()
+    capabilities.capset(capabilities.mask(process.capabilities.get("effective") or ()) & permitted, permitted, 0)
+    return action()
 
 
 def drop(process: ProcessPlan) -> None:
-    """Reduce the sets to what the spec says."""
+    """Reduce the sets to what the spec says; a filter that is in force needs to allow capset, as with runc."""
     capabilities.apply(process.capabilities)
-    kernel.prctl(kernel.PR_SET_KEEPCAPS, 0)
+
+
+# What a process that enters a pid namespace last does with its filter in force: clone, where clone3 is refused;
+# TIOCSCTTY (ioctl_tty(2)) for a terminal.
+_JOINING = (
+    ("prctl", (1, 9)),
+    ("setsid", ()),
+    ("ioctl", (0, 0x540E)),
+    ("sendmsg", ()),
+    ("recvmsg", ()),
+    ("write", ()),
+    ("close", ()),
+    ("exit_group", ()),
+    ("clone", (kernel.CLONE_PARENT | 17,)),
+)
+
+
+def filter_permits_joining(process: ProcessPlan) -> bool:
+    """Whether an exec can enter its pid namespace after its privileges are gone, which is better, and not before."""
+    from services.executor.runtime.seccomp import verdict
+
+    return verdict.permits(process.seccomp.program, _JOINING)
 
 
 def _may_set_groups() -> bool:

@@ -298,7 +298,6 @@ def finish(
         kernel.personality({"LINUX": 0, "LINUX32": 8}[process.personality])
     if process.memory_policy is not None:
         process.memory_policy.apply()
-    filtered_early = process.seccomp is not None and not process.no_new_privileges
     if process.no_new_privileges:
         kernel.set_no_new_privileges()
     credentials.label(process)
@@ -309,21 +308,34 @@ def finish(
     if not entered:
         _enter_directory(process.cwd, final=True)
     os.umask(0o022 if process.umask is None else process.umask)
-    if filtered_early:
+    path = credentials.with_final_capabilities(process, lambda: command.find(process.args[0], environment))
+
+    def ready() -> None:
+        if process.die_with_parent:
+            kernel.set_parent_death_signal(9)  # every change of user clears it, and a child does not inherit it
+        channel.send("ready", ready_fds, wait=process.wait, path=path)
+        for fd in ready_fds:
+            os.close(fd)
+        if process.wait:
+            _await_start(plan.start_listener if plan is not None else None, channel)
+        kernel.restore_signals()
+        kernel.close_from(3 + preserve_fds, on_exec=True)
+
+    early = process.seccomp is not None and not process.no_new_privileges
+    # Its last preparations need no privileges; but where a filter is on by then, they need its consent.
+    joins_first = before_exec is not None and early and not credentials.filter_permits_joining(process)
+    if joins_first and before_exec is not None:
+        before_exec()
+    ready_first = early and not process.wait and (before_exec is None or joins_first)
+    if ready_first:
+        ready()
+    if early:
         credentials.install_filter_privileged(process, channel)
     credentials.drop(process)
-    path = command.find(process.args[0], environment)
-    if before_exec is not None:
+    if before_exec is not None and not joins_first:
         before_exec()
-    if process.die_with_parent:
-        kernel.set_parent_death_signal(9)  # every change of user clears it
-    channel.send("ready", ready_fds, wait=process.wait, path=path)
-    for fd in ready_fds:
-        os.close(fd)
-    if process.wait:
-        _await_start(plan.start_listener if plan is not None else None, channel)
-    kernel.restore_signals()
-    kernel.close_from(3 + preserve_fds, on_exec=True)
+    if not ready_first:
+        ready()
     if process.seccomp is not None and process.no_new_privileges:
         # as late as can be: the filter need not allow what came before; but hooks are of the container
         credentials.install_filter(process, channel)

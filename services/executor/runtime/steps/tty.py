@@ -31,8 +31,14 @@ def open_pair(root: int) -> tuple[int, int]:
         raise RuntimeFailure("/dev/pts/ptmx is not the terminal multiplexer", step="console")
     with kernel.reporting("ioctl", "/dev/pts/ptmx"):
         fcntl.ioctl(master, _TIOCSPTLCK, b"\0\0\0\0")
-        slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    return master, slave
+    return master, open_slave(master)
+
+
+def open_slave(master: int) -> int:
+    """The other end of a terminal, without a path and without making it anybody's controlling terminal."""
+    with kernel.reporting("ioctl TIOCGPTPEER", ""):
+        slave: int = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    return slave
 
 
 def set_size(fd: int, rows: int, columns: int) -> None:
