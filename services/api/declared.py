@@ -51,12 +51,19 @@ def _error(status: int) -> dict[str, Any]:
     return described if status == 304 else described | {"model": ErrorResponse}
 
 
+# Says in the description that an answer's documents are several; `services.api.description` acts on it.
+LINES = "x-lines"
 BINARY = {"type": "string", "format": "binary"}
 
 
-def answers(media_type: str, description: str, *, status: int = 200) -> dict[int | str, dict[str, Any]]:
+def streams(media_type: str, description: str, *, status: int = 200) -> dict[int | str, dict[str, Any]]:
     """An answer whose body is no JSON document."""
     return {status: {"description": description, "content": {media_type: {"schema": BINARY}}}}
+
+
+def lines(item: Any, description: str) -> dict[int | str, dict[str, Any]]:
+    """An answer of JSON documents, one a line, that come as they are made."""
+    return {200: {"description": description, "model": item, LINES: True}}
 
 
 def takes(*media_types: str, description: str, required: bool = True) -> dict[str, Any]:

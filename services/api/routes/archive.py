@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from services.api.call import Call, empty_response
 from services.api.copies import download, upload
-from services.api.declared import ContainerName, answers, may, takes
+from services.api.declared import ContainerName, may, streams, takes
 from services.api.requests.containers import PathQuery, PutArchiveQuery
 from services.api.routing import EdgeRouter
 from shared.bus.handover import PipeRef
@@ -63,7 +63,7 @@ async def stat(call: Call, ref: ContainerName, query: Annotated[PathQuery, Query
     "/containers/{ref}/archive",
     operation_id="ContainerArchive",
     response_class=Response,
-    responses=answers(TAR, "An archive.") | may(404),
+    responses=streams(TAR, "An archive.") | may(404),
 )
 async def get(call: Call, ref: ContainerName, query: Annotated[PathQuery, Query()]) -> Response:
     """An archive of a path in a container."""
@@ -108,7 +108,7 @@ async def put(call: Call, ref: ContainerName, query: Annotated[PutArchiveQuery, 
     "/containers/{ref}/export",
     operation_id="ContainerExport",
     response_class=Response,
-    responses=answers(OCTETS, "An archive.") | may(404),
+    responses=streams(OCTETS, "An archive.") | may(404),
 )
 async def export(call: Call, ref: ContainerName) -> Response:
     """An archive of all of a container's files."""

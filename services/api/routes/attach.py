@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from services.api import websocket
 from services.api.call import Call
-from services.api.declared import ContainerName, answers, may
+from services.api.declared import ContainerName, may, streams
 from services.api.detach import DEFAULT_KEYS, DetachKeys
 from services.api.repeating import Offers, until_answered
 from services.api.requests.containers import AttachQuery, LogsQuery
@@ -29,7 +29,7 @@ RAW = "application/vnd.docker.raw-stream"
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 MOST_DIGITS = 20
 FIRST_MULTIPLEXED_VERSION = (1, 42)
-HIJACKED = answers(RAW, "From here on both sides send bytes, each until it ends its direction.") | {
+HIJACKED = streams(RAW, "From here on both sides send bytes, each until it ends its direction.") | {
     101: {"description": "As 200, for a request that asks for an upgrade."}
 }
 
@@ -146,7 +146,7 @@ def tail_of(text: str) -> int:
     "/containers/{ref}/logs",
     operation_id="ContainerLogs",
     response_class=Response,
-    responses=answers(MULTIPLEXED, "Lines of the log.") | may(404),
+    responses=streams(MULTIPLEXED, "Lines of the log.") | may(404),
 )
 async def logs(call: Call, ref: ContainerName, query: Annotated[LogsQuery, Query()]) -> Response:
     """What a container's process has written."""

@@ -12,8 +12,9 @@ from fastapi import Query
 from starlette.responses import Response
 
 from services.api import credentials
+from services.api.answers.images import BuildCachePruned, ProgressLine
 from services.api.call import Call, json_response
-from services.api.declared import may, takes
+from services.api.declared import lines, may, takes
 from services.api.received import send_body
 from services.api.requests.images import BuildCancelQuery, BuildPruneQuery, BuildQuery
 from services.api.routing import EdgeRouter
@@ -92,7 +93,13 @@ def build_request(
     )
 
 
-@router.post("/build", operation_id="ImageBuild", responses=may(404, 501), openapi_extra=CONTEXT)
+@router.post(
+    "/build",
+    operation_id="ImageBuild",
+    response_class=Response,
+    responses=lines(ProgressLine, "What is done, and what fails.") | may(404, 501),
+    openapi_extra=CONTEXT,
+)
 async def build(call: Call, query: Annotated[BuildQuery, Query()]) -> Response:
     """Build an image of a Dockerfile and its context. Progress, and what fails, come as JSON lines."""
     if query.version == BUILDKIT:
@@ -159,7 +166,7 @@ class _Context:
         self._pipe = None
 
 
-@router.post("/build/prune", operation_id="BuildPrune", responses=may(501))
+@router.post("/build/prune", operation_id="BuildPrune", response_model=BuildCachePruned, responses=may(501))
 async def prune(call: Call, query: Annotated[BuildPruneQuery, Query()]) -> Response:
     """Remove what builds have kept for later ones."""
     for name, value in (("max-used-space", query.max_used_space), ("min-free-space", query.min_free_space)):

@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
+from services.api.answers import containers as answers
 from services.api.call import Call, empty_response, json_response
 from services.api.declared import ContainerName, may
 from services.api.repeating import ATTEMPTS, until_answered
@@ -31,7 +32,13 @@ ENDING_SIGNALS = ("", "KILL", "9", "TERM", "15")
 router = EdgeRouter("Container")
 
 
-@router.post("/containers/create", operation_id="ContainerCreate", status_code=201, responses=may(404, 409))
+@router.post(
+    "/containers/create",
+    operation_id="ContainerCreate",
+    response_model=answers.Created,
+    status_code=201,
+    responses=may(404, 409),
+)
 async def create(call: Call, query: Annotated[requests.CreateQuery, Query()], body: requests.ContainerBody) -> Response:
     """Create a container."""
     if body.says_nothing():
@@ -169,7 +176,12 @@ async def rename(call: Call, ref: ContainerName, query: Annotated[requests.Renam
     return empty_response()
 
 
-@router.post("/containers/{ref}/update", operation_id="ContainerUpdate", responses=may(404, 409))
+@router.post(
+    "/containers/{ref}/update",
+    operation_id="ContainerUpdate",
+    response_model=answers.Updated,
+    responses=may(404, 409),
+)
 async def update(call: Call, ref: ContainerName, body: requests.UpdateBody) -> Response:
     """Change a container's limits and restart policy."""
     sent = body.model_fields_set - {"restart_policy"}
@@ -203,7 +215,12 @@ async def remove(call: Call, ref: ContainerName, query: Annotated[requests.Remov
     return empty_response()
 
 
-@router.get("/containers/{ref}/json", operation_id="ContainerInspect", responses=may(404))
+@router.get(
+    "/containers/{ref}/json",
+    operation_id="ContainerInspect",
+    response_model=answers.ContainerInspect,
+    responses=may(404),
+)
 async def inspect(call: Call, ref: ContainerName, query: Annotated[requests.InspectQuery, Query()]) -> Response:
     """All about a container."""
     container = await call.ask(contracts.INSPECT, contracts.InspectContainer(ref=ref, size=query.size))
@@ -211,7 +228,12 @@ async def inspect(call: Call, ref: ContainerName, query: Annotated[requests.Insp
     return json_response(views.container(container, call.version, call.deps.facts.data_root), headers=headers)
 
 
-@router.get("/containers/json", operation_id="ContainerList", responses=may())
+@router.get(
+    "/containers/json",
+    operation_id="ContainerList",
+    response_model=list[answers.ContainerSummary],
+    responses=may(),
+)
 async def list_all(call: Call, query: Annotated[requests.ListQuery, Query()]) -> Response:
     """The containers, the newest first.
 
@@ -229,21 +251,30 @@ async def list_all(call: Call, query: Annotated[requests.ListQuery, Query()]) ->
     return json_response(lines[:limit] if limit else lines)
 
 
-@router.get("/containers/{ref}/top", operation_id="ContainerTop", responses=may(404, 409))
+@router.get(
+    "/containers/{ref}/top", operation_id="ContainerTop", response_model=answers.Processes, responses=may(404, 409)
+)
 async def top(call: Call, ref: ContainerName, query: Annotated[requests.TopQuery, Query()]) -> Response:
     """The processes in a container."""
     result = await call.ask(contracts.TOP, contracts.Top(ref=ref, ps_args=query.ps_args or "-ef"))
     return json_response({"Titles": result.titles, "Processes": result.processes})
 
 
-@router.get("/containers/{ref}/changes", operation_id="ContainerChanges", responses=may(404))
+@router.get(
+    "/containers/{ref}/changes",
+    operation_id="ContainerChanges",
+    response_model=list[answers.Change] | None,
+    responses=may(404),
+)
 async def changes(call: Call, ref: ContainerName) -> Response:
     """What a container has changed in its files."""
     result = await call.ask(contracts.CHANGES, contracts.ContainerRef(ref=ref))
     return json_response([{"Path": change.path, "Kind": change.kind} for change in result.changes] or None)
 
 
-@router.post("/containers/prune", operation_id="ContainerPrune", responses=may())
+@router.post(
+    "/containers/prune", operation_id="ContainerPrune", response_model=answers.ContainersPruned, responses=may()
+)
 async def prune(call: Call, query: Annotated[requests.FiltersQuery, Query()]) -> Response:
     """Remove the containers that do not run."""
     pruned = await call.ask(contracts.PRUNE, contracts.Prune(filters=query.filters))

@@ -16,8 +16,9 @@ import orjson
 from fastapi import Query
 from starlette.responses import Response
 
+from services.api.answers.system import EventMessage
 from services.api.call import Call
-from services.api.declared import may
+from services.api.declared import lines, may
 from services.api.query import parse_time_ns
 from services.api.requests.system import EventsQuery
 from services.api.routing import EdgeRouter
@@ -33,7 +34,12 @@ OUT_OF_ORDER = 1000
 router = EdgeRouter("System")
 
 
-@router.get("/events", operation_id="SystemEvents", responses=may())
+@router.get(
+    "/events",
+    operation_id="SystemEvents",
+    response_class=Response,
+    responses=lines(EventMessage, "What happened.") | may(),
+)
 async def events(call: Call, query: Annotated[EventsQuery, Query()]) -> Response | None:
     """What happened, and what happens, as JSON lines.
 

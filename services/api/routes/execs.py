@@ -12,6 +12,7 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
+from services.api.answers.containers import ExecInspect, Identified
 from services.api.call import Call, empty_response, json_response
 from services.api.declared import ContainerName, ExecName, may
 from services.api.detach import DEFAULT_KEYS, DetachKeys
@@ -34,7 +35,13 @@ AFTER_HEAD_S = 0.02
 router = EdgeRouter("Exec")
 
 
-@router.post("/containers/{ref}/exec", operation_id="ContainerExec", status_code=201, responses=may(404, 409))
+@router.post(
+    "/containers/{ref}/exec",
+    operation_id="ContainerExec",
+    response_model=Identified,
+    status_code=201,
+    responses=may(404, 409),
+)
 async def create(call: Call, ref: ContainerName, body: ExecBody) -> Response:
     """Prepare a process in a running container."""
     DetachKeys(body.detach_keys or DEFAULT_KEYS)  # refused now, not when it is started
@@ -121,7 +128,7 @@ async def _refuse(connection: RawConnection, error: DavitError, tty: bool) -> No
         await connection.finish()
 
 
-@router.get("/exec/{exec_id}/json", operation_id="ExecInspect", responses=may(404))
+@router.get("/exec/{exec_id}/json", operation_id="ExecInspect", response_model=ExecInspect, responses=may(404))
 async def inspect(call: Call, exec_id: ExecName) -> Response:
     """All about such a process."""
     return json_response(views.exec_process(await call.ask(contracts.EXEC_INSPECT, ExecRef(id=exec_id))))

@@ -11,9 +11,11 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
+from services.api.answers import images as answers
+from services.api.answers.containers import Identified
 from services.api.call import Call, empty_response, json_response
 from services.api.credentials import from_header
-from services.api.declared import ImageName, RegistryAuthHeader, answers, may, takes
+from services.api.declared import ImageName, RegistryAuthHeader, lines, may, streams, takes
 from services.api.requests import images as requests
 from services.api.routing import EdgeRouter
 from services.api.streaming import download_response, progress_response, upload_body
@@ -28,7 +30,8 @@ from shared.errors import InvalidArgument
 
 TAR = "application/x-tar"
 TAR_TYPES = (TAR, "application/octet-stream")
-TARS = answers(TAR, "An archive.") | may(404)
+PROGRESS = lines(answers.ProgressLine, "What is done, and what fails.")
+TARS = streams(TAR, "An archive.") | may(404)
 
 # Names hold slashes; the fixed paths come first.
 router = EdgeRouter("Image")
@@ -48,7 +51,7 @@ def with_tag(name: str, tag: str) -> str:
     return f"{head}{slash}{last.partition(':')[0]}:{tag}"
 
 
-@router.get("/images/json", operation_id="ImageList", responses=may())
+@router.get("/images/json", operation_id="ImageList", response_model=list[answers.ImageSummary], responses=may())
 async def list_all(call: Call, query: Annotated[requests.ListQuery, Query()]) -> Response:
     """The images."""
     filters: Filters = query.filters
@@ -67,7 +70,7 @@ async def list_all(call: Call, query: Annotated[requests.ListQuery, Query()]) ->
     return json_response([views.summary(item, call.version) for item in result.images])
 
 
-@router.get("/images/search", operation_id="ImageSearch", responses=may(404))
+@router.get("/images/search", operation_id="ImageSearch", response_model=list[answers.SearchHit], responses=may(404))
 async def search(
     call: Call, query: Annotated[requests.SearchQuery, Query()], auth: RegistryAuthHeader = ""
 ) -> Response:
@@ -101,7 +104,8 @@ async def _save(call: Call, names: list[str], platforms: list[str]) -> Response:
 @router.post(
     "/images/load",
     operation_id="ImageLoad",
-    responses=may(),
+    response_class=Response,
+    responses=PROGRESS | may(),
     openapi_extra=takes(*TAR_TYPES, description="An archive of images."),
 )
 async def load(call: Call, query: Annotated[requests.LoadQuery, Query()]) -> Response:
@@ -119,7 +123,8 @@ async def load(call: Call, query: Annotated[requests.LoadQuery, Query()]) -> Res
 @router.post(
     "/images/create",
     operation_id="ImageCreate",
-    responses=may(404),
+    response_class=Response,
+    responses=PROGRESS | may(404),
     openapi_extra=takes(*TAR_TYPES, description="A file system to import.", required=False),
 )
 async def create(
@@ -169,7 +174,7 @@ async def import_image(call: Call, query: requests.CreateQuery) -> Response:
     return await progress_response(call, ask, upload=partial(upload_body, call) if query.from_src == "-" else None)
 
 
-@router.post("/images/prune", operation_id="ImagePrune", responses=may())
+@router.post("/images/prune", operation_id="ImagePrune", response_model=answers.ImagesPruned, responses=may())
 async def prune(call: Call, query: Annotated[requests.FiltersQuery, Query()]) -> Response:
     """Remove the images that have no name, or that no container uses."""
     result = await call.ask(contracts.PRUNE, contracts.PruneImages(filters=query.filters))
@@ -178,7 +183,12 @@ async def prune(call: Call, query: Annotated[requests.FiltersQuery, Query()]) ->
     )
 
 
-@router.get("/images/{name:path}/json", operation_id="ImageInspect", responses=may(404))
+@router.get(
+    "/images/{name:path}/json",
+    operation_id="ImageInspect",
+    response_model=answers.ImageInspect,
+    responses=may(404),
+)
 async def inspect(call: Call, name: ImageName, query: Annotated[requests.InspectQuery, Query()]) -> Response:
     """All about an image."""
     request = contracts.InspectImage(ref=name, platform=query.platform or None, manifests=query.manifests)
@@ -186,14 +196,21 @@ async def inspect(call: Call, name: ImageName, query: Annotated[requests.Inspect
     return json_response(views.image(image, call.version, call.deps.facts.data_root))
 
 
-@router.get("/images/{name:path}/history", operation_id="ImageHistory", responses=may(404))
+@router.get(
+    "/images/{name:path}/history",
+    operation_id="ImageHistory",
+    response_model=list[answers.HistoryStep],
+    responses=may(404),
+)
 async def history(call: Call, name: ImageName, query: Annotated[requests.HistoryQuery, Query()]) -> Response:
     """How an image was made, the last step first."""
     result = await call.ask(contracts.HISTORY, ImageRef(ref=name, platform=query.platform or None))
     return json_response([views.history(entry) for entry in result.entries])
 
 
-@router.post("/images/{name:path}/push", operation_id="ImagePush", responses=may(404))
+@router.post(
+    "/images/{name:path}/push", operation_id="ImagePush", response_class=Response, responses=PROGRESS | may(404)
+)
 async def push(
     call: Call, name: ImageName, query: Annotated[requests.PushQuery, Query()], auth: RegistryAuthHeader = ""
 ) -> Response:
@@ -229,7 +246,12 @@ async def tag(call: Call, name: ImageName, query: Annotated[requests.TagQuery, Q
     return empty_response(201)
 
 
-@router.delete("/images/{name:path}", operation_id="ImageDelete", responses=may(404, 409))
+@router.delete(
+    "/images/{name:path}",
+    operation_id="ImageDelete",
+    response_model=list[answers.Removal],
+    responses=may(404, 409),
+)
 async def remove(call: Call, name: ImageName, query: Annotated[requests.RemoveQuery, Query()]) -> Response:
     """Take a name from an image, and remove it when that was the last."""
     result = await call.ask(
@@ -239,7 +261,7 @@ async def remove(call: Call, name: ImageName, query: Annotated[requests.RemoveQu
     return json_response(views.removals(result))
 
 
-@router.post("/commit", operation_id="ImageCommit", status_code=201, responses=may(404, 409))
+@router.post("/commit", operation_id="ImageCommit", response_model=Identified, status_code=201, responses=may(404, 409))
 async def commit(
     call: Call, query: Annotated[requests.CommitQuery, Query()], body: ContainerConfig | None = None
 ) -> Response:
@@ -260,7 +282,12 @@ async def commit(
     return json_response({"Id": result.id}, 201)
 
 
-@router.get("/distribution/{name:path}/json", operation_id="DistributionInspect", responses=may(401, 403, 404))
+@router.get(
+    "/distribution/{name:path}/json",
+    operation_id="DistributionInspect",
+    response_model=answers.DistributionInspect,
+    responses=may(401, 403, 404),
+)
 async def distribution(call: Call, name: ImageName, auth: RegistryAuthHeader = "") -> Response:
     """What a registry has under a name."""
     result = await call.ask(contracts.DISTRIBUTION, contracts.DistributionRequest(ref=name, auth=from_header(auth)))

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
+from services.api.answers import networks as answers
 from services.api.call import Call, empty_response, json_response
 from services.api.declared import NetworkName, may
 from services.api.repeating import until_answered
@@ -22,7 +23,13 @@ from shared.errors import Conflict, Forbidden, InvalidArgument, NotFound
 router = EdgeRouter("Network")
 
 
-@router.post("/networks/create", operation_id="NetworkCreate", status_code=201, responses=may(403, 404, 409))
+@router.post(
+    "/networks/create",
+    operation_id="NetworkCreate",
+    response_model=answers.NetworkCreated,
+    status_code=201,
+    responses=may(403, 404, 409),
+)
 async def create(call: Call, body: requests.NetworkBody) -> Response:
     """Make a network."""
     if not body.name:
@@ -52,14 +59,14 @@ async def create(call: Call, body: requests.NetworkBody) -> Response:
 
 
 @router.get("/networks/", include_in_schema=False)
-@router.get("/networks", operation_id="NetworkList", responses=may())
+@router.get("/networks", operation_id="NetworkList", response_model=list[answers.NetworkShown], responses=may())
 async def list_all(call: Call, query: Annotated[requests.FiltersQuery, Query()]) -> Response:
     """The networks."""
     result = await call.ask(contracts.LIST, contracts.ListNetworks(filters=query.filters))
     return json_response([views.network(item, call.version) for item in result.networks])
 
 
-@router.get("/networks/{ref}", operation_id="NetworkInspect", responses=may(404))
+@router.get("/networks/{ref}", operation_id="NetworkInspect", response_model=answers.NetworkShown, responses=may(404))
 async def inspect(call: Call, ref: NetworkName, query: Annotated[requests.InspectQuery, Query()]) -> Response:
     """All about a network."""
     network = await call.ask(
@@ -108,7 +115,7 @@ async def disconnect(call: Call, ref: NetworkName, body: requests.DisconnectBody
     return empty_response(200)
 
 
-@router.post("/networks/prune", operation_id="NetworkPrune", responses=may())
+@router.post("/networks/prune", operation_id="NetworkPrune", response_model=answers.NetworksPruned, responses=may())
 async def prune(call: Call, query: Annotated[requests.FiltersQuery, Query()]) -> Response:
     """Remove the networks that no container is connected to."""
     result = await call.ask(contracts.PRUNE, contracts.PruneNetworks(filters=query.filters))

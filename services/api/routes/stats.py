@@ -13,8 +13,9 @@ import orjson
 from fastapi import Query
 from starlette.responses import Response
 
+from services.api.answers import stats as answers
 from services.api.call import Call, json_response
-from services.api.declared import ContainerName, may
+from services.api.declared import ContainerName, lines, may
 from services.api.requests.containers import StatsQuery
 from services.api.routing import EdgeRouter
 from services.api.streaming import flushed
@@ -28,7 +29,12 @@ MOMENT_S = 0.5
 router = EdgeRouter("Container")
 
 
-@router.get("/containers/{ref}/stats", operation_id="ContainerStats", responses=may(404))
+@router.get(
+    "/containers/{ref}/stats",
+    operation_id="ContainerStats",
+    response_class=Response,
+    responses=lines(answers.Stats, "The samples.") | may(404),
+)
 async def stats(call: Call, ref: ContainerName, query: Annotated[StatsQuery, Query()]) -> Response | None:
     """What a container uses: one sample, or one every second."""
     stream, one_shot = query.stream, query.one_shot

@@ -12,6 +12,8 @@ from fastapi import Query
 from starlette.responses import PlainTextResponse, Response
 
 from services.api import credentials
+from services.api.answers import system as answers
+from services.api.answers.containers import ContainerSummary
 from services.api.call import Call, json_response
 from services.api.declared import may
 from services.api.requests.system import AuthBody, DiskUsageQuery
@@ -47,14 +49,14 @@ async def ping(call: Call) -> Response:
     return Response(b"OK", 200, PING_HEADERS, "text/plain")
 
 
-@router.get("/version", operation_id="SystemVersion", responses=may())
+@router.get("/version", operation_id="SystemVersion", response_model=answers.SystemVersion, responses=may())
 async def version(call: Call) -> Response:
     """The engine's version."""
     info = await call.ask(contracts.INFO, EMPTY)
     return json_response(views.version(info, call.deps.facts))
 
 
-@router.get("/info", operation_id="SystemInfo", responses=may())
+@router.get("/info", operation_id="SystemInfo", response_model=answers.SystemInfo, responses=may())
 async def info(call: Call) -> Response:
     """The engine and its machine."""
     system, images = await asyncio.gather(
@@ -64,7 +66,7 @@ async def info(call: Call) -> Response:
     return json_response(views.info(system, len(images.images), call.deps.facts, call.version))
 
 
-@router.get("/system/df", operation_id="SystemDataUsage", responses=may())
+@router.get("/system/df", operation_id="SystemDataUsage", response_model=answers.DiskUsage, responses=may())
 async def disk_usage(call: Call, query: Annotated[DiskUsageQuery, Query()]) -> Response:
     """What takes how much of the disk."""
     wanted = query.type
@@ -92,7 +94,7 @@ async def _images(call: Call) -> dict[str, Any]:
 
 async def _containers(call: Call) -> dict[str, Any]:
     request = contracts.ListContainers(all=True, size=True)
-    items: list[dict[str, Any]] = []
+    items: list[ContainerSummary] = []
     while True:
         page = await call.ask(contracts.LIST, request, deadline_s=60)
         items += [container_views.summary(item, call.version) for item in page.containers]
@@ -111,7 +113,7 @@ async def _build_cache(call: Call) -> dict[str, Any]:
     return {"BuildCache": [image_views.build_cache(entry, call.version) for entry in result.entries]}
 
 
-@router.post("/auth", operation_id="SystemAuth", responses=may(401))
+@router.post("/auth", operation_id="SystemAuth", response_model=answers.LoginAnswer, responses=may(401))
 async def auth(call: Call, body: AuthBody) -> Response:
     """Try credentials at a registry."""
     registry_auth = credentials.from_object(body.model_dump(by_alias=False))

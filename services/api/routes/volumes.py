@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
+from services.api.answers import system as answers
 from services.api.call import Call, empty_response, json_response
 from services.api.declared import VolumeName, may
 from services.api.repeating import until_answered
@@ -23,7 +24,13 @@ PRUNE_ANONYMOUS_ONLY = (1, 42)
 router = EdgeRouter("Volume")
 
 
-@router.post("/volumes/create", operation_id="VolumeCreate", status_code=201, responses=may(409, 501))
+@router.post(
+    "/volumes/create",
+    operation_id="VolumeCreate",
+    response_model=answers.VolumeShown,
+    status_code=201,
+    responses=may(409, 501),
+)
 async def create(call: Call, body: VolumeBody) -> Response:
     """Make a volume; one that is there already is left as it is."""
     if body.cluster_volume_spec is not None:
@@ -37,7 +44,7 @@ async def create(call: Call, body: VolumeBody) -> Response:
     return json_response(views.volume(volume), 201)
 
 
-@router.get("/volumes", operation_id="VolumeList", responses=may())
+@router.get("/volumes", operation_id="VolumeList", response_model=answers.VolumeList, responses=may())
 async def list_all(call: Call, query: Annotated[VolumesQuery, Query()]) -> Response:
     """The volumes."""
     result = await call.ask(contracts.LIST, contracts.ListVolumes(filters=query.filters))
@@ -46,7 +53,7 @@ async def list_all(call: Call, query: Annotated[VolumesQuery, Query()]) -> Respo
     )
 
 
-@router.get("/volumes/{name}", operation_id="VolumeInspect", responses=may(404))
+@router.get("/volumes/{name}", operation_id="VolumeInspect", response_model=answers.VolumeShown, responses=may(404))
 async def inspect(call: Call, name: VolumeName) -> Response:
     """All about a volume."""
     return json_response(views.volume(await call.ask(contracts.INSPECT, VolumeRef(name=name))))
@@ -60,7 +67,7 @@ async def remove(call: Call, name: VolumeName, query: Annotated[VolumeRemoveQuer
     return empty_response()
 
 
-@router.post("/volumes/prune", operation_id="VolumePrune", responses=may())
+@router.post("/volumes/prune", operation_id="VolumePrune", response_model=answers.VolumesPruned, responses=may())
 async def prune(call: Call, query: Annotated[VolumesQuery, Query()]) -> Response:
     """Remove the volumes that no container uses; from 1.42 on those without a name only, unless all are asked for."""
     filters = query.filters

@@ -14,6 +14,7 @@ import orjson
 from fastapi import Query
 from starlette.responses import Response
 
+from services.api.answers.containers import WaitAnswer
 from services.api.call import Call, json_response
 from services.api.declared import ContainerName, may
 from services.api.requests.containers import WaitCondition, WaitQuery
@@ -41,7 +42,7 @@ def condition_of(query: WaitQuery) -> WaitCondition:
     return cast(WaitCondition, text)
 
 
-@router.post("/containers/{ref}/wait", operation_id="ContainerWait", responses=may(404))
+@router.post("/containers/{ref}/wait", operation_id="ContainerWait", response_model=WaitAnswer, responses=may(404))
 async def wait(call: Call, ref: ContainerName, query: Annotated[WaitQuery, Query()]) -> Response | None:
     """Wait for a container's end, and get its exit code."""
     request = WaitContainer(ref=ref, condition=condition_of(query), patience_s=0)

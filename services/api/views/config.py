@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.api.answers import containers as answers
 from services.api.versions import Version
 from shared.contracts.docker import (
     MASKED_PATHS,
@@ -15,6 +16,7 @@ from shared.contracts.docker import (
     EndpointSettings,
     HealthConfig,
     HostConfig,
+    IpamEndpoint,
     PortMap,
 )
 
@@ -116,9 +118,9 @@ def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
     return {name: item for name, item in value.items() if item or name in ("Type", "Target")}
 
 
-def endpoint(value: EndpointSettings, version: Version) -> dict[str, Any]:
-    result: dict[str, Any] = {
-        "IPAMConfig": _without_empty(value.ipam_config.model_dump(by_alias=True)) if value.ipam_config else None,
+def endpoint(value: EndpointSettings, version: Version) -> answers.Endpoint:
+    result: answers.Endpoint = {
+        "IPAMConfig": ipam(value.ipam_config) if value.ipam_config else None,
         "Links": value.links or None,
         "Aliases": value.aliases or None,
         "MacAddress": value.mac_address,
@@ -139,7 +141,18 @@ def endpoint(value: EndpointSettings, version: Version) -> dict[str, Any]:
     return result
 
 
-def ports(value: PortMap) -> dict[str, list[dict[str, str]] | None]:
+def ipam(value: IpamEndpoint) -> answers.IpamConfig:
+    result: answers.IpamConfig = {}
+    if value.ipv4_address:
+        result["IPv4Address"] = value.ipv4_address
+    if value.ipv6_address:
+        result["IPv6Address"] = value.ipv6_address
+    if value.link_local_ips:
+        result["LinkLocalIPs"] = value.link_local_ips
+    return result
+
+
+def ports(value: PortMap) -> answers.Ports:
     """Container port -> its bindings; null for one that is exposed but not published."""
     return {
         port: [{"HostIp": item.host_ip, "HostPort": item.host_port} for item in bindings] or None
@@ -147,12 +160,12 @@ def ports(value: PortMap) -> dict[str, list[dict[str, str]] | None]:
     }
 
 
-def port_list(value: PortMap) -> list[dict[str, Any]]:
+def port_list(value: PortMap) -> list[answers.PortShown]:
     """The ports of a line of `docker ps`."""
-    result: list[dict[str, Any]] = []
+    result: list[answers.PortShown] = []
     for port, bindings in value.items():
         number, _, protocol = port.partition("/")
-        private = {"PrivatePort": int(number.split("-")[0]), "Type": protocol or "tcp"}
+        private: answers.PortShown = {"PrivatePort": int(number.split("-")[0]), "Type": protocol or "tcp"}
         result += [{"IP": item.host_ip, "PublicPort": int(item.host_port or 0), **private} for item in bindings] or [
             private
         ]

@@ -5,8 +5,7 @@ Source: Docker Engine API 1.50, ContainerInspectResponse, ContainerSummary, Exec
 
 from __future__ import annotations
 
-from typing import Any
-
+from services.api.answers import containers as answers
 from services.api.versions import Version
 from services.api.views import config as parts
 from shared.contracts.containers import Container, ContainerState, ContainerSummary, Exec, MountPoint
@@ -15,8 +14,8 @@ from shared.contracts.docker import EndpointSettings
 STORAGE_DRIVER = "overlay2"
 
 
-def container(value: Container, version: Version, data_root: str) -> dict[str, Any]:
-    result: dict[str, Any] = {
+def container(value: Container, version: Version, data_root: str) -> answers.ContainerInspect:
+    result: answers.ContainerInspect = {
         "Id": value.id,
         "Created": value.created_at,
         "Path": value.path,
@@ -47,8 +46,8 @@ def container(value: Container, version: Version, data_root: str) -> dict[str, A
     return result
 
 
-def state(value: ContainerState) -> dict[str, Any]:
-    result: dict[str, Any] = {
+def state(value: ContainerState) -> answers.State:
+    result: answers.State = {
         "Status": value.status,
         "Running": value.running,
         "Paused": value.paused,
@@ -62,7 +61,7 @@ def state(value: ContainerState) -> dict[str, Any]:
         "FinishedAt": value.finished_at,
     }
     if value.health is not None:
-        log = [
+        log: list[answers.HealthResult] = [
             {"Start": entry.start, "End": entry.end, "ExitCode": entry.exit_code, "Output": entry.output}
             for entry in value.health.log
         ]
@@ -74,18 +73,23 @@ def state(value: ContainerState) -> dict[str, Any]:
     return result
 
 
-def mount(value: MountPoint) -> dict[str, Any]:
-    result: dict[str, Any] = {"Type": value.type}
+def mount(value: MountPoint) -> answers.MountPoint:
+    result: answers.MountPoint = {
+        "Type": value.type,
+        "Source": value.source,
+        "Destination": value.destination,
+        "Mode": value.mode,
+        "RW": value.rw,
+        "Propagation": value.propagation,
+    }
     if value.name:
         result["Name"] = value.name
-    result.update(Source=value.source, Destination=value.destination)
     if value.driver:
         result["Driver"] = value.driver
-    result.update(Mode=value.mode, RW=value.rw, Propagation=value.propagation)
     return result
 
 
-def graph_driver(value: Container, data_root: str) -> dict[str, Any]:
+def graph_driver(value: Container, data_root: str) -> answers.GraphDriver:
     lower = [f"{data_root}/layers/{layer.removeprefix('sha256:')}/fs" for layer in reversed(value.layers)]
     home = f"{data_root}/containers/{value.id}"
     data = {
@@ -98,7 +102,7 @@ def graph_driver(value: Container, data_root: str) -> dict[str, Any]:
     return {"Data": data, "Name": STORAGE_DRIVER}
 
 
-def network_settings(value: Container, version: Version) -> dict[str, Any]:
+def network_settings(value: Container, version: Version) -> answers.NetworkSettings:
     """Addresses per network, and once more at the top for the default bridge, where old clients look."""
     bridge = value.networks.get("bridge", EndpointSettings())
     return {
@@ -123,11 +127,11 @@ def network_settings(value: Container, version: Version) -> dict[str, Any]:
     }
 
 
-def summary(value: ContainerSummary, version: Version) -> dict[str, Any]:
-    host_config: dict[str, Any] = {"NetworkMode": value.network_mode}
+def summary(value: ContainerSummary, version: Version) -> answers.ContainerSummary:
+    host_config: answers.HostConfigSummary = {"NetworkMode": value.network_mode}
     if value.annotations and version >= (1, 46):
         host_config["Annotations"] = value.annotations
-    result: dict[str, Any] = {
+    result: answers.ContainerSummary = {
         "Id": value.id,
         "Names": ["/" + value.name.removeprefix("/")],
         "Image": value.image,
@@ -149,18 +153,20 @@ def summary(value: ContainerSummary, version: Version) -> dict[str, Any]:
     return result
 
 
-def exec_process(value: Exec) -> dict[str, Any]:
+def exec_process(value: Exec) -> answers.ExecInspect:
+    process: answers.ProcessConfig = {
+        "tty": value.tty,
+        "entrypoint": value.cmd[0] if value.cmd else "",
+        "arguments": value.cmd[1:],
+        "privileged": value.privileged,
+    }
+    if value.user:
+        process["user"] = value.user
     return {
         "ID": value.id,
         "Running": value.running,
         "ExitCode": value.exit_code,
-        "ProcessConfig": {
-            "tty": value.tty,
-            "entrypoint": value.cmd[0] if value.cmd else "",
-            "arguments": value.cmd[1:],
-            "privileged": value.privileged,
-            **({"user": value.user} if value.user else {}),
-        },
+        "ProcessConfig": process,
         "OpenStdin": value.attach_stdin,
         "OpenStderr": value.attach_stderr,
         "OpenStdout": value.attach_stdout,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from services.api.answers.system import EventLegacy, EventMessage
 from shared.docker.filters import Filters, check_keys, has_label
 from shared.events.record import DomainEvent
 
@@ -29,9 +28,9 @@ FILTERS = frozenset(
 WITH_VALUE = ("health_status", "exec_create", "exec_start")
 
 
-def message(event: DomainEvent) -> dict[str, Any]:
+def message(event: DomainEvent) -> EventMessage:
     """One line of `/events`, with the fields of older clients for containers and images."""
-    legacy: dict[str, Any] = {}
+    legacy: EventLegacy = {}
     if event.type == "container":
         legacy = {"status": event.action, "id": event.actor_id, "from": event.attributes.get("image", "")}
     elif event.type == "image":

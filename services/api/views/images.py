@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.api.answers import images as answers
+from services.api.answers.containers import GraphDriver
 from services.api.versions import Version
 from services.api.views import config as parts
 from shared.contracts.docker import ContainerConfig
@@ -57,8 +59,11 @@ def image_config(value: ContainerConfig, version: Version) -> dict[str, Any]:
     return result
 
 
-def image(value: Image, version: Version, data_root: str) -> dict[str, Any]:
-    result: dict[str, Any] = {
+def image(value: Image, version: Version, data_root: str) -> answers.ImageInspect:
+    root: answers.RootFs = {"Type": "layers"}
+    if value.diff_ids:
+        root["Layers"] = value.diff_ids
+    result: answers.ImageInspect = {
         "Id": value.id,
         "RepoTags": value.repo_tags,
         "RepoDigests": value.repo_digests,
@@ -71,7 +76,7 @@ def image(value: Image, version: Version, data_root: str) -> dict[str, Any]:
         "Os": value.os,
         "Size": value.size_bytes,
         "GraphDriver": graph_driver(value, data_root),
-        "RootFS": {"Type": "layers", **({"Layers": value.diff_ids} if value.diff_ids else {})},
+        "RootFS": root,
         "Metadata": {"LastTagTime": rfc3339(value.last_tag_time_ns) if value.last_tag_time_ns else ZERO_TIME},
     }
     if value.created or version < WITHOUT_VIRTUAL_SIZE:
@@ -90,9 +95,9 @@ def image(value: Image, version: Version, data_root: str) -> dict[str, Any]:
     return result
 
 
-def manifest(value: ManifestSummary) -> dict[str, Any]:
+def manifest(value: ManifestSummary) -> answers.ManifestSummary:
     """One of the images that a name stands for."""
-    platform = {"architecture": value.platform.architecture, "os": value.platform.os}
+    platform: answers.Platform = {"architecture": value.platform.architecture, "os": value.platform.os}
     if value.platform.variant:
         platform["variant"] = value.platform.variant
     return {
@@ -114,7 +119,7 @@ def manifest(value: ManifestSummary) -> dict[str, Any]:
     }
 
 
-def graph_driver(value: Image, data_root: str) -> dict[str, Any]:
+def graph_driver(value: Image, data_root: str) -> GraphDriver:
     directories = [f"{data_root}/layers/{chain.removeprefix('sha256:')}/fs" for chain in reversed(value.chain_ids)]
     data: dict[str, str] = {}
     if directories:
@@ -124,11 +129,11 @@ def graph_driver(value: Image, data_root: str) -> dict[str, Any]:
     return {"Data": data or None, "Name": "overlay2"}
 
 
-def summary(value: Image, version: Version) -> dict[str, Any]:
+def summary(value: Image, version: Version) -> answers.ImageSummary:
     tags, digests = value.repo_tags, value.repo_digests
     if version < WITHOUT_NONE_TAGS and not tags and not digests:
         tags, digests = ["<none>:<none>"], ["<none>@<none>"]
-    result: dict[str, Any] = {
+    result: answers.ImageSummary = {
         "Containers": value.containers,
         "Created": value.created_unix,
         "Id": value.id,
@@ -146,7 +151,7 @@ def summary(value: Image, version: Version) -> dict[str, Any]:
     return result
 
 
-def history(value: HistoryEntry) -> dict[str, Any]:
+def history(value: HistoryEntry) -> answers.HistoryStep:
     return {
         "Comment": value.comment,
         "Created": value.created_unix,
@@ -157,14 +162,14 @@ def history(value: HistoryEntry) -> dict[str, Any]:
     }
 
 
-def removals(value: Removals) -> list[dict[str, str]]:
+def removals(value: Removals) -> list[answers.Removal]:
     return [
         {"Untagged": item.untagged} if item.untagged is not None else {"Deleted": item.deleted or ""}
         for item in value.removals
     ]
 
 
-def search(value: SearchHits) -> list[dict[str, Any]]:
+def search(value: SearchHits) -> list[answers.SearchHit]:
     return [
         {
             "star_count": hit.star_count,
@@ -177,21 +182,21 @@ def search(value: SearchHits) -> list[dict[str, Any]]:
     ]
 
 
-def distribution(value: Distribution) -> dict[str, Any]:
-    platforms = []
+def distribution(value: Distribution) -> answers.DistributionInspect:
+    platforms: list[answers.Platform] = []
     for item in value.platforms:
-        platform = {"architecture": item.architecture, "os": item.os}
+        platform: answers.Platform = {"architecture": item.architecture, "os": item.os}
         if item.os_version:
             platform["os.version"] = item.os_version
         if item.variant:
             platform["variant"] = item.variant
         platforms.append(platform)
-    descriptor = {"mediaType": value.media_type, "digest": value.digest, "size": value.size_bytes}
+    descriptor: answers.Descriptor = {"mediaType": value.media_type, "digest": value.digest, "size": value.size_bytes}
     return {"Descriptor": descriptor, "Platforms": platforms}
 
 
-def build_cache(value: BuildCacheEntry, version: Version) -> dict[str, Any]:
-    result: dict[str, Any] = {
+def build_cache(value: BuildCacheEntry, version: Version) -> answers.BuildCacheRecord:
+    result: answers.BuildCacheRecord = {
         "ID": value.id,
         "Type": value.type,
         "Description": value.description,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from services.api.answers import networks as answers
 from services.api.versions import Version
 from shared.contracts.networks import EndpointView, IpamPool, Network
 
 WITH_ENABLE_IPV4 = (1, 48)
 
 
-def network(value: Network, version: Version) -> dict[str, Any]:
-    result: dict[str, Any] = {
+def network(value: Network, version: Version) -> answers.NetworkShown:
+    result: answers.NetworkShown = {
         "Name": value.name,
         "Id": value.id,
         "Created": value.created_at,
@@ -37,8 +36,8 @@ def network(value: Network, version: Version) -> dict[str, Any]:
     return result
 
 
-def pool(value: IpamPool) -> dict[str, Any]:
-    result: dict[str, Any] = {"Subnet": value.subnet}
+def pool(value: IpamPool) -> answers.IpamPool:
+    result: answers.IpamPool = {"Subnet": value.subnet}
     if value.ip_range:
         result["IPRange"] = value.ip_range
     if value.gateway:
@@ -48,7 +47,7 @@ def pool(value: IpamPool) -> dict[str, Any]:
     return result
 
 
-def endpoint(value: EndpointView) -> dict[str, str]:
+def endpoint(value: EndpointView) -> answers.NetworkContainer:
     return {
         "Name": value.name,
         "EndpointID": value.endpoint_id,

@@ -6,16 +6,17 @@ Source: Docker Engine API 1.50, SystemVersion, SystemInfo.
 from __future__ import annotations
 
 import platform
-from typing import Any
 
 from services.api import versions
+from services.api.answers import system as answers
 from services.api.call import EngineFacts
 from services.api.versions import Version
 from shared.contracts.containers import NodeFacts, SystemInfo
 from shared.docker.moments import rfc3339_now
 
 GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
-COMMIT = {"ID": "", "Expected": ""}
+WITHOUT_BRIDGE_FILTERS = (1, 50)
+COMMIT: answers.Commit = {"ID": "", "Expected": ""}
 
 
 def facts_of(info: SystemInfo, facts: EngineFacts) -> NodeFacts:
@@ -35,7 +36,7 @@ def facts_of(info: SystemInfo, facts: EngineFacts) -> NodeFacts:
     )
 
 
-def version(info: SystemInfo, facts: EngineFacts) -> dict[str, Any]:
+def version(info: SystemInfo, facts: EngineFacts) -> answers.SystemVersion:
     node = facts_of(info, facts)
     architecture = GO_ARCHITECTURES.get(node.architecture, node.architecture)
     details = {
@@ -65,11 +66,11 @@ def version(info: SystemInfo, facts: EngineFacts) -> dict[str, Any]:
     }
 
 
-def info(system: SystemInfo, images: int, facts: EngineFacts, version: Version) -> dict[str, Any]:
+def info(system: SystemInfo, images: int, facts: EngineFacts, version: Version) -> answers.SystemInfo:
     node = facts_of(system, facts)
     features = node.features
     warnings = [*node.warnings, *(f"WARNING: node {item.node} is away" for item in system.nodes if not item.ready)]
-    result: dict[str, Any] = {
+    result: answers.SystemInfo = {
         "ID": facts.engine_id,
         "Containers": system.containers,
         "ContainersRunning": system.running,
@@ -93,8 +94,6 @@ def info(system: SystemInfo, images: int, facts: EngineFacts, version: Version) 
         "PidsLimit": features.get("pids_limit", True),
         "OomKillDisable": features.get("oom_kill_disable", node.cgroup_version == "1"),
         "IPv4Forwarding": features.get("ipv4_forwarding", True),
-        "BridgeNfIptables": False,
-        "BridgeNfIp6tables": False,
         "Debug": facts.debug,
         "NFd": 0,
         "NGoroutines": 0,
@@ -140,6 +139,8 @@ def info(system: SystemInfo, images: int, facts: EngineFacts, version: Version) 
         "SecurityOptions": node.security_options,
         "Warnings": warnings or None,
     }
+    if version < WITHOUT_BRIDGE_FILTERS:
+        result["BridgeNfIptables"] = result["BridgeNfIp6tables"] = False
     if version >= (1, 42):
         result["CDISpecDirs"] = []
     else:
@@ -150,15 +151,17 @@ def info(system: SystemInfo, images: int, facts: EngineFacts, version: Version) 
     return result
 
 
-def _runtimes(node: NodeFacts) -> dict[str, Any]:
-    shown: dict[str, Any] = {name: {"path": path or "davit-runc"} for name, path in node.runtimes.items()}
+def _runtimes(node: NodeFacts) -> dict[str, answers.RuntimeShown]:
+    shown: dict[str, answers.RuntimeShown] = {
+        name: {"path": path or "davit-runc"} for name, path in node.runtimes.items()
+    }
     for name, arguments in node.runtime_args.items():
         shown[name]["runtimeArgs"] = arguments
     return shown
 
 
-def registry_config(facts: EngineFacts) -> dict[str, Any]:
-    indexes: dict[str, Any] = {
+def registry_config(facts: EngineFacts) -> answers.RegistryConfig:
+    indexes: dict[str, answers.IndexConfig] = {
         "docker.io": {"Name": "docker.io", "Mirrors": list(facts.registry_mirrors), "Secure": True, "Official": True}
     }
     networks = ["127.0.0.0/8", "::1/128"]

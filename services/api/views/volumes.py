@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from services.api.answers.system import VolumeShown
 from shared.contracts.volumes import Volume
 
 
-def volume(value: Volume, *, usage: bool = False) -> dict[str, Any]:
+def volume(value: Volume, *, usage: bool = False) -> VolumeShown:
     """usage: with the size and the number of containers, as `system df` shows it."""
-    result: dict[str, Any] = {
+    result: VolumeShown = {
         "CreatedAt": value.created_at,
         "Driver": value.driver,
         "Labels": value.labels or None,

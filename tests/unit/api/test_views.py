@@ -34,7 +34,8 @@ def test_a_container_shows_its_bridge_address_twice():
     assert shown["Name"] == "/web"
     assert shown["NetworkSettings"]["IPAddress"] == "172.17.0.2"
     assert shown["NetworkSettings"]["Networks"]["bridge"]["IPAddress"] == "172.17.0.2"
-    assert shown["GraphDriver"]["Data"]["LowerDir"] == "/data/layers/bb/fs:/data/layers/aa/fs"
+    data = shown["GraphDriver"]["Data"] or {}
+    assert data["LowerDir"] == "/data/layers/bb/fs:/data/layers/aa/fs"
     assert "SizeRw" not in shown
     assert containers.container(a_container(size_root_fs_bytes=9), NEW, "/data")["SizeRootFs"] == 9
 
