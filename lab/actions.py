@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lab.lab import Lab, tear_down
@@ -38,6 +38,20 @@ def up(root: Path, name: str | None, file: Path | None) -> Iterator[str]:
         yield f"export DOCKER_HOST=unix://{places.socket(manager)}"
 
 
+def apply(root: Path, name: str | None, file: Path) -> Iterator[str]:
+    """Make a running lab as a file says; lines that tell what was done."""
+    from lab.applying import apply as carry_out
+
+    topology = read(file)
+    places = existing(root, name or topology.name)
+    after = topology.model_copy(update={"name": places.lab})
+    with locked(places):
+        lab = Lab(places)
+        lab.up()  # what should run already is no difference
+        lines = list(carry_out(lab, after).lines())
+    yield from lines or ["nothing to do"]
+
+
 def down(root: Path, name: str | None) -> None:
     """End a lab, also one whose record is gone. Raises NotFound."""
     places = Places(root, name) if name and (root / name).is_dir() else existing(root, name)
@@ -51,3 +65,26 @@ def on_nodes(places: Places, action: str, nodes: Iterable[str]) -> None:
         lab = Lab(places)
         for node in map(lab.node, list(nodes)):
             getattr(lab, action)(node)
+
+
+def on_links(places: Places, action: str, *names: str) -> None:
+    """`cut`, `heal` or `isolate` by these names."""
+    from lab.links import change
+
+    with locked(places):
+        lab = Lab(places)
+        getattr(change, action)(lab, *names)
+        lab.record.write(places)
+        lab.wire_up()
+        lab.record.write(places)
+
+
+def change_link(places: Places, one: str, other: str, values: Mapping[str, object], *, both: bool) -> None:
+    """Change a wire's parameters; no values reset it."""
+    from lab.links.change import link
+
+    with locked(places):
+        lab = Lab(places)
+        link(lab, one, other, values, both=both)
+        lab.wire_up()
+        lab.record.write(places)

@@ -17,11 +17,11 @@ from lab.links.fabric import OWN, Fabric
 from lab.links.relaying import Relay
 from lab.links.shape import shape
 from lab.links.wires import Wires
-from lab.nodes.cgroups import Cgroup, Hierarchies, Limits
-from lab.nodes.join import Cluster
+from lab.nodes.cgroups import ENGINE, Cgroup, Hierarchies, Limits
+from lab.nodes.join import Cluster, EngineStart
 from lab.nodes.machine import Machine
 from lab.nodes.namespaces import Namespaces
-from lab.nodes.start import Starting, begin, bind, environment_of
+from lab.nodes.start import Starting, begin, bind, environment_of, run_in
 from lab.places import Places
 from lab.record import OFF, ON, PAUSED, Record
 from lab.topology.model import Topology
@@ -171,22 +171,40 @@ class Lab:
         node, directory = self.topology.nodes[name], self.places.node(name)
         for part in ("run", "data", "etc"):
             (directory / part).mkdir(parents=True, exist_ok=True, mode=0o711)
-        start = self.cluster.start_of(name, directory / "etc")
-        own = {"daemon.json": json.dumps(start.daemon_json), "hosts": self.cluster.hosts(name)}
-        for file, text in (start.files | own).items():
-            (directory / "etc" / file).write_text(text)
+        start = self._write_files(name)
         cgroup = self.cgroup(name)
         cgroup.create()
-        cgroup.child("engine").create()
+        cgroup.child(ENGINE).create()
         cgroup.limit(Limits(node.memory, node.cpus))
         machine = Machine(name, cgroup, self._directories(name), directory / "etc" / "hosts")
-        where = ["--data-root", str(directory / "data"), "--run-dir", RUN_DIR]
-        where += ["--config-file", str(directory / "etc" / "daemon.json")]
-        command = [sys.executable, "-P", "-m", "cli", "up", "--detach", *where, *start.arguments]
-        environment = environment_of(f"unix://{RUN_DIR}/docker.sock")
-        starting = begin(name, machine, self.hierarchies, command, environment, start.beside, directory / "start.log")
+        command, log = self._up_command(name, start), directory / "start.log"
+        starting = begin(name, machine, self.hierarchies, command, self._environment, start.beside, log)
         bind(self.namespaces, starting)
         return starting
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return environment_of(f"unix://{RUN_DIR}/docker.sock")
+
+    def _write_files(self, name: str) -> EngineStart:
+        etc = self.places.node(name) / "etc"
+        start = self.cluster.start_of(name, etc)
+        for file, text in (start.files | {"daemon.json": json.dumps(start.daemon_json)}).items():
+            (etc / file).write_text(text)
+        self.write_hosts(name)
+        return start
+
+    def write_hosts(self, name: str) -> None:
+        """In place, since the node has the file mounted."""
+        etc = self.places.node(name) / "etc"
+        if etc.exists():
+            (etc / "hosts").write_text(self.cluster.hosts(name))
+
+    def _up_command(self, name: str, start: EngineStart) -> list[str]:
+        directory = self.places.node(name)
+        where = ["--data-root", str(directory / "data"), "--run-dir", RUN_DIR]
+        where += ["--config-file", str(directory / "etc" / "daemon.json")]
+        return [sys.executable, "-P", "-m", "cli", "up", "--detach", *where, *start.arguments]
 
     def _directories(self, name: str) -> dict[str, Path]:
         """What has a place of its own in the node; /run is new there, and hides a lab that is below it."""
@@ -229,10 +247,31 @@ class Lab:
 
     def kill(self, name: str) -> None:
         """As if somebody pulled the plug: no process says goodbye, and nothing of its memory is left."""
-        self.record.nodes[self.node(name)] = OFF
+        self.switch_off(self.node(name))
+
+    def switch_off(self, name: str) -> None:
+        self.record.nodes[name] = OFF
         self.record.write(self.places)
         self.wire_up()  # silence first: the kernel would close connections in the name of the dead
         self._clear(name)
+        self.record.write(self.places)
+
+    def restart_engine(self, name: str) -> None:
+        """Start a node's engine again with the configuration that it is to have; containers go on."""
+        start = self._write_files(name)
+        if self.record.nodes.get(name, ON) != ON:
+            return  # it has it when it starts
+        down = [sys.executable, "-P", "-m", "cli", "down", "--run-dir", RUN_DIR]
+        for command in (down, self._up_command(name, start)):
+            run_in(self.namespaces, self.cgroup(name), name, command, self._environment)
+        self.await_members([name])
+
+    def take_over(self, topology: Topology, choices: dict[str, str]) -> None:
+        """The lab is to be another from now on; `wire_up` and `start` make it so."""
+        self.record.source = topology.model_dump(mode="json", exclude_unset=True)
+        self.record.choices = choices
+        self.__dict__.pop("topology", None)
+        self.__dict__.pop("nets", None)
         self.record.write(self.places)
 
     def pause(self, name: str) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from lab.links.wires import Changes
 from lab.links.wires import parameters as spelled_parameters
 from lab.places import Places
+from lab.topology.check import checked
 from lab.topology.impairment import Impairment
-from lab.topology.load import checked
 from lab.topology.model import Topology
 from shared.errors import Internal
 from supervisor.state import read_json, write_json

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cli.lab import life, look, nodes
+from cli.lab import life, links, look, nodes
 from cli.lab.group import command
 
-__all__ = ["command", "life", "look", "nodes"]
+__all__ = ["command", "life", "links", "look", "nodes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,10 +44,29 @@ def command(context: click.Context, root: Path, name: str | None) -> None:
     context.obj = Chosen(root, name)
 
 
+def _told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What the kernel refuses is told in a line, as any other error of ours."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except Exception as error:
+            from services.executor.runtime.errors import RuntimeFailure
+            from shared.errors import Internal
+
+            if isinstance(error, OSError | RuntimeFailure) and not isinstance(error, BrokenPipeError):
+                raise Internal(str(error)) from error
+            raise
+
+    return run
+
+
 def subcommand(name: str, *examples: str, **attributes: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """A command of the group, with examples in its help."""
     epilog = "\b\nExamples:\n" + "\n".join(f"  davit lab {example}" for example in examples)
-    return command.command(name, epilog=epilog, **attributes)
+    declare = command.command(name, epilog=epilog, **attributes)
+    return lambda function: declare(_told(function))
 
 
 chosen_lab = click.make_pass_decorator(Chosen)

@@ -20,6 +20,17 @@ def up(chosen: Chosen, file: Path | None) -> None:
         click.echo(line)
 
 
+@subcommand("apply", "apply demo.yml")
+@click.argument("file", type=click.Path(path_type=Path))
+@chosen_lab
+def apply(chosen: Chosen, file: Path) -> None:
+    """Make a running lab as a changed FILE says; what the file does not change is not touched."""
+    from lab.actions import apply as carry_out
+
+    for line in carry_out(chosen.root, chosen.name, file):
+        click.echo(line)
+
+
 @subcommand("down", "down")
 @chosen_lab
 def down(chosen: Chosen) -> None:

@@ -16,16 +16,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from typing import TYPE_CHECKING, Any
 
 from lab.links import names
 from lab.links.timing import Queue
 from lab.nodes.namespaces import Namespaces
 from lab.topology.wiring import Net, Port
 from shared.errors import Internal
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
 
 OWN = ".lab"  # the lab's own namespace, among those of nodes, whose names begin otherwise
 _ROOT, _NETEM_CHILD = 0x10000, 0x20000
@@ -50,6 +50,8 @@ class Fabric:
 
     def of(self, node: str) -> IPRoute:
         if node not in self._open:
+            from pyroute2 import IPRoute  # a quarter of a second, which commands that need no netlink do not spend
+
             with self._namespaces.inside(node):
                 self._open[node] = IPRoute(groups=0)
         return self._open[node]
@@ -74,7 +76,7 @@ class Fabric:
             name(net.name, port.node) for net in nets for port in net.ports for name in (names.port, names.parked)
         }
         for name in [name for name in there if name != "lo" and name not in wanted]:
-            self._remove(OWN, name)
+            self.remove(OWN, name)
             del there[name]
         made = set()
         for net in nets:
@@ -140,7 +142,10 @@ class Fabric:
         finally:
             os.close(home)
 
-    def _remove(self, node: str, name: str) -> None:
+    def remove(self, node: str, name: str) -> None:
+        """Delete a device, and with it the other end of its wire."""
+        from pyroute2.netlink.exceptions import NetlinkError
+
         with contextlib.suppress(NetlinkError):  # its other end took it along
             self.of(node).link("del", ifname=name)
 
@@ -148,12 +153,14 @@ class Fabric:
 
     def shape(self, queue: Queue | None, node: str, device: str) -> None:
         """Give a device its queueing discipline, or back the default when None."""
+        from pyroute2.netlink.exceptions import NetlinkError
+
         ipr = self.of(node or OWN)
         found = ipr.link_lookup(ifname=device)
         if not found:
             return  # the node is away; it gets its queue when it comes back
-        with contextlib.suppress(NetlinkError):  # there is none yet
-            ipr.tc("del", index=found[0], handle=_ROOT)
+        with contextlib.suppress(NetlinkError):  # there is only the default, which cannot be deleted
+            ipr.tc("del", index=found[0], root=True)
         if queue is None:
             return
         try:

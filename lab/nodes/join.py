@@ -15,7 +15,6 @@ from lab.topology.model import DATABASE_NODE, Topology
 from lab.topology.wiring import Net
 from shared.docker.client import EngineClient
 from shared.errors import DavitError, InvalidArgument, NotFound
-from supervisor.nats import ENVIRONMENT, find_binary
 
 BUS_PORT, REGISTRY_PORT, DATABASE_PORT = 4222, 5000, 5432
 
@@ -57,6 +56,8 @@ class Cluster:
 
     def start_of(self, node: str, directory: Path) -> EngineStart:
         """What to start a node's engine with. Raises InvalidArgument when it has no way to a manager."""
+        from supervisor.nats import ENVIRONMENT, find_binary
+
         role = self._topology.nodes[node].role
         daemon: dict[str, object] = dict(self._topology.nodes[node].daemon)
         labels = [f"{key}={value}" for key, value in self._topology.nodes[node].labels.items()]

@@ -23,6 +23,11 @@ KINDS = {
 }
 
 
+def mounted(path: Path) -> bool:
+    """Whether something is mounted there; unlike `os.path.ismount` also when it is of the same file system."""
+    return any(line.split()[4] == str(path) for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+
 class Namespaces:
     """The files of a lab's namespaces, ``<node>.<kind>`` in one directory."""
 
@@ -32,7 +37,7 @@ class Namespaces:
     def prepare(self) -> None:
         """Make the directory a private mount."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        if not os.path.ismount(self._directory):
+        if not mounted(self._directory):
             mount(str(self._directory), str(self._directory), None, MS_BIND)
             mount(None, str(self._directory), None, MS_PRIVATE)
 
@@ -40,7 +45,7 @@ class Namespaces:
         return self._directory / f"{node}.{kind}"
 
     def bound(self, node: str, kind: str = "net") -> bool:
-        return os.path.ismount(self.path(node, kind))
+        return mounted(self.path(node, kind))
 
     def bind(self, node: str, pid: int, kinds: Sequence[str]) -> None:
         """Bind the namespaces that a process is in."""
@@ -53,7 +58,7 @@ class Namespaces:
         """Let go of them; they end with the last process in them."""
         for kind in kinds:
             file = self.path(node, kind)
-            if os.path.ismount(file):
+            if mounted(file):
                 umount(str(file))
             file.unlink(missing_ok=True)
 

@@ -119,6 +119,20 @@ def enter(namespaces: Namespaces, cgroup: Cgroup, node: str) -> None:
     os.chdir("/")
 
 
+def run_in(
+    namespaces: Namespaces, cgroup: Cgroup, node: str, command: Sequence[str], environment: dict[str, str]
+) -> str:  # fmt: skip
+    """Run a command in a node; its output. Raises Internal with what it said when it fails."""
+    done = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        check=False, preexec_fn=lambda: enter(namespaces, cgroup, node),  # one thread
+    )  # fmt: skip
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines()[-_LAST_LINES:]
+        raise Internal(f"{node}: {' '.join(command)} ends with {done.returncode}: {' / '.join(said)}")
+    return done.stdout
+
+
 def environment_of(host: str) -> dict[str, str]:
     """The environment of a node's processes: this one's, without what points to other engines."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("DAVIT_", "DOCKER_"))}

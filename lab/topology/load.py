@@ -10,15 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from lab.topology import containerlab
-from lab.topology.model import Topology, problems
+from lab.topology.check import FieldPath, checked, refused
+from lab.topology.model import Topology
 from shared.errors import InvalidArgument
-
-_Path = tuple[str | int, ...]
-# What pydantic says in words of its own, said in ours.
-_WORDS = {"extra_forbidden": "there is no such field", "missing": "is missing"}
 
 
 def read(path: Path) -> Topology:
@@ -41,22 +37,8 @@ def parse(text: str, file: str, *, default_name: str = "lab") -> Topology:
         values, found = containerlab.translated(values)
         lines.foreign = True
     if found:
-        raise _refused(file, lines, found)
+        raise refused(file, lines, found)
     return checked({"name": default_name} | values, file, lines)
-
-
-def checked(values: dict[str, Any], file: str = "topology", lines: _Lines | None = None) -> Topology:
-    """The topology of such values. Raises InvalidArgument."""
-    lines = lines or _Lines(None)
-    try:
-        topology = Topology.model_validate(values)
-    except ValidationError as error:
-        raise _refused(file, lines, map(_located, error.errors())) from error
-    found = [(tuple(int(part) if part.isdigit() else part for part in where.split(".")), text)
-             for where, text in problems(topology)]  # fmt: skip
-    if found:
-        raise _refused(file, lines, found)
-    return topology
 
 
 def _yaml(text: str, file: str) -> tuple[yaml.Node | None, Any]:
@@ -69,23 +51,6 @@ def _yaml(text: str, file: str) -> tuple[yaml.Node | None, Any]:
         raise InvalidArgument(f"{file}: not YAML: {error}") from error
 
 
-def _located(error: Any) -> tuple[_Path, str]:
-    """Path and problem of one of pydantic's errors; a validator of a whole part names the field before a colon."""
-    path = tuple(part for part in error["loc"] if part != "[key]")
-    text = str(error["msg"]).removeprefix("Value error, ")
-    field, colon, rest = text.partition(": ")
-    if error["type"] == "value_error" and colon and field.isidentifier():
-        path, text = (*path, field), rest
-    return path, _WORDS.get(error["type"], text)
-
-
-def _refused(file: str, lines: _Lines, found: Iterable[tuple[_Path, str]]) -> InvalidArgument:
-    located = sorted((lines.of(path), ".".join(map(str, path)), text) for path, text in found)
-    return InvalidArgument(
-        "\n".join(f"{file}:{line}: {field}: {text}" for line, field, text in located), field=located[0][1]
-    )
-
-
 class _Lines:
     """Where each field of a YAML document stands."""
 
@@ -93,7 +58,7 @@ class _Lines:
         self._tree = tree
         self.foreign = False
 
-    def of(self, path: _Path) -> int:
+    def of(self, path: FieldPath) -> int:
         """The line of a field, or of the nearest part around it that is in the file; 1 for the whole."""
         node, line = self._tree, 1
         for part in path:
@@ -103,7 +68,7 @@ class _Lines:
             line = found
         return line
 
-    def duplicates(self) -> list[tuple[_Path, str]]:
+    def duplicates(self) -> list[tuple[FieldPath, str]]:
         """Keys that stand twice in one mapping; YAML would let the last one win silently."""
         return [] if self._tree is None else list(_duplicates(self._tree, ()))
 
@@ -118,7 +83,7 @@ def _step(node: yaml.Node | None, part: str | int) -> tuple[yaml.Node | None, in
     return None, None
 
 
-def _duplicates(node: yaml.Node, path: _Path) -> Iterable[tuple[_Path, str]]:
+def _duplicates(node: yaml.Node, path: FieldPath) -> Iterable[tuple[FieldPath, str]]:
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield from _duplicates(item, (*path, index))

@@ -103,6 +103,8 @@ class Node(_Part):
 
     @model_validator(mode="after")
     def _daemon_is_understood(self) -> Self:
+        if not self.daemon:
+            return self
         from shared.config import EngineConfig
         from shared.errors import DavitError
 

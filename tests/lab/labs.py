@@ -41,7 +41,8 @@ while number < count or time.monotonic() < due + 1:
             answered, sent = struct.unpack("!Hd", data[6:16])
             order.append(answered)
             times.setdefault(answered, time.monotonic() - sent)
-print(len(times), len(order), statistics.median(times.values()) if times else -1,
+found = list(times.values()) or [-1]
+print(len(times), len(order), statistics.median(found), min(found), max(found),
       sum(a > b for a, b in zip(order, order[1:])))
 """
 
@@ -50,9 +51,9 @@ class Pings:
     """What came back of so many pings; `median_s` is -1 when none did."""
 
     def __init__(self, text: str) -> None:
-        answered, answers, median, overtaken = text.split()
+        answered, answers, median, least, most, overtaken = text.split()
         self.answered, self.answers, self.overtaken = int(answered), int(answers), int(overtaken)
-        self.median_s = float(median)
+        self.median_s, self.least_s, self.most_s = float(median), float(least), float(most)
 
 
 class TestLab:
@@ -72,8 +73,11 @@ class TestLab:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("DOCKER_", "DAVIT_"))}
         return clean | {"DAVIT_LAB_ROOT": str(self.root)} | self._environment
 
+    def command(self, *arguments: str) -> list[str]:
+        return [str(DAVIT), "lab", *arguments]
+
     def davit(self, *arguments: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-        return run(str(DAVIT), "lab", *arguments, check=check, env=self.environment, cwd=ROOT, **options)
+        return run(*self.command(*arguments), check=check, env=self.environment, cwd=ROOT, **options)
 
     def __enter__(self) -> TestLab:
         try:
@@ -100,7 +104,22 @@ class TestLab:
     def ping(self, source: str, target: str, count: int = 3, pause_s: float = 0.01) -> Pings:
         """Pings from a node to another, by its name."""
         address = self.exec(source, "getent", "hosts", target).stdout.split()[0]
+        return self.ping_address(source, address, count, pause_s)
+
+    def ping_address(self, source: str, address: str, count: int = 3, pause_s: float = 0.01) -> Pings:
         return Pings(self.exec(source, "python3", "-c", PING, address, str(count), str(pause_s)).stdout)
+
+    def pids(self, word: str) -> set[int]:
+        """The lab's processes with a word in their command line."""
+        found = set()
+        for entry in Path("/proc").iterdir():
+            try:
+                command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            except OSError:
+                continue
+            if str(self.root).encode() in command and word.encode() in command:
+                found.add(int(entry.name))
+        return found
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

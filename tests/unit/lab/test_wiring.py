@@ -9,8 +9,8 @@ import pytest
 from lab.links.rules import ruleset
 from lab.links.timing import queues, relayed
 from lab.links.wires import ALL, Changes, Flow, Wires, cut_key, directions, named_pair
+from lab.topology.check import checked
 from lab.topology.impairment import Impairment
-from lab.topology.load import checked
 from lab.topology.model import Topology
 from lab.topology.wiring import Net, wire
 from shared.errors import InvalidArgument, NotFound
