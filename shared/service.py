@@ -86,6 +86,10 @@ class ServiceContext:
         """Call with the new configuration after SIGHUP."""
         self._reloaders.append(reload)
 
+    def stop(self) -> None:
+        """Have the process end in good order."""
+        self._stop.set()
+
     @property
     def required_database(self) -> Database:
         """The database, for services that are never run without one."""

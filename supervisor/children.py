@@ -12,9 +12,13 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from supervisor.process import Identity
 from supervisor.state import EngineState, ProcessState
+
+if TYPE_CHECKING:
+    from supervisor.demand import DemandSocket
 
 log = logging.getLogger("davit.supervisor")
 
@@ -26,7 +30,11 @@ STOP_WITHIN_S = 15.0
 
 @dataclass
 class Child:
-    """A process to keep running. `spawn` starts it and returns its pid and the pipe it reports on, if it does."""
+    """A process to keep running. `spawn` starts it and returns its pid and the pipe it reports on, if it does.
+
+    Attributes:
+        demand: It runs only while somebody is connected to this socket.
+    """
 
     name: str
     spawn: Callable[[], tuple[int, int | None]]
@@ -35,6 +43,7 @@ class Child:
     heard: bytes = b""
     pause_s: float = FIRST_PAUSE_S
     start_at: float | None = None
+    demand: DemandSocket | None = None
 
     @property
     def running(self) -> bool:
@@ -63,6 +72,19 @@ class Children:
     def add(self, child: Child) -> None:
         """Start a child, and keep it running from now on."""
         self._children[child.name] = child
+        self._state.processes[child.name] = child.state
+        self._start(child)
+
+    def add_on_demand(self, child: Child) -> None:
+        """Start a child whenever somebody connects to its socket."""
+        self._children[child.name] = child
+
+    def wanted(self) -> list[Child]:
+        """Those that do not run, and are to be started once their sockets have somebody."""
+        return [child for child in self if child.demand is not None and not child.running and not child.demand.wait_s()]
+
+    def start(self, child: Child) -> None:
+        """Start a child that somebody has connected to."""
         self._state.processes[child.name] = child.state
         self._start(child)
 
@@ -99,6 +121,13 @@ class Children:
         child.state.pid = 0
         child.state.state = "stopped" if self.stopping else "waiting"
         if self.stopping:
+            return
+        if child.demand is not None:
+            child.demand.ended(well=status == 0)
+            if status:
+                log.warning("%s ended (%s)", child.name, ended)
+            del self._state.processes[child.name]
+            self._save()
             return
         if time.time() - child.state.since > STEADY_AFTER_S:
             child.pause_s = FIRST_PAUSE_S
@@ -137,7 +166,10 @@ class Children:
 
     def next_due(self) -> float | None:
         """When the next one is to be started, on the monotonic clock."""
-        return min((child.start_at for child in self if child.start_at is not None), default=None)
+        due = [child.start_at for child in self if child.start_at is not None]
+        waits = [child.demand.wait_s() for child in self if child.demand is not None and not child.running]
+        due += [time.monotonic() + wait_s for wait_s in waits if wait_s]
+        return min(due, default=None)
 
     def stop(self, children: Iterable[Child]) -> None:
         """End them: in order, and by force when that takes too long."""

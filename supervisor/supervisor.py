@@ -24,9 +24,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shared.config import EngineConfig
+from shared.contracts.builds import socket_path
 from shared.errors import Conflict, DavitError
 from shared.version import VERSION
-from supervisor import enginelog, migrations, nats, state, warm
+from supervisor import demand, enginelog, migrations, nats, state, warm
 from supervisor.children import Child, Children
 from supervisor.ownership import EXIT_LOST, Ownership, containers_below
 from supervisor.process import Identity, fork, set_title
@@ -87,6 +88,7 @@ class Supervisor:
         self._announcing = -1 if announcing is None else announcing
         self._guardian_fd = -1
         self._listeners: dict[str, socket.socket] = {}
+        self._demand: demand.DemandSocket | None = None
         self._stopping = False
         self._reload = False
         own = enginelog.path_of(config.data_root)
@@ -161,11 +163,14 @@ class Supervisor:
             self._prepare_nats()
         warm.warm_up(self._config, self._services)
         self._listen()
+        self._listen_for_builds()
         self._migrate()
         if embedded:
             self._await_nats()
         for name in self._services:
             self._children.add(Child(name, lambda name=name: self._fork_service(name)))  # type: ignore[misc]
+        if self._demand is not None:
+            self._children.add_on_demand(Child(demand.NAME, self._fork_builds, demand=self._demand))
         self._await_ready()
 
     def _prepare_nats(self) -> None:
@@ -191,6 +196,19 @@ class Supervisor:
             self._children.start_due()
             time.sleep(0.02)
 
+    def _listen_for_builds(self) -> None:
+        """Bind what the process that serves builds listens on; it is started once somebody connects."""
+        if "image" not in self._services:
+            return
+        path = socket_path(self._config.run_dir)
+        try:
+            self._demand = demand.DemandSocket(path)
+        except OSError as error:
+            raise StartFailed(f"{path} cannot be listened on: {error.strerror}") from error
+
+    def _fork_builds(self) -> tuple[int, int | None]:
+        return self._fork_service(demand.NAME)
+
     def _listen(self) -> None:
         """Bind what the API listens on, here, so that connections wait while the API is being restarted."""
         if "api" not in self._services:
@@ -214,7 +232,7 @@ class Supervisor:
     def _await_ready(self) -> None:
         give_up_at = time.monotonic() + READY_WITHIN_S
         while not self._stopping:
-            waiting = [child for child in self._children if child.state.state != "ready"]
+            waiting = [child for child in self._children if child.state.state != "ready" and child.demand is None]
             for child in waiting:
                 if child.state.problem:
                     raise StartFailed(f"service {child.name} cannot start: {child.state.problem}")
@@ -246,7 +264,12 @@ class Supervisor:
                 listener.close()
         os.environ.update(self._environment)
         os.environ["DAVIT_READY_FD"] = str(writer)
-        module = __import__(f"{warm.ENTRIES[name]}.__main__", fromlist=["main"])
+        entry = warm.ENTRIES.get(name, demand.ENTRY)
+        if self._demand is not None and name == demand.NAME:
+            os.environ["DAVIT_LISTEN_FDS"] = self._demand.listening
+        elif self._demand is not None:
+            self._demand.socket.close()
+        module = __import__(f"{entry}.__main__", fromlist=["main"])
         return int(module.main())
 
     # -- loop -----------------------------------------------------------------------------------------------------
@@ -291,6 +314,9 @@ class Supervisor:
         pipes = {child.pipe: child for child in self._children if child.pipe is not None}
         for pipe in pipes:
             poll.register(pipe, select.POLLIN)
+        wanted = {child.demand.socket.fileno(): child for child in self._children.wanted() if child.demand is not None}
+        for listening in wanted if self._state.phase == "running" else ():
+            poll.register(listening, select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll(self._timeout_ms())}
         if self._woken in ready:
             with contextlib.suppress(BlockingIOError):
@@ -306,6 +332,8 @@ class Supervisor:
             self._replace_guardian()
         self._children.reap()
         self._children.start_due()
+        for listening in wanted.keys() & ready:
+            self._children.start(wanted[listening])
         self._tend_log()
         if self._reload:
             self._reload = False
@@ -364,6 +392,8 @@ class Supervisor:
             if host.startswith("unix://") and self._lost is None:
                 Path(host.removeprefix("unix://")).unlink(missing_ok=True)
         self._listeners.clear()
+        if self._demand is not None:
+            self._demand.close()
 
 
 def end_leftovers(run_dir: Path) -> None:

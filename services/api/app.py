@@ -23,6 +23,7 @@ from services.api.routes import (
     archive,
     attach,
     build,
+    buildkit,
     containers,
     description,
     events,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from services.api.description import Description
 
 _OF_CONTAINERS = (containers, wait, attach, execs, archive, stats)
-_MODULES = (*_OF_CONTAINERS, images, build, volumes, networks, system, events, absent, description)
+_MODULES = (*_OF_CONTAINERS, images, build, buildkit, volumes, networks, system, events, absent, description)
 
 Table = dict[str, list[EdgeRoute]]
 

@@ -17,6 +17,7 @@ from shared.auditing.recorder import Recorder, spooling
 from shared.bus import streams
 from shared.config import EngineConfig, ProcessSettings
 from shared.contracts.audit import SPOOLED
+from shared.contracts.builds import socket_path
 from shared.errors import InvalidArgument, Unavailable
 from shared.events import stream
 from shared.service import ServiceContext
@@ -36,6 +37,7 @@ def facts_of(config: EngineConfig) -> EngineFacts:
         insecure_registries=tuple(config.insecure_registries),
         log_driver=config.log_driver,
         debug=config.debug,
+        builds=str(socket_path(config.run_dir)),
         address_pools=tuple({"base": pool.base, "size": pool.size} for pool in config.default_address_pools),
     )
 

@@ -59,6 +59,7 @@ class EngineFacts:
     http_proxy: str = ""
     https_proxy: str = ""
     no_proxy: str = ""
+    builds: str = ""
 
 
 class Follow(Protocol):

@@ -384,19 +384,15 @@ class PrunedCache(BaseModel):
     space_reclaimed_bytes: int = 0
 
 
-class BuildImage(BaseModel):
-    """A build: the context tar arrives on `stream` (nothing when `remote` is set), JSON lines leave on it.
+class BuildSettings(BaseModel):
+    """What is to be built, and how, whichever door it was asked through.
 
     Attributes:
-        context: A pipe of this machine through which the context comes, in place of the stream, whose end then says
-            that the context was whole.
         secrets: Base64 values by id, for ``RUN --mount=type=secret``. Never logged or recorded.
 
     Source: Docker Engine API 1.50, ImageBuild.
     """
 
-    stream: StreamRef
-    context: PipeRef | None = None
     dockerfile: str = "Dockerfile"
     tags: list[str] = Field(default_factory=list)
     extra_hosts: list[str] = Field(default_factory=list)
@@ -427,6 +423,18 @@ class BuildImage(BaseModel):
     squash: bool = False
     secrets: dict[str, str] = Field(default_factory=dict, repr=False)
     auths: dict[str, RegistryAuth] = Field(default_factory=dict, repr=False)
+
+
+class BuildImage(BuildSettings):
+    """A build: the context tar arrives on `stream` (nothing when `remote` is set), JSON lines leave on it.
+
+    Attributes:
+        context: A pipe of this machine through which the context comes, in place of the stream, whose end then says
+            that the context was whole.
+    """
+
+    stream: StreamRef
+    context: PipeRef | None = None
 
 
 RESOLVE = Contract("davit.image.image.resolve", ImageRef, ResolvedImage, idempotent=True)

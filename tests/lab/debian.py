@@ -33,8 +33,8 @@ def _make(tar: Path) -> None:
     try:
         command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)]
         # The mirror is the machine's own; debootstrap without one asks the default.
-        mirror = _mirror()
-        subprocess.run([*command, mirror] if mirror else command, check=True, stdout=subprocess.DEVNULL)
+        site = mirror()
+        subprocess.run([*command, site] if site else command, check=True, stdout=subprocess.DEVNULL)
         for path in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"):
             shutil.rmtree(root / path, ignore_errors=True)
         run("tar", "-C", str(root), "--xattrs", "-cf", str(tar) + ".part", "--exclude=./dev/*", ".")
@@ -43,7 +43,7 @@ def _make(tar: Path) -> None:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Where this machine's apt gets its packages from."""
     result = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages"],

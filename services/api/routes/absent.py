@@ -12,7 +12,7 @@ from starlette.responses import Response
 from services.api.call import Call, json_response
 from services.api.declared import ObjectName, may
 from services.api.routing import EdgeRouter, Handler
-from shared.errors import InvalidArgument, NotFound, Unavailable, Unsupported
+from shared.errors import NotFound, Unavailable, Unsupported
 
 NOT_A_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
@@ -59,13 +59,6 @@ async def plugins_unsupported(call: Call) -> Response:
     raise Unsupported("plugins are not supported by this engine", field="plugins")
 
 
-async def no_buildkit(call: Call) -> Response:
-    """BuildKit's sessions and its gRPC door: without them the CLI falls back to the classic builder."""
-    if not call.headers.get("upgrade"):
-        raise InvalidArgument("no upgrade proto in request")
-    raise Unsupported("this engine does not serve BuildKit: build with DOCKER_BUILDKIT=0, without buildx")
-
-
 def _add(method: str, path: str, operation_id: str, handler: Handler) -> None:
     status: dict[str, Any] = {} if handler is no_plugins else {"status_code": 204}
     router.add_api_route(
@@ -106,5 +99,3 @@ def _add_plugins() -> None:
 
 _add_swarm()
 _add_plugins()
-_add("POST", "/session", "Session", no_buildkit)
-_add("POST", "/grpc", "Grpc", no_buildkit)

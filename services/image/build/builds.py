@@ -24,11 +24,11 @@ from services.image.build.ports import BuiltImage, Executor, ImageStores
 from services.image.build.solver import Solver, StageFailed, success_lines
 from services.image.build.steps.arguments import KEEP_GIT_DIR, is_true
 from services.image.build.steps.platforms import check_platform
-from services.image.build.steps.stage import CommandFailed, Workshop
+from services.image.build.steps.stage import CommandFailed
 from services.image.build.workdirs import Scratch, WorkDirectories
+from services.image.build.workshop import GivenSecrets, Workshop, given_context
 from shared.bus.handover import Receiver
 from shared.bus.streams import ByteStream, StreamBroken, StreamCancelled
-from shared.cancellation import to_the_end
 from shared.contracts.images import BuildImage
 from shared.errors import DavitError, InvalidArgument, Unsupported
 
@@ -135,12 +135,12 @@ class Builder:
                     source.request,
                     images,
                     self.executor,
-                    context.tree,
+                    given_context(context.tree),
                     scratch,
                     secrets_dir,
                     self.directories.caches,
                     self.digests,
-                    secrets,
+                    GivenSecrets(secrets),
                 )
                 return await self._solve(Solver(dockerfile, shop, out), shop, out, names)
 
@@ -154,29 +154,17 @@ class Builder:
             for name in names:
                 await shop.images.tag(image.id, name)
         except StageFailed as failure:
-            failed = failure.cause, solver.output(failure.stage)
+            failed = failure.cause, out.of_stage(failure.stage)
         except DavitError as error:
             if not out.started:
                 raise
             failed = error, None
         finally:
-            await self._remove_containers(shop)  # before the client hears of the end, and looks
+            await shop.remove_containers()  # before the client hears of the end, and looks
         if failed is not None:
             await fail(out, *failed)
             return None
         return image
-
-    async def _remove_containers(self, shop: Workshop) -> None:
-        """Wait for removals under way, and remove the containers of a build that ends early; go on past failures."""
-        for container_id in shop.containers - shop.removals.keys():
-            shop.removals[container_id] = asyncio.create_task(self.executor.remove(container_id))
-        outcomes = asyncio.gather(*shop.removals.values(), return_exceptions=True)
-        try:
-            await to_the_end(outcomes)  # no container may outlive its build
-        finally:
-            for container_id, outcome in zip(shop.removals, outcomes.result(), strict=True):
-                if isinstance(outcome, BaseException):
-                    log.warning("container %s of a build could not be removed: %s", container_id, outcome)
 
 
 def check_request(request: BuildImage) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +81,10 @@ class DepotImages:
                 yield session
             finally:
                 await asyncio.shield(session.flush())
+
+    async def config_of(self, image_id: str) -> bytes:
+        """An image's configuration, as it is stored."""
+        return await asyncio.to_thread(self.depot.content.read, image_id, MAX_CONFIG_BYTES)
 
     async def load(self, image_id: str) -> _Loaded:
         """An image that is there. What its id is the digest of never changes."""
@@ -256,9 +260,14 @@ class DepotSession:
                 container_config=image.container_config,
             )
         )
-        return self._keep(image, data, layers)
+        return self._keep(data, layers, parent=image.parent.id, cache_key=image.cache_key)
 
-    def _keep(self, image: NewImage, data: bytes, layers: list[LayerRecord]) -> BuiltImage:
+    async def finish(self, image: BuiltImage, encode: Callable[[Mapping[str, Any]], bytes]) -> BuiltImage:
+        await self._hold(image.id)
+        data = encode(self._loaded[image.id].raw)
+        return self._keep(data, await self._layers_of(image.id))
+
+    def _keep(self, data: bytes, layers: list[LayerRecord], *, parent: str = "", cache_key: str = "") -> BuiltImage:
         descriptors = [Descriptor(layer.media_type, layer.blob, layer.blob_bytes) for layer in layers]
         manifest = build_manifest(data, descriptors)
         config = ImageConfig.parse(data)
@@ -267,12 +276,12 @@ class DepotSession:
             config,
             layers,
             manifest_digest=digest_of(manifest),
-            parent=image.parent.id,
-            cache_key=image.cache_key,
+            parent=parent,
+            cache_key=cache_key,
         )
         self._pending.append(_Pending(record, (data, manifest)))
-        if image.cache_key:
-            self._by_key[image.parent.id, image.cache_key] = record.image.id
+        if cache_key:
+            self._by_key[parent, cache_key] = record.image.id
         loaded = self._loaded[record.image.id] = self.images.loaded(record.image.id, config)
         self._layers[record.image.id] = layers
         return loaded.image

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import re
+import tarfile
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -128,6 +129,23 @@ async def fetch(remote: str, dockerfile: str, scratch: Scratch, *, keep_git_dir:
     return await asyncio.to_thread(_from_file, spool, dockerfile, scratch, ignore=True)
 
 
+async def fetch_tree(remote: str, scratch: Scratch, *, keep_git_dir: bool = False) -> Tree:
+    """A directory from a repository, or from a URL that holds a tar; no Dockerfile is looked for.
+
+    Raises:
+        DavitError: It cannot be fetched, or is neither.
+    """
+    target = scratch.place("remote")
+    if is_git(remote):
+        return DirectoryTree([await clone(parse_git(remote), target, keep_git_dir=keep_git_dir)])
+    fetched = await download(remote, target)
+    spool = scratch.files.enter_context(target.open("r+b"))
+    if not detect(spool.read(HEAD_BYTES)) and not await asyncio.to_thread(tarfile.is_tarfile, target):
+        spool.seek(0)
+        return MemoryTree({fetched.name or "download": spool.read(MAX_DOCKERFILE_BYTES)})
+    return await asyncio.to_thread(lambda: TarTree.of(_plain(spool, scratch)))
+
+
 def _is_text(head: bytes, content_type: str, remote: str) -> bool:
     """Whether a download is a Dockerfile, and not a tar. Raises InvalidArgument for a type that is neither."""
     kind = content_type.partition(";")[0].strip().lower()
@@ -142,19 +160,24 @@ def _is_text(head: bytes, content_type: str, remote: str) -> bool:
 
 
 def _from_file(file: BinaryIO, dockerfile: str, scratch: Scratch, *, ignore: bool = False) -> Context:
+    return _whole(TarTree.of(_plain(file, scratch)), dockerfile, ignore=ignore)
+
+
+def _plain(file: BinaryIO, scratch: Scratch) -> BinaryIO:
+    """A tar without its compression. Raises InvalidArgument."""
     file.seek(0)
     compression = detect(file.read(HEAD_BYTES))
-    if compression:
-        file.seek(0)
-        plain = scratch.spool("context")
-        try:
-            for piece in decompressed(partial(file.read, 1 << 20), compression):
-                plain.write(piece)
-        except CompressionError as error:
-            raise InvalidArgument(f"Error processing tar file({compression}): {error}") from error
-        plain.flush()
-        file = plain
-    return _whole(TarTree.of(file), dockerfile, ignore=ignore)
+    if not compression:
+        return file
+    file.seek(0)
+    plain = scratch.spool("context")
+    try:
+        for piece in decompressed(partial(file.read, 1 << 20), compression):
+            plain.write(piece)
+    except CompressionError as error:
+        raise InvalidArgument(f"Error processing tar file({compression}): {error}") from error
+    plain.flush()
+    return plain
 
 
 def _whole(tree: TarTree, dockerfile: str, *, ignore: bool = False) -> Context:

@@ -14,6 +14,9 @@ from typing import Any
 
 import orjson
 
+from services.image.build.dockerfile.instructions import Instruction
+from services.image.build.dockerfile.stages import Dockerfile
+
 # A client that reads slowly holds the build back once so much waits for it.
 MAX_WAITING_BYTES = 64 * 1024
 RED, RESET = "\x1b[91m", "\x1b[0m"
@@ -45,13 +48,26 @@ class BuildOutput:
         self._quiet = quiet
         self._kept: list[bytes] = []
         self._stages: list[StageOutput] = []
+        self._outputs: dict[int, StageOutput] = {}
         self.started = False
 
-    def stages(self, indexes: Sequence[int]) -> dict[int, StageOutput]:
+    async def plan(self, dockerfile: Dockerfile, needed: Sequence[int]) -> dict[int, StageOutput]:
         """An output for each stage, to be heard in this order."""
-        outputs = {index: StageOutput(self) for index in indexes}
+        outputs = {index: StageOutput(self) for index in needed}
         self._stages = list(outputs.values())
+        self._outputs = outputs
         return outputs
+
+    def of_stage(self, index: int) -> StageOutput:
+        """What a stage has said."""
+        return self._outputs[index]
+
+    async def warn(self, text: str) -> None:
+        await self.text(text)
+
+    async def global_argument(self, number: int, total: int, instruction: Instruction) -> None:
+        await self.text(f"Step {number}/{total} : {instruction.source}")
+        await self.text("\n")
 
     async def line(self, record: Mapping[str, Any]) -> None:
         """Tell at once."""
@@ -137,16 +153,38 @@ class StageOutput:
     async def text(self, text: str) -> None:
         await self.line({"stream": text})
 
-    async def step(self, number: int, total: int, source: str) -> None:
-        await self.text(f"Step {number}/{total} : {source}")
+    async def step(
+        self, number: int, total: int, instruction: Instruction, shown: Callable[[], Mapping[str, str]] | None
+    ) -> None:
+        await self.text(f"Step {number}/{total} : {instruction.source}")
         await self.text("\n")
+
+    async def cached(self) -> None:
+        await self.text(" ---> Using cache\n")
+
+    async def running(self, container_id: str) -> None:
+        await self.text(f" ---> Running in {short_id(container_id)}\n")
+
+    async def removing(self, container_id: str) -> None:
+        await self.text(f"Removing intermediate container {short_id(container_id)}\n")
+
+    async def pulling(self, line: Mapping[str, Any]) -> None:
+        await self.line(line)
+
+    async def triggers(self, count: int) -> None:
+        await self.text(f"# Executing {count} build trigger")
+        if count > 1:
+            await self.text("s")
+        await self.text("\n")
+
+    async def image(self, image_id: str) -> None:
+        await self.line({"aux": {"ID": image_id}})
 
     async def result(self, image_id: str) -> None:
         await self.text(f" ---> {short_id(image_id)}\n")
 
-    async def error_text(self, text: str) -> None:
-        """What a command wrote to its standard error."""
-        await self.text(f"{RED}{text}{RESET}")
+    async def wrote(self, is_error: bool, text: str) -> None:
+        await self.text(f"{RED}{text}{RESET}" if is_error else text)
 
     async def flush(self) -> None:
         while self._waiting:

@@ -94,6 +94,13 @@ class ImageStore(Protocol):
     async def cached(self, parent_id: str, cache_key: str) -> str | None:
         """The id of the newest image that a step made from a parent; "" is scratch."""
 
+    async def finish(self, image: BuiltImage, encode: Callable[[Mapping[str, Any]], bytes]) -> BuiltImage:
+        """Store an image of its own that has a step's files; stored as `add` does.
+
+        Args:
+            encode: From the step's configuration to the image's.
+        """
+
     async def tag(self, image_id: str, name: str) -> None:
         """Give an image a name, after a `flush`."""
 

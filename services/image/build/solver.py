@@ -14,25 +14,28 @@ from services.image.build.dockerfile.errors import SyntaxProblem
 from services.image.build.dockerfile.expand import expand_word
 from services.image.build.dockerfile.instructions import Instruction
 from services.image.build.dockerfile.stages import Dockerfile, Stage, parse_trigger, stage_references
-from services.image.build.output import RED, RESET, BuildOutput, StageOutput, short_id
+from services.image.build.output import RED, RESET, short_id
 from services.image.build.ports import BuiltImage
+from services.image.build.report import BuildReport, StageReport
 from services.image.build.state import StageState
 from services.image.build.steps.arguments import GlobalArguments, StageArguments
 from services.image.build.steps.platforms import check_platform, platform_arguments
-from services.image.build.steps.stage import StageBuilder, Workshop
+from services.image.build.steps.stage import StageBuilder
+from services.image.build.workshop import Origin, Workshop
 from shared.contracts.docker import ContainerConfig
-from shared.errors import DavitError, InvalidArgument, NotFound
+from shared.errors import DavitError, InvalidArgument, NotFound, Unsupported
 
 SCRATCH = "scratch"
 
 
 class StageFailed(Exception):
-    """What ended the build, and which stage it was."""
+    """What ended the build, and which stage and instruction it was."""
 
-    def __init__(self, stage: int, cause: DavitError) -> None:
+    def __init__(self, stage: int, cause: DavitError, instruction: Instruction | None = None) -> None:
         super().__init__(str(cause))
         self.stage = stage
         self.cause = cause
+        self.instruction = instruction
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Solver:
         dockerfile: Down to the target stage, with the request's labels.
     """
 
-    def __init__(self, dockerfile: Dockerfile, shop: Workshop, out: BuildOutput) -> None:
+    def __init__(self, dockerfile: Dockerfile, shop: Workshop, out: BuildReport) -> None:
         self._file = dockerfile
         self._shop = shop
         self._out = out
@@ -59,7 +62,8 @@ class Solver:
         self._bases: dict[int, Base] = {}
         self._first_step: dict[int, int] = {}
         self._total = 0
-        self._outputs: dict[int, StageOutput] = {}
+        self._outputs: Mapping[int, StageReport] = {}
+        self._current: dict[int, Instruction] = {}
         self._results: dict[int, asyncio.Future[BuiltImage]] = {}
         self._cache_sources: list[BuiltImage] = []
         self._pulls: dict[tuple[str, str], asyncio.Task[BuiltImage]] = {}
@@ -72,39 +76,32 @@ class Solver:
             DavitError: Before any stage began.
         """
         if self._file.warnings:
-            await self._out.text(f"{RED}{chr(10).join(self._file.warnings)}\n{RESET}")
+            await self._out.warn(f"{RED}{chr(10).join(self._file.warnings)}\n{RESET}")
         await self._global_arguments()
         needed = self._needed()
         self._number_steps(needed)
-        self._outputs = self._out.stages(needed)
+        self._outputs = await self._out.plan(self._file, needed)
         await self._find_cache_sources()
         image = await self._build_stages(needed)
         unused = self._arguments.unused()
         if unused:
-            await self._out.text(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
+            await self._out.warn(f"[Warning] One or more build-args [{' '.join(unused)}] were not consumed\n")
         if not image.id:
             raise InvalidArgument("No image was generated. Is your Dockerfile empty?")
         return image
 
-    def output(self, stage: int) -> StageOutput:
-        """What a stage has said."""
-        return self._outputs[stage]
-
     async def _global_arguments(self) -> None:
-        shown = 0
-        texts = []
+        shown: list[Instruction] = []
         for instruction in self._file.arguments:
             for name, default in instruction.arguments:
                 self._arguments.declare(name, None if default is None else self._expand(default))
-            shown += 1
-            texts.append(instruction.source)
-        self._total = shown
+            shown.append(instruction)
+        self._total = len(shown)
         # Steps can only be counted once it is known which stages are needed, and that depends on these arguments.
         needed = self._needed()
         self._total += sum(1 + len(self._file.stages[index].instructions) for index in needed)
-        for number, text in enumerate(texts, 1):
-            await self._out.text(f"Step {number}/{self._total} : {text}")
-            await self._out.text("\n")
+        for number, argument in enumerate(shown, 1):
+            await self._out.global_argument(number, self._total, argument)
 
     def _expand(self, text: str) -> str:
         try:
@@ -131,9 +128,10 @@ class Solver:
                 continue
             needed.add(index)
             stage = self._file.stages[index]
-            waiting.extend(stage_references(stage, self._file))
+            waiting.extend(stage_references(stage, self._file, given=self._shop.contexts.has))
             try:
-                base = self._base(stage).stage
+                found = self._base(stage)
+                base = None if self._shop.contexts.has(found.name) else found.stage
             except InvalidArgument:
                 continue  # said again, at its place, when the stage begins
             if base is not None:
@@ -151,7 +149,7 @@ class Solver:
             try:
                 self._cache_sources.append(await self._image(name, self._shop.request.platform))
             except DavitError as error:  # a cache that is not there makes a build slower, not wrong
-                await self._out.text(f"[Warning] cache source {name} cannot be used: {error}\n")
+                await self._out.warn(f"[Warning] cache source {name} cannot be used: {error}\n")
 
     async def _build_stages(self, needed: list[int]) -> BuiltImage:
         loop = asyncio.get_running_loop()
@@ -172,13 +170,14 @@ class Solver:
         try:
             self._results[index].set_result(await self._stage(self._file.stages[index]))
         except DavitError as error:
-            raise StageFailed(index, error) from error
+            raise StageFailed(index, error, self._current.get(index)) from error
         await self._outputs[index].finish()
 
     async def _stage(self, stage: Stage) -> BuiltImage:
         out = self._outputs[stage.index]
         number = self._first_step[stage.index]
-        await out.step(number, self._total, stage.start.source)
+        self._current[stage.index] = stage.start
+        await out.step(number, self._total, stage.start, self._arguments.visible)
         base = await self._start_image(stage, out)
         arguments = StageArguments(self._arguments)
         state = StageState.from_base(base, arguments, self._file.escape)
@@ -190,31 +189,34 @@ class Solver:
         if not triggers:
             await out.result(base.id)
         for offset, instruction in enumerate(stage.instructions, 1):
-            await out.step(number + offset, self._total, instruction.source)
+            self._current[stage.index] = instruction
+            await out.step(number + offset, self._total, instruction, state.variables)
             await builder.carry_out(instruction)
         image = await builder.image()
         if image.id:
-            await out.line({"aux": {"ID": image.id}})
+            await out.image(image.id)
         return image
 
-    async def _triggers(self, triggers: list[str], builder: StageBuilder, out: StageOutput) -> None:
+    async def _triggers(self, triggers: list[str], builder: StageBuilder, out: StageReport) -> None:
         if not triggers:
             return
-        await out.text(f"# Executing {len(triggers)} build trigger")
-        if len(triggers) > 1:
-            await out.text("s")
-        await out.text("\n")
+        await out.triggers(len(triggers))
         instructions: list[Instruction] = [parse_trigger(text, escape="\\") for text in triggers]
         for instruction in instructions:
-            await builder.carry_out(instruction)
+            await builder.carry_out(instruction, trigger=True)
 
-    async def _start_image(self, stage: Stage, out: StageOutput) -> BuiltImage:
+    async def _start_image(self, stage: Stage, out: StageReport) -> BuiltImage:
         base = self._base(stage)
         if not base.name:
             raise InvalidArgument(f"base name ({stage.start.base}) should not be blank", line=stage.start.line)
         check_platform(base.platform)  # also where it changes nothing: a wrong one is an error
         if base.name == SCRATCH:
             return _scratch(base.platform)
+        named = await self._shop.contexts.find(base.name, base.platform)
+        if isinstance(named, BuiltImage):
+            return named
+        if named is not None:
+            raise Unsupported(f"FROM {base.name}: a directory cannot be the base of a stage", field="context")
         if base.stage is not None:
             return await self._result_of(base.stage)
         return await self._image(base.name, base.platform, progress=out)
@@ -223,8 +225,14 @@ class Solver:
         # Shielded: a stage that gives up must not take away the result that others wait for.
         return await asyncio.shield(self._results[index])
 
-    async def _origin(self, name: str, stage: Stage) -> BuiltImage:
-        """What ``--from`` means in a stage: an earlier stage by name or number, or an image."""
+    async def _origin(self, name: str, stage: Stage) -> Origin:
+        """What ``--from`` means in a stage: a named context, an earlier stage by name or number, or an image."""
+        named = await self._shop.contexts.find(name, self._shop.request.platform)
+        if named is not None:
+            return self._shop.origin(named) if isinstance(named, BuiltImage) else Origin(named, "", from_context=False)
+        return self._shop.origin(await self._image_origin(name, stage))
+
+    async def _image_origin(self, name: str, stage: Stage) -> BuiltImage:
         index = self._file.stage_index(name, before=stage.index)
         if index is not None:
             if index not in self._results:
@@ -241,7 +249,7 @@ class Solver:
         except DavitError as error:
             raise type(error)(f"invalid from flag value {name}: {error}", **error.detail) from error
 
-    async def _image(self, name: str, platform: str, *, progress: StageOutput | None = None) -> BuiltImage:
+    async def _image(self, name: str, platform: str, *, progress: StageReport | None = None) -> BuiltImage:
         """An image, pulled when it is not there or when the request wants the newest; each at most once a build."""
         here: NotFound | None = None
         if not self._shop.request.pull:
@@ -260,12 +268,13 @@ class Solver:
                 raise
             raise type(error)(f"{here}: {error}", **error.detail) from error
 
-    async def _pull(self, name: str, platform: str, progress: StageOutput | None) -> BuiltImage:
+    async def _pull(self, name: str, platform: str, progress: StageReport | None) -> BuiltImage:
         async def tell(line: Mapping[str, object]) -> None:
             if progress is not None:
-                await progress.line(line)
+                await progress.pulling(line)
 
-        return await self._shop.images.pull(name, platform=platform, auths=self._shop.request.auths, progress=tell)
+        auths = await self._shop.credentials(name)
+        return await self._shop.images.pull(name, platform=platform, auths=auths, progress=tell)
 
 
 def _scratch(platform: str) -> BuiltImage:

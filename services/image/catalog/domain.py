@@ -93,6 +93,10 @@ def short(image_id: str) -> str:
     return image_id.removeprefix("sha256:")[:SHORT_ID]
 
 
+# How the cache keys of steps begin that are no images to anybody.
+CACHE_ONLY = "bk-"
+
+
 def make_record(
     image_id: str,
     config: ImageConfig,

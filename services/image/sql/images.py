@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from services.image.catalog.domain import ImageRecord, LayerRecord
+from services.image.catalog.domain import CACHE_ONLY, ImageRecord, LayerRecord
 from services.image.sql.layers import LayerChanges
 from services.image.sql.names import name_of
 from services.image.sql.queries import Queries
@@ -57,15 +57,17 @@ _steps_from = Prepared(_steps_below())
 _by_id = Prepared(
     sa.select(images.c.id, images.c.document, images.c.resolved).where(images.c.id == sa.bindparam("image_id"))
 )
+# Steps that are only cache: made through BuildKit's door, whose results are images of their own.
+_not_cache = sa.not_(images.c.cache_key.startswith(CACHE_ONLY))
 _all_shown = Prepared(
     sa.select(images.c.id, images.c.document, images.c.resolved, images.c.last_tag_ns)
-    .where(images.c.hidden == sa.false())
+    .where(images.c.hidden == sa.false(), _not_cache)
     .order_by(images.c.created_unix.desc(), images.c.id)
 )
 _all_hidden = Prepared(sa.select(images.c.id).where(images.c.hidden == sa.true()))
 _last_tag = Prepared(sa.select(images.c.last_tag_ns).where(images.c.id == sa.bindparam("image_id")))
 _children = Prepared(
-    sa.select(images.c.id).where(images.c.parent == sa.bindparam("image_id"), images.c.hidden == sa.false())
+    sa.select(images.c.id).where(images.c.parent == sa.bindparam("image_id"), images.c.hidden == sa.false(), _not_cache)
 )
 _content_of = Prepared(sa.select(image_content.c.digest).where(image_content.c.image_id == sa.bindparam("image_id")))
 _insert = Prepared(sa.insert(images))
@@ -140,7 +142,7 @@ class ImageQueries(Queries):
         return [(row[1], row[2], row[0]) for row in sorted(rows, key=lambda row: row[3])]
 
     async def all(self) -> list[tuple[Found, int]]:
-        """Every image that is shown, with the time it was last tagged, newest first."""
+        """Every image that is shown and more than cache, with the time it was last tagged, newest first."""
         rows = await self._connection.execute(_all_shown)
         return [(Found(row[0], row[1], row[2]), row[3]) for row in rows]
 

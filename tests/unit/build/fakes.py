@@ -10,7 +10,7 @@ import shutil
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,12 @@ class FakeImages:
 
     async def cached(self, parent_id: str, cache_key: str) -> str | None:
         return self.cache.get((parent_id, cache_key))
+
+    async def finish(self, image: BuiltImage, encode: Callable[[Mapping[str, Any]], bytes]) -> BuiltImage:
+        data = encode({"config": {}, "history": []})
+        made = replace(image, id="sha256:" + hashlib.sha256(data + image.id.encode()).hexdigest())
+        self.images[made.id] = made
+        return made
 
     async def tag(self, image_id: str, name: str) -> None:
         assert image_id in self.visible

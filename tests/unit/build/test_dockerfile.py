@@ -352,7 +352,11 @@ def test_stages_and_what_they_need() -> None:
         "FROM c AS last\nCOPY --from=1 a b\nCOPY --from=image a b\n"
     )
     assert [stage.name for stage in file.stages] == ["base", "", "last"]
-    assert [stage_references(stage, file) for stage in file.stages] == [set(), {0}, {1}]
+    needed = [stage_references(stage, file, given=lambda _: False) for stage in file.stages]
+    assert needed == [set(), {0}, {1}]
+    # What the client gave a name of its own is no stage.
+    given = [stage_references(stage, file, given=lambda name: name == "base") for stage in file.stages]
+    assert given == [set(), set(), {1}]
     assert len(file.until("1").stages) == 2
     assert len(file.until("BASE").stages) == 1
     with pytest.raises(DockerfileError, match="failed to reach build target zz in Dockerfile"):

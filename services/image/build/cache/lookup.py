@@ -50,6 +50,12 @@ class CacheProbe:
         self._usable = found is not None
         return found
 
+    async def find_new(self, parent_id: str, key: str) -> str | None:
+        """As `find`, for a step that somebody else has just done: those after it may be there again."""
+        found = await self._images.cached(parent_id, key)
+        self._usable = found is not None
+        return found
+
     async def _from_sources(self, new: NewImage) -> BuiltImage | None:
         for source in self._sources:
             step = next_step(new.parent, source)

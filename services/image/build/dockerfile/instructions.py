@@ -31,11 +31,12 @@ _STAGE_NAME = re.compile(r"^[a-z][a-z0-9\-_.]*$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instruction:
-    """Attributes: source: the line as written, for progress output. line: where it starts, from 1."""
+    """Attributes: source: the line as written, for progress output. line, end_line: where it stands, from 1."""
 
     keyword: str = ""
     source: str = ""
     line: int = 0
+    end_line: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,7 @@ class Run(Instruction):
     heredocs: tuple[Heredoc, ...] = ()
     mounts: tuple[str, ...] = ()
     network: str = ""
+    security: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,7 @@ class _Place(TypedDict):
     keyword: str
     source: str
     line: int
+    end_line: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,8 @@ class _Line:
 
     @property
     def place(self) -> _Place:
-        return {"keyword": self.keyword, "source": self.node.source, "line": self.node.line}
+        node = self.node
+        return {"keyword": self.keyword, "source": node.source, "line": node.line, "end_line": node.end_line}
 
 
 def parse_instruction(node: Node, *, escape: str = "\\") -> Instruction:
@@ -238,12 +242,16 @@ def _run(line: _Line) -> Instruction:
     network = line.flags.text("network")
     if network not in ("", "default", "none", "host"):
         raise SyntaxProblem(f'invalid network mode "{network}" in RUN: use default, none or host')
+    security = line.flags.text("security")
+    if security not in ("", "sandbox", "insecure"):
+        raise SyntaxProblem(f'security "{security}" is not valid')
     return Run(
         words=tuple(array) if array is not None else (line.text,) if line.text else (),
         shell=array is None,
         heredocs=line.node.heredocs,
         mounts=line.flags.values("mount"),
         network=network,
+        security="" if security == "sandbox" else security,
         **line.place,
     )
 
@@ -328,7 +336,7 @@ _INSTRUCTIONS: dict[str, tuple[dict[str, str], Callable[[_Line], Instruction]]] 
     "LABEL": ({}, _label),
     "COPY": (_COPY_FLAGS, _copy),
     "ADD": (_ADD_FLAGS, _copy),
-    "RUN": ({"mount": "list", "network": "text"}, _run),
+    "RUN": ({"mount": "list", "network": "text", "security": "text"}, _run),
     "CMD": ({}, _command),
     "ENTRYPOINT": ({}, _command),
     "HEALTHCHECK": (_HEALTH_FLAGS, _health),

@@ -5,6 +5,7 @@ Source: Dockerfile reference, "FROM", "Understand how ARG and FROM interact"; do
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from services.image.build.dockerfile.errors import DockerfileError, at_line
@@ -123,11 +124,17 @@ def _check_names(stages: list[Stage]) -> None:
         seen.add(stage.name)
 
 
-def stage_references(stage: Stage, dockerfile: Dockerfile) -> set[int]:
-    """The earlier stages that a stage copies or mounts from, as far as the text itself says."""
+def stage_references(stage: Stage, dockerfile: Dockerfile, *, given: Callable[[str], bool]) -> set[int]:
+    """The earlier stages that a stage copies or mounts from, as far as the text itself says.
+
+    Args:
+        given: Whether a name stands for something else than a stage.
+    """
     found: set[int] = set()
     for instruction in stage.instructions:
         for name in _named_origins(instruction):
+            if given(name):
+                continue
             index = dockerfile.stage_index(name, before=stage.index)
             if index is not None:
                 found.add(index)

@@ -103,12 +103,13 @@ def _healthcheck(instruction: Instruction, state: StageState) -> str:
         start_interval=check.start_interval_ns,
         retries=check.retries,
     )
-    return f"HEALTHCHECK {_health_text(check)}"
+    return f"HEALTHCHECK {health_text(check)}"
 
 
-def _health_text(check: Healthcheck) -> str:
+def health_text(check: Healthcheck, *, start_interval: bool = False) -> str:
+    """A check as histories show it. start_interval: also where it has none of its own."""
     durations = [check.interval_ns, check.timeout_ns, check.start_period_ns]
-    if check.start_interval_ns:
+    if check.start_interval_ns or start_interval:
         durations.append(check.start_interval_ns)
     texts = " ".join(f'"{duration_text(value)}"' for value in durations)
     # Docker prints the number as a character literal; users compare histories, so it stays.

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 
 from shared.docker.sizes import binary_bytes
 from shared.docker.words import parse_bool
-from shared.errors import InvalidArgument, Unsupported
+from shared.errors import InvalidArgument
 
-KINDS = ("bind", "cache", "tmpfs", "secret")
+KINDS = ("bind", "cache", "tmpfs", "secret", "ssh")
 _COMMON = {"type", "target", "dst", "destination"}
 _OPTIONS = {
     "bind": _COMMON | {"source", "src", "from", "rw", "readwrite", "ro", "readonly"},
     "cache": _COMMON
     | {"id", "source", "src", "from", "rw", "readwrite", "ro", "readonly", "sharing", "mode", "uid", "gid"},
     "tmpfs": _COMMON | {"size"},
+    "ssh": _COMMON | {"id", "required", "mode", "uid", "gid"},
     "secret": _COMMON | {"id", "source", "src", "required", "mode", "uid", "gid", "env"},
 }
+_MODES = {"secret": 0o400, "ssh": 0o600}
+DEFAULT_AGENT, AGENTS = "default", "/run/buildkit/ssh_agent"
 _SWITCHES = {"rw", "readwrite", "ro", "readonly", "required"}
 
 
@@ -31,8 +34,8 @@ class RunMount:
 
     Attributes:
         origin: Stage or image to take `source` from; empty for the build context.
-        identifier: Of a cache or a secret.
-        mode: Of a cache's directory or a secret's file.
+        identifier: Of a cache, a secret or an agent.
+        mode: Of a cache's directory, a secret's file or an agent's socket.
         size_bytes: Of a tmpfs; 0 is no limit.
         environment: Name of the variable that carries a secret, instead of or beside a file.
     """
@@ -61,7 +64,6 @@ def parse_mount(text: str, working_dir: str, expand: Callable[[str], str] = str)
 
     Raises:
         InvalidArgument: An option that is unknown, missing or malformed.
-        Unsupported: A kind of mount that this builder does not make.
     """
     options: dict[str, str] = {}
     for part in text.split(","):
@@ -70,8 +72,6 @@ def parse_mount(text: str, working_dir: str, expand: Callable[[str], str] = str)
             raise InvalidArgument(f"invalid field '{part}' must be a key=value pair", field="--mount")
         options[name.lower()] = expand(value)
     kind = options.get("type", "bind").lower()
-    if kind == "ssh":
-        raise Unsupported("RUN --mount=type=ssh needs a session with the client's agent", field="--mount")
     if kind not in KINDS:
         raise InvalidArgument(f'unsupported mount type "{kind}"', field="--mount")
     for name in options:
@@ -90,6 +90,9 @@ def _checked(kind: str, options: dict[str, str], working_dir: str) -> RunMount:
             raise InvalidArgument("invalid secret mount: one of source, target or id is required", field="--mount")
         if not target and "env" not in options:
             target = f"/run/secrets/{identifier}"
+    elif kind == "ssh":
+        identifier = identifier or DEFAULT_AGENT
+        target = target or f"{AGENTS}/{identifier}"
     elif not target:
         raise InvalidArgument(f"invalid mount target: {kind} needs a target", field="--mount")
     target = posixpath.normpath(posixpath.join("/", working_dir or "/", target)) if target else ""
@@ -106,7 +109,7 @@ def _checked(kind: str, options: dict[str, str], working_dir: str) -> RunMount:
         identifier=identifier or target,
         read_only=_read_only(kind, options),
         sharing=sharing,
-        mode=_number(options, "mode", 0o400 if kind == "secret" else 0o755, base=8),
+        mode=_number(options, "mode", _MODES.get(kind, 0o755), base=8),
         uid=_number(options, "uid", 0),
         gid=_number(options, "gid", 0),
         size_bytes=_size(options.get("size", "")),

@@ -9,13 +9,12 @@ import asyncio
 import os
 import posixpath
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from services.image.build.cache.cachedirs import CacheDirectories
 from services.image.build.context.directories import DirectoryTree
 from services.image.build.context.materialise import materialise
 from services.image.build.context.tree import Entry, Tree, looked_up, resolve
@@ -25,7 +24,7 @@ from services.image.build.ports import BuiltImage, RunOrder
 from services.image.build.state import StageState
 from services.image.build.steps.copying import checksum, select
 from services.image.build.steps.mounts import RunMount, parse_mount
-from services.image.build.workdirs import Scratch
+from services.image.build.workshop import Origin, Workshop
 from shared.contracts.docker import (
     BindOptions,
     ContainerConfig,
@@ -36,8 +35,8 @@ from shared.contracts.docker import (
     TmpfsOptions,
     Ulimit,
 )
-from shared.contracts.images import BuildImage
-from shared.errors import InvalidArgument, NotFound
+from shared.contracts.images import BuildSettings
+from shared.errors import Forbidden, InvalidArgument, NotFound
 
 SCRIPT_DIRECTORY = "/dev/pipes"
 # What the runtime may create in a root file system before the command runs, when the image lacks it.
@@ -61,26 +60,17 @@ ENGINE_MADE = frozenset(
     }
 )
 
-FindTree = Callable[[str], Awaitable[tuple[Tree, str]]]
-
 
 @dataclass(frozen=True, slots=True)
 class RunPlace:
     """What preparing a RUN needs.
 
     Attributes:
-        find_tree: From the origin of a mount to its tree and the id of the image it is ("" for the context).
-        scratch: For copies of what is mounted.
-        secrets_dir: On memory.
-        secrets: Values by id.
+        find_origin: From the origin of a mount to its files ("" for the context).
     """
 
-    request: BuildImage
-    caches: CacheDirectories
-    find_tree: FindTree
-    scratch: Scratch
-    secrets_dir: Scratch
-    secrets: Mapping[str, bytes]
+    shop: Workshop
+    find_origin: Callable[[str], Awaitable[Origin]]
 
 
 @dataclass(slots=True)
@@ -116,9 +106,20 @@ async def prepare_run(run: Run, state: StageState, place: RunPlace) -> PreparedR
     recorded = [f"{name}={value}" for name, value in state.arguments.recorded(hidden).items()]
     shown = (*command, script[1]) if script else command
     prepared.recorded = (f"|{len(recorded)}", *recorded, *shown) if arguments else shown
-    prepared.extra = (run.network, *run.mounts, *[text async for text in _mount_facts(prepared, place)])
-    _add_secret_variables(run, prepared, place)
+    facts = [text async for text in _mount_facts(prepared, place)]
+    prepared.extra = (run.network, *([f"security={run.security}"] if run.security else ()), *run.mounts, *facts)
+    _check_allowed(run, mounts, place.shop)
     return prepared
+
+
+def _check_allowed(run: Run, mounts: tuple[RunMount, ...], shop: Workshop) -> None:
+    """Raises Forbidden for what the client has not allowed, InvalidArgument for what cannot be done."""
+    if run.security == "insecure" and not shop.privileged:
+        raise Forbidden("security.insecure is not allowed", field="--security")
+    if run.network == "host" and not shop.host_network:
+        raise Forbidden("network.host is not allowed", field="--network")
+    if any(mount.environment for mount in mounts) and (not run.shell or run.heredocs):
+        raise InvalidArgument("a secret as a variable needs the shell form of RUN", field="--mount")
 
 
 def _words(run: Run) -> tuple[tuple[str, ...], tuple[str, str] | None]:
@@ -139,27 +140,20 @@ async def _mount_facts(prepared: PreparedRun, place: RunPlace) -> AsyncIterator[
     for index, mount in enumerate(prepared.mounts):
         if mount.kind != "bind" and not (mount.kind == "cache" and mount.origin):
             continue
-        tree, image_id = await place.find_tree(mount.origin)
+        origin = await place.find_origin(mount.origin)
+        tree = origin.tree
         prepared.trees[index] = (tree, mount.source)
-        if mount.kind == "bind" and not image_id:
+        if mount.kind == "bind" and not origin.image_id:
             selected = await looked_up([tree], partial(select, tree, mount.source or ".", keyword="RUN"))
             yield await looked_up([tree], partial(checksum, selected, ownership=False))
         else:
-            yield image_id
+            yield origin.image_id
 
 
-def _add_secret_variables(run: Run, prepared: PreparedRun, place: RunPlace) -> None:
-    """Secrets as variables are read from their files by the shell, so that no record of the container has them."""
-    lines = ""
-    for mount in prepared.mounts:
-        if not mount.environment or mount.identifier not in place.secrets:
-            continue
-        if not run.shell or prepared.script:
-            raise InvalidArgument("a secret as a variable needs the shell form of RUN", field="--mount")
-        path = mount.target or f"/run/secrets/{mount.identifier}"
-        lines += f'{mount.environment}="$(cat {shlex.quote(path)})"; export {mount.environment}; '
-    if lines:
-        prepared.command = (*prepared.command[:-1], lines + prepared.command[-1])
+def _secret_variable(mount: RunMount) -> str:
+    """Shell that reads a secret from its file into a variable, so that no record of the container has the value."""
+    path = mount.target or f"/run/secrets/{mount.identifier}"
+    return f'{mount.environment}="$(cat {shlex.quote(path)})"; export {mount.environment}; '
 
 
 async def run_order(
@@ -167,24 +161,30 @@ async def run_order(
 ) -> RunOrder:
     """The container for a command, from the stage's image. What its mounts need is made now and undone by the stack."""
     mounts: list[Mount] = []
+    command, environment = list(prepared.command), prepared.environment
     for index, mount in enumerate(prepared.mounts):
-        made = await _Mounts(place, stack).make(mount, prepared.trees.get(index))
-        if made is not None:
-            mounts.append(made)
+        made = await _Mounts(place.shop, stack).make(mount, prepared.trees.get(index))
+        if made is None:
+            continue
+        mounts.append(made)
+        if mount.environment:
+            command[-1] = _secret_variable(mount) + command[-1]
+        elif mount.kind == "ssh":
+            environment = [*environment, f"SSH_AUTH_SOCK={made.target}"]
     if prepared.script is not None:
-        mounts.append(_script_mount(place, prepared.script))
+        mounts.append(_script_mount(place.shop, prepared.script))
     config = state.config.model_copy(deep=True)
     # The words go into the entry point, so that one of the image's cannot come in between.
-    config.entrypoint, config.cmd = [prepared.command[0]], list(prepared.command[1:])
-    config.env = prepared.environment
+    config.entrypoint, config.cmd = command[:1], command[1:]
+    config.env = environment
     config.healthcheck = HealthConfig(test=["NONE"])
     config.on_build = None
     config.attach_stdout = config.attach_stderr = True
     config.image = image.id
-    return RunOrder(image, config, _host_config(run, place.request, mounts))
+    return RunOrder(image, config, _host_config(run, place.shop.request, mounts))
 
 
-def _host_config(run: Run, request: BuildImage, mounts: list[Mount]) -> HostConfig:
+def _host_config(run: Run, request: BuildSettings, mounts: list[Mount]) -> HostConfig:
     network = run.network if run.network in ("none", "host") else request.network_mode
     return HostConfig(
         network_mode=network or "default",
@@ -201,6 +201,7 @@ def _host_config(run: Run, request: BuildImage, mounts: list[Mount]) -> HostConf
         cgroup_parent=request.cgroup_parent,
         shm_size=request.shm_size_bytes,
         security_opt=request.security_opt,
+        privileged=run.security == "insecure",
         isolation=request.isolation,
         ulimits=[Ulimit.model_validate(item) for item in request.ulimits],
     )
@@ -227,15 +228,17 @@ def _missing(base: Tree, path: str) -> bool:
 class _Mounts:
     """Makes what mounts need on this machine."""
 
-    def __init__(self, place: RunPlace, stack: AsyncExitStack) -> None:
-        self._place = place
+    def __init__(self, shop: Workshop, stack: AsyncExitStack) -> None:
+        self._shop = shop
         self._stack = stack
 
     async def make(self, mount: RunMount, origin: tuple[Tree, str] | None) -> Mount | None:
         if mount.kind == "tmpfs":
             return Mount(type="tmpfs", target=mount.target, tmpfs_options=TmpfsOptions(size_bytes=mount.size_bytes))
         if mount.kind == "secret":
-            return self._secret(mount)
+            return await self._secret(mount)
+        if mount.kind == "ssh":
+            return await self._agent(mount)
         if mount.kind == "cache":
             return _bind(await self._cache(mount, origin), mount.target, read_only=mount.read_only)
         assert origin is not None
@@ -249,20 +252,20 @@ class _Mounts:
             if direct is not None:
                 return direct
         # Changes to a writable bind mount are thrown away, so it gets a copy too.
-        target = self._place.scratch.place("mount")
+        target = self._shop.scratch.place("mount")
         materialise(tree, path, entry, target)
         return target
 
     async def _cache(self, mount: RunMount, origin: tuple[Tree, str] | None) -> Path:
         fill = partial(_fill, tree=origin[0], source=origin[1]) if origin is not None else None
         return await self._stack.enter_async_context(
-            self._place.caches.use(
+            self._shop.caches.use(
                 mount.identifier, sharing=mount.sharing, mode=mount.mode, uid=mount.uid, gid=mount.gid, fill=fill
             )
         )
 
-    def _secret(self, mount: RunMount) -> Mount | None:
-        value = self._place.secrets.get(mount.identifier)
+    async def _secret(self, mount: RunMount) -> Mount | None:
+        value = await self._shop.secrets.find(mount.identifier)
         if value is None:
             if mount.required:
                 raise NotFound(
@@ -270,7 +273,7 @@ class _Mounts:
                     field="--mount",
                 )
             return None
-        path = self._place.secrets_dir.place("secret")
+        path = self._shop.secrets_dir.place("secret")
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o400)
         with open(descriptor, "wb") as out:
             out.write(value)
@@ -278,6 +281,16 @@ class _Mounts:
         os.chmod(path, mount.mode)
         self._stack.callback(path.unlink, missing_ok=True)
         return _bind(path, mount.target or f"/run/secrets/{mount.identifier}", read_only=True)
+
+    async def _agent(self, mount: RunMount) -> Mount | None:
+        path = self._shop.secrets_dir.place("agent")
+        if not await self._shop.agents.listen(mount.identifier, path, self._stack):
+            if mount.required:
+                raise NotFound(f"unset ssh forward key {mount.identifier}", field="--mount")
+            return None
+        os.chown(path, mount.uid, mount.gid)
+        os.chmod(path, mount.mode)
+        return _bind(path, mount.target, read_only=False)
 
 
 def _found(tree: Tree, source: str) -> tuple[str, Entry]:
@@ -298,8 +311,8 @@ def _fill(target: Path, tree: Tree, source: str) -> None:
             materialise(tree, child, found, target / name)
 
 
-def _script_mount(place: RunPlace, script: tuple[str, str]) -> Mount:
-    path = place.scratch.place("script")
+def _script_mount(shop: Workshop, script: tuple[str, str]) -> Mount:
+    path = shop.scratch.place("script")
     path.write_text(script[1])
     path.chmod(0o755)
     return _bind(path, f"{SCRIPT_DIRECTORY}/{script[0]}", read_only=True)

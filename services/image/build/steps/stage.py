@@ -12,20 +12,20 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
-from services.image.build.cache.cachedirs import CacheDirectories
 from services.image.build.cache.lookup import CacheProbe, cache_key
-from services.image.build.context.directories import DirectoryTree, KnownDigests
-from services.image.build.context.tree import MemoryTree, Tree, looked_up, resolve
+from services.image.build.context.directories import DirectoryTree
+from services.image.build.context.remote import is_url
+from services.image.build.context.tree import MemoryTree, looked_up, resolve
 from services.image.build.dockerfile.errors import SyntaxProblem
 from services.image.build.dockerfile.instructions import Copy, Instruction, Run, Text
 from services.image.build.ignore import IgnoreRules
-from services.image.build.output import StageOutput, short_id
-from services.image.build.ports import BuiltImage, Executor, ImageStore, NewImage, RunOrder
+from services.image.build.ports import BuiltImage, NewImage, RunOrder
+from services.image.build.report import StageReport
 from services.image.build.state import StageState
 from services.image.build.steps import metadata
 from services.image.build.steps.copying import Placement, absolute_destination, check_destination, checksum, place
@@ -41,11 +41,11 @@ from services.image.build.steps.runs import (
     run_order,
 )
 from services.image.build.steps.sources import Gathering, gather
-from services.image.build.workdirs import Scratch
-from shared.contracts.images import BuildImage
+from services.image.build.style import NO_OPERATION
+from services.image.build.workshop import Origin, Workshop
 from shared.errors import DavitError, InvalidArgument
 
-FindImage = Callable[[str], Awaitable[BuiltImage]]
+FindOrigin = Callable[[str], Awaitable[Origin]]
 MakeLayer = Callable[[], Awaitable[WrittenLayer | None]]
 
 
@@ -57,6 +57,7 @@ class CommandFailed(DavitError):
     def __init__(self, command: str, exit_code: int) -> None:
         super().__init__(f"The command '{command}' returned a non-zero code: {exit_code}", exit_code=exit_code)
         self.exit_code = exit_code
+        self.command = command
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,59 +65,26 @@ class _Step:
     """What a step does, before it is known whether it has to be done: as history shows it, and as a cache key."""
 
     command: tuple[str, ...]
+    created_by: str
     key: str
-
-
-@dataclass(slots=True)
-class Workshop:
-    """What all stages of a build share.
-
-    Attributes:
-        context: The build context.
-        containers: Containers that exist at this moment, to be removed whatever happens.
-        removals: Containers that are being removed while the build goes on; it ends after them.
-    """
-
-    request: BuildImage
-    images: ImageStore
-    executor: Executor
-    context: Tree
-    scratch: Scratch
-    secrets_dir: Scratch
-    caches: CacheDirectories
-    digests: KnownDigests
-    secrets: Mapping[str, bytes] = field(default_factory=dict)
-    containers: set[str] = field(default_factory=set)
-    removals: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-
-    def files_of(self, image: BuiltImage) -> DirectoryTree:
-        return DirectoryTree(image.layers, self.digests)
-
-    def write_layer(self, plan: LayerPlan) -> WrittenLayer:
-        """Write a planned layer; nothing of it stays when that fails. Blocks."""
-        target = self.images.begin_layer()
-        try:
-            return plan.write(target)
-        except BaseException:
-            target.discard()
-            raise
 
 
 class StageBuilder:
     """Carries out the instructions of one stage.
 
     Args:
-        find_image: From what ``--from`` says to the image that it means, once that is built.
+        find_origin: From what ``--from`` says to the files that it means, once they are built.
     """
 
     def __init__(
-        self, shop: Workshop, state: StageState, probe: CacheProbe, out: StageOutput, find_image: FindImage
+        self, shop: Workshop, state: StageState, probe: CacheProbe, out: StageReport, find_origin: FindOrigin
     ) -> None:
         self._shop = shop
         self._state = state
         self._probe = probe
         self._out = out
-        self._find_image = find_image
+        self._find_origin = find_origin
+        self._whole_context = False
 
     async def image(self) -> BuiltImage:
         """What the last step led to."""
@@ -125,8 +93,13 @@ class StageBuilder:
             state.image = await self._shop.images.get(state.image_id)
         return state.image
 
-    async def carry_out(self, instruction: Instruction) -> None:
-        """Raises DavitError in Docker's words."""
+    async def carry_out(self, instruction: Instruction, *, trigger: bool = False) -> None:
+        """Raises DavitError in Docker's words.
+
+        Args:
+            trigger: It came with the base image, so nobody knows beforehand what it reads of the context.
+        """
+        self._whole_context = trigger
         try:
             if isinstance(instruction, Run):
                 await self._run(instruction)
@@ -136,7 +109,7 @@ class StageBuilder:
                 await self._workdir(instruction)
             else:
                 text = metadata.apply(instruction, self._state)
-                await self._step((*self._shell(), "#(nop) ", text), None)
+                await self._step(instruction, (*self._shell(), NO_OPERATION, text), None)
         except SyntaxProblem as error:
             raise InvalidArgument(str(error), line=instruction.line) from error
         await self._out.result(self._state.image_id)
@@ -144,15 +117,37 @@ class StageBuilder:
     def _shell(self) -> tuple[str, ...]:
         return self._state.shell
 
-    async def _step(self, command: Sequence[str], make_layer: MakeLayer | None) -> None:
+    async def _step(self, instruction: Instruction, command: Sequence[str], make_layer: MakeLayer | None) -> None:
         """Find the step in the cache, or do it and store what it leads to."""
-        step = self._describe(command)
+        step = self._describe(instruction, command)
+
+        async def do() -> None:
+            await self._store(await self._new_image(step), await make_layer() if make_layer else None)
+
+        await self._once(step, do)
+
+    async def _once(self, step: _Step, do: Callable[[], Awaitable[None]]) -> None:
+        """Do a step that is not in the cache, unless another build is doing it already."""
         if await self._from_cache(step):
             return
-        await self._store(await self._new_image(step), await make_layer() if make_layer else None)
+        if self._shop.request.no_cache:
+            await do()
+            return
+        flights, parent_id = self._shop.flights, self._state.image_id
+        while await flights.wait(parent_id, step.key):
+            if await self._probe.find_new(parent_id, step.key) is not None:
+                await self._from_cache(step)
+                return
+        async with flights.doing(parent_id, step.key) as flight:
+            await do()
+            if flight.awaited:  # only now do others see it
+                await self._shop.images.flush()
 
-    def _describe(self, command: Sequence[str], extra: Sequence[str] = ()) -> _Step:
-        return _Step(tuple(command), cache_key(command, self._state.config, extra))
+    def _describe(self, instruction: Instruction, command: Sequence[str], extra: Sequence[str] = ()) -> _Step:
+        style = self._shop.style
+        created_by = style.created_by(instruction, command)
+        key = style.key_prefix + cache_key(command, self._state.config, extra)
+        return _Step(tuple(command), created_by, key)
 
     async def _new_image(self, step: _Step) -> NewImage:
         config = self._state.config.model_copy(deep=True)
@@ -160,16 +155,17 @@ class StageBuilder:
             parent=await self.image(),
             config=config,
             container_config=container_config(config, step.command),
-            created_by=" ".join(step.command),
+            created_by=step.created_by,
             cache_key=step.key,
             author=self._state.author,
+            comment=self._shop.style.comment,
         )
 
     async def _from_cache(self, step: _Step) -> bool:
         found = await self._probe.find(self._state.image_id, step.key, partial(self._new_image, step))
         if found is None:
             return False
-        await self._out.text(" ---> Using cache\n")
+        await self._out.cached()
         self._state.advance(found)
         return True
 
@@ -189,7 +185,8 @@ class StageBuilder:
         assert isinstance(instruction, Text)
         path = metadata.workdir_of(instruction, self._state)
         self._state.config.working_dir = path
-        await self._step((*self._shell(), f"#(nop) WORKDIR {path}"), partial(self._make_directory, path))
+        command = (*self._shell(), f"{NO_OPERATION}WORKDIR {path}")
+        await self._step(instruction, command, partial(self._make_directory, path))
 
     async def _make_directory(self, path: str) -> WrittenLayer | None:
         base = DirectoryTree((await self.image()).layers)
@@ -211,11 +208,12 @@ class StageBuilder:
 
     async def _copy(self, copy: Copy) -> None:
         word = self._state.expander()
-        tree, from_context = await self._copy_tree(copy)
+        needs_files = copy.origin or not all(item in copy.heredocs or is_url(word(item)) for item in copy.sources)
+        origin = await self._origin(copy.origin) if needs_files else Origin(MemoryTree({}))
         variables = self._state.variables()
         selected = await gather(
             copy,
-            Gathering(tree, from_context, self._shop.scratch, word, variables, self._state.escape),
+            Gathering(origin.tree, origin.from_context, self._shop.scratch, word, variables, self._state.escape),
         )
         written = word(copy.destination)
         destination = absolute_destination(written, self._state.config.working_dir)
@@ -227,7 +225,7 @@ class StageBuilder:
             [item.tree for item in selected], partial(checksum, selected, ownership=keeps_owner, exclude=exclude)
         )
         options = _shown_options(copy, chown, chmod)
-        command = (*self._shell(), f"#(nop) {copy.keyword} {options}{total} in {written} ")
+        command = (*self._shell(), f"{NO_OPERATION}{copy.keyword} {options}{total} in {written} ")
 
         async def make() -> WrittenLayer | None:
             base = DirectoryTree((await self.image()).layers)
@@ -242,29 +240,28 @@ class StageBuilder:
 
             return await asyncio.to_thread(write)
 
-        await self._step(command, make)
+        await self._step(copy, command, make)
 
-    async def _copy_tree(self, copy: Copy) -> tuple[Tree, bool]:
-        if not copy.origin:
-            return self._shop.context, True
-        image = await self._find_image(copy.origin)
-        return self._shop.files_of(image), False
+    async def _origin(self, name: str) -> Origin:
+        return await self._find_origin(name) if name else Origin(await self._shop.context(self._whole_context))
 
     # -- RUN ----------------------------------------------------------------------------------------------------
 
     async def _run(self, run: Run) -> None:
         shop = self._shop
-        where = RunPlace(shop.request, shop.caches, self._mount_tree, shop.scratch, shop.secrets_dir, shop.secrets)
+        where = RunPlace(shop, self._origin)
         prepared = await prepare_run(run, self._state, where)
-        step = self._describe(prepared.recorded, prepared.extra)
-        if await self._from_cache(step):
-            return
+        step = self._describe(run, prepared.recorded, prepared.extra)
+        await self._once(step, partial(self._do_run, run, step, prepared, where))
+
+    async def _do_run(self, run: Run, step: _Step, prepared: PreparedRun, where: RunPlace) -> None:
+        shop = self._shop
         new = await self._new_image(step)
         async with AsyncExitStack() as stack:
             order = await run_order(run, prepared, new.parent, self._state, where, stack)
             await shop.images.flush()  # the executor finds the image by its id
             container_id = await self._create(order)
-            await self._out.text(f" ---> Running in {short_id(container_id)}\n")
+            await self._out.running(container_id)
             await self._command(container_id, prepared)
             layer = await self._changes(container_id, prepared)
         if shop.request.rm or shop.request.force_rm:
@@ -326,19 +323,13 @@ class StageBuilder:
             shop.executor.remove(container_id), name=f"remove {container_id[:12]}"
         )
         shop.containers.discard(container_id)
-        await self._out.text(f"Removing intermediate container {short_id(container_id)}\n")
-
-    async def _mount_tree(self, origin: str) -> tuple[Tree, str]:
-        if not origin:
-            return self._shop.context, ""
-        image = await self._find_image(origin)
-        return self._shop.files_of(image), image.id or "scratch"
+        await self._out.removing(container_id)
 
 
 class _Printer:
     """A command's output as text; a character cut by a chunk's end waits for its rest."""
 
-    def __init__(self, out: StageOutput) -> None:
+    def __init__(self, out: StageReport) -> None:
         self._out = out
         decoder = codecs.getincrementaldecoder("utf-8")
         self._decoders = {False: decoder("replace"), True: decoder("replace")}
@@ -352,7 +343,7 @@ class _Printer:
 
     async def _tell(self, is_error: bool, text: str) -> None:
         if text:
-            await (self._out.error_text(text) if is_error else self._out.text(text))
+            await self._out.wrote(is_error, text)
 
 
 def _shown_options(copy: Copy, chown: str, chmod: str) -> str:

@@ -1,0 +1,218 @@
+"""`docker build` as people run it: the real CLI with the real buildx, through BuildKit's protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_build import context
+from tests.lab.buildx import install_plugin
+from tests.lab.engine import Engine, eventually
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration directory of the CLI's with buildx in it."""
+    directory: Path = tmp_path_factory.mktemp("docker")
+    if not install_plugin(directory):
+        if os.environ.get("CI"):
+            pytest.fail("buildx cannot be had from Debian's packages")
+        pytest.skip("buildx cannot be had from Debian's packages")
+    return directory
+
+
+@pytest.fixture
+def client(engine: Engine, config: Path) -> Client:
+    return Client(engine, config)
+
+
+class Client:
+    """The CLI with buildx; progress and errors are both in `stderr`."""
+
+    def __init__(self, engine: Engine, config: Path) -> None:
+        self.engine = engine
+        self.environment = engine.environment | {"DOCKER_CONFIG": str(config)}
+
+    def run(self, *arguments: str, check: bool = True, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            ["docker", *arguments],
+            env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        if check:
+            assert result.returncode == 0, result.stdout + result.stderr
+        return result
+
+    def build(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.run("build", "--progress", "plain", *arguments, check=check)
+
+
+def transferred(progress: str) -> int:
+    """Bytes of the build context that were sent."""
+    match = re.search(
+        r"transferring context: ([\d.]+)(k?B|MB) (?:[\d.]+s )?done\n#\d+ DONE(?!.*transferring)", progress, re.S
+    )
+    assert match, progress
+    return int(float(match[1]) * {"B": 1, "kB": 1e3, "MB": 1e6}[match[2]])
+
+
+USUAL = """\
+# syntax=docker/dockerfile:1
+FROM busybox AS base
+ARG WHO=nobody
+ENV PLACE=/srv
+WORKDIR $PLACE
+RUN echo "hello $WHO" > greeting
+
+FROM base
+COPY --chmod=600 a.txt sub/ ./
+RUN --mount=type=secret,id=token,env=TOKEN test ${#TOKEN} = 6 && wc -c < /run/secrets/token > size
+COPY --from=base /srv/greeting /copied
+COPY <<EOF /doc
+$PLACE
+EOF
+USER 1000
+CMD ["sh", "-c", "cat /copied /doc; ls -ln /srv"]
+"""
+
+
+def test_a_usual_build_through_the_door(client: Client, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", USUAL, {"a.txt": "a", "sub/b.txt": "b", "left.md": "x", ".dockerignore": "*.md\n"})
+    secret = tmp_path / "token"
+    secret.write_text("s3cret")
+    iidfile, metadata = tmp_path / "iid", tmp_path / "metadata"
+    arguments = ("-t", "usual", "-t", "usual:2", "--build-arg", "WHO=you", "--secret", f"id=token,src={secret}")
+    files = ("--iidfile", str(iidfile), "--metadata-file", str(metadata), "--label", "made=here")
+    told = client.build(*arguments, *files, str(where)).stderr
+    for line in (
+        "[internal] load build definition from Dockerfile",
+        "[internal] load .dockerignore",
+        "[internal] load build context",
+        "[base 1/3] FROM docker.io/library/busybox:latest",
+        '[base 3/3] RUN echo "hello you" > greeting',
+        "[stage-1 1/4] COPY --chmod=600 a.txt sub/ ./",
+        "naming to docker.io/library/usual:2",
+    ):
+        assert line in told, told
+    out = client.engine.docker("run", "--rm", "usual:2").stdout
+    assert out.startswith("hello you\n/srv\n")
+    assert re.search(r"-rw------- +1 0 +0 +1 .* a\.txt", out), out
+    assert "b.txt" in out
+    assert "left.md" not in out
+
+    image = json.loads(client.engine.docker("image", "inspect", "usual").stdout)[0]
+    assert iidfile.read_text() == image["Id"]
+    assert json.loads(metadata.read_text())["containerimage.config.digest"] == image["Id"]
+    assert image["Config"]["Labels"] == {"made": "here"}
+    assert image["Parent"] == ""
+    history = client.engine.docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", "usual").stdout
+    assert history.splitlines()[0] == 'CMD ["sh" "-c" "cat /copied /doc; ls -ln /srv"]'
+    assert "COPY --chmod=600 a.txt sub/ ./ # buildkit" in history
+    assert "s3cret" not in history
+
+    again = client.build(*arguments, *files, str(where)).stderr
+    assert again.count("CACHED") == 6, again
+    assert iidfile.read_text() == image["Id"]
+    # Steps are cache, and no images to anybody.
+    ids = client.engine.docker("images", "-aq", "--no-trunc").stdout.split()
+    assert set(ids) == {image["Id"], client.engine.docker("images", "-q", "--no-trunc", "busybox").stdout.strip()}
+
+
+def test_only_changes_are_sent(client: Client, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM scratch\nCOPY . /\n", {f"d/{number}": "x" * 5000 for number in range(40)})
+    assert transferred(client.build("-t", "ctx", str(where)).stderr) > 200_000
+    assert transferred(client.build("-t", "ctx", str(where)).stderr) < 10_000
+    (where / "d/7").write_text("changed")
+    (where / "d/8").unlink()
+    (where / "link").symlink_to("d/7")
+    assert transferred(client.build("-t", "ctx", str(where)).stderr) < 10_000
+    listed = subprocess.run(
+        ["sh", "-c", "docker save ctx | tar -xO --wildcards '*layer.tar' 'blobs/sha256/*' 2>/dev/null | strings -n 3"],
+        env=client.environment, capture_output=True, text=True, check=False,
+    ).stdout  # fmt: skip
+    assert "d/7" in listed
+    assert "d/8" not in listed
+    assert "changed" in listed
+
+
+def test_an_error_shows_its_lines(client: Client, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN echo before && \\\n    exit 7\nRUN true\n")
+    failed = client.build(str(where), check=False)
+    assert failed.returncode == 1
+    assert 'process "/bin/sh -c echo before &&     exit 7" did not complete successfully: exit code: 7' in failed.stderr
+    assert "   2 | >>> RUN echo before && \\\n   3 | >>>     exit 7\n" in failed.stderr
+    where = context(tmp_path / "c", "FROM busybox\nCOPY missing /\n")
+    assert '"/missing": not found' in client.build(str(where), check=False).stderr
+    where = context(tmp_path / "c", "FROM busybox\nRUNN x\n")
+    failed = client.build(str(where), check=False)
+    assert "dockerfile parse error on line 2: unknown instruction: RUNN" in failed.stderr
+    assert "   2 | >>> RUNN x" in failed.stderr
+    where = context(tmp_path / "c", "# syntax=example.com/my/frontend\nFROM busybox\n")
+    assert "docker buildx create --driver docker-container" in client.build(str(where), check=False).stderr
+    assert client.engine.docker("ps", "-aq").stdout == ""
+
+
+def test_an_interrupted_build_leaves_nothing(client: Client, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN echo started && sleep 100\n")
+    process = subprocess.Popen(
+        ["docker", "build", "--progress", "plain", str(where)],
+        env=client.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if re.search(r"#\d+ [\d.]+ started", line):
+            break
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode != 0
+    eventually(lambda: client.engine.docker("ps", "-aq").stdout == "", 10, "the build's container is gone")
+    assert time.monotonic() - began < 5
+    eventually(lambda: not list((client.engine.data / "build/tmp").iterdir()), 5, "the build's directory is gone")
+
+
+def test_named_contexts(client: Client, tmp_path: Path) -> None:
+    where = context(
+        tmp_path / "c", "FROM base\nCOPY --from=more x /x\nCOPY --from=busybox /bin/busybox /bb\nCMD cat /x /etc/from\n"
+    )
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/x").write_text("from a directory\n")
+    client.build("-t", "their-base", str(context(tmp_path / "b", "FROM busybox\nRUN echo an image > /etc/from\n")))
+    contexts = ("base=docker-image://their-base", f"more={tmp_path / 'more'}")
+    flags = [word for text in contexts for word in ("--build-context", text)]
+    client.build("-t", "named", *flags, str(where))
+    assert client.engine.docker("run", "--rm", "named").stdout == "from a directory\nan image\n"
+
+
+BAKE = """
+target "base" { dockerfile-inline = "FROM busybox\\nRUN echo linked > /linked" }
+target "app" {
+  dockerfile-inline = "FROM base\\nCMD cat /linked"
+  contexts = { base = "target:base" }
+  tags = ["baked"]
+}
+"""
+
+
+def test_bake_with_targets_that_build_on_each_other(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "docker-bake.hcl").write_text(BAKE)
+    client.run("buildx", "bake", "--progress", "plain", "app", cwd=tmp_path)
+    assert client.engine.docker("run", "--rm", "baked").stdout == "linked\n"
+
+
+def test_a_context_from_standard_input(client: Client, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nCOPY f /f\nCMD cat /f\n", {"f": "piped\n"})
+    script = f"tar -C {where} -c . | docker build -t piped -"
+    subprocess.run(["sh", "-c", script], env=client.environment, check=True, capture_output=True, timeout=60)
+    assert client.engine.docker("run", "--rm", "piped").stdout == "piped\n"
