@@ -51,7 +51,8 @@ class Options:
 
     Attributes:
         path: The file or directory, in the root. Links above it are followed, it itself is not.
-        name: Its name in the archive; empty to leave the directory itself out and begin with what it contains.
+        name: Its name in the archive; ``/`` lets every name begin with a slash; empty to leave the directory itself
+            out and begin with what it contains.
         layer: The root is an overlay's upper directory; write whiteouts as layers spell them.
         exclude: Paths in the root to leave out, without a leading slash, with all below them.
         shallow: Directories, spelled as in `exclude` and ``.`` for the root itself, that are written without what is
@@ -99,14 +100,14 @@ class Archiver:
         self._device = status.st_dev
         name = self._options.name
         if name:
-            self._add(top, name, status)
+            self._add(top, name.rstrip("/"), status)
         if stat.S_ISDIR(status.st_mode) and "." not in self._options.shallow:
             os.chdir(top)
-            self._tree("", name, "")
+            self._tree("", f"{name.rstrip('/')}/" if name else "", "")
         self._write(END_OF_ARCHIVE)
 
-    def _tree(self, where: str, name: str, inside: str) -> None:
-        """Everything below a directory: `where` from here, `name` in the archive, `inside` the root."""
+    def _tree(self, where: str, prefix: str, inside: str) -> None:
+        """Everything below a directory: `where` from here, with `prefix` in the archive, `inside` the root."""
         options = self._options
         try:
             listing = sorted(os.scandir(where or "."), key=_NAME)
@@ -124,11 +125,11 @@ class Archiver:
             elsewhere = options.one_file_system and status.st_dev != self._device
             if elsewhere and not directory:
                 continue
-            named = f"{name}/{item.name}" if name else item.name
+            named = prefix + item.name
             here = f"{where}/{item.name}" if where else item.name
             self._add(here, named, status)
             if directory and not elsewhere and path not in options.shallow:
-                self._tree(here, named, path)
+                self._tree(here, f"{named}/", path)
 
     def _add(self, path: str, name: str, status: os.stat_result) -> None:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Asked
+from .conftest import Asked, Question
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -120,3 +121,68 @@ def test_a_saved_image_without_its_last_bytes_is_loaded(davit: Asked, reference:
         saved = subprocess.run(["docker", "save", "busybox"], env=env, capture_output=True, check=True).stdout
         code, output = piped(asked, saved.rstrip(b"\0"), "load")
         assert (code, output) == (0, "Loaded image: busybox:latest\n")
+
+
+# -- paths of cp -----------------------------------------------------------------------------------------------------
+
+PREPARED = (
+    "mkdir -p /d/sub; echo 1 >/d/f; echo 2 >/d/sub/g; ln -s /d /link; ln -s /d/f /lf; ln -s /nowhere /dang; "
+    "ln -s d /rel; ln -s /link /ll; ln -s loop /loop; ln -s /vol /into; echo v >/vol/v; ln -s /d /vol/out; sleep 9999"
+)
+PATHS = [
+    "/d", "/d/", "/d/.", "/link", "/link/", "/link/.", "/lf", "/lf/", "/lf/.", "/d/f", "/d/f/", "/d/f/.", "/dang",
+    "/dang/", "/dang/.", "/nope", "/nope/", "/d/nope", "/d/f/x", "/rel/", "/ll", "/ll/", "/ll/.", "/loop/", "d", "./d",
+    "/d/sub/..", "/d/sub/../", "/link/sub", "//d//", "/d/./", "/into/", "/into/v", "/vol/.", "/vol/out/.", "/vol/out/f",
+    "/" + "a" * 5000, "/" + "c" * 256, "/d%00x",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def _copied(davit: Asked, reference: Asked) -> None:
+    for asked in (davit, reference):
+        asked.engine.docker("run", "-d", "--name", "copied", "-v", "/vol", "busybox", "sh", "-c", PREPARED)
+        asked.engine.docker("exec", "copied", "sh", "-c", "until [ -L /vol/out ]; do :; done")
+        asked.engine.docker("stop", "-t", "0", "copied")
+
+
+def archived(asked: Asked, path: str) -> object:
+    """What is at a path of the container, and the names in its archive; only that it is an error, if it is one."""
+    answer = asked.ask(Question("GET", f"/containers/copied/archive?path={path}"))
+    if answer.status != 200:
+        return "error" if answer.status != 404 else answer.message
+    stat = json.loads(base64.b64decode(answer.headers["x-docker-container-path-stat"]))
+    with tarfile.open(fileobj=io.BytesIO(answer.body)) as tar:
+        names = [member.name for member in tar]
+    return stat["name"], stat["mode"], stat["linkTarget"], sorted(names)
+
+
+@pytest.mark.usefixtures("_copied")
+@pytest.mark.parametrize("running", [False, True])
+def test_paths_of_copies(davit: Asked, reference: Asked, running: bool) -> None:
+    for asked in (davit, reference):
+        asked.engine.docker("start" if running else "stop", "copied")
+    for path in PATHS:
+        found, wanted = archived(davit, path), archived(reference, path)
+        assert found == wanted, path
+
+
+@pytest.mark.usefixtures("_copied")
+@pytest.mark.parametrize(("path", "first"), [("/", "/"), ("/link/..", "/"), ("/.", "./"), ("..", "/")])
+def test_names_of_the_root(davit: Asked, reference: Asked, path: str, first: str) -> None:
+    for asked in (davit, reference):
+        body = asked.ask(Question("GET", f"/containers/copied/archive?path={path}")).body
+        names = {body[:100].rstrip(b"\0").decode(), body[512 : 512 + 100].rstrip(b"\0").decode()[: len(first)]}
+        assert names == {first}, (asked.engine, body[:700])
+
+
+@pytest.mark.usefixtures("_copied")
+@pytest.mark.parametrize("path", ["/link/.", "/ll/.", "/link/", "/vol/out/."])
+def test_what_a_link_leads_to_is_copied(davit: Asked, reference: Asked, path: str, tmp_path: Path) -> None:
+    copied = []
+    for number, asked in enumerate((davit, reference)):
+        out = tmp_path / str(number)
+        out.mkdir()
+        asked.engine.docker("cp", f"copied:{path}", str(out))
+        copied.append(sorted(str(one.relative_to(out)) for one in out.rglob("*")))
+    assert copied[0] == copied[1]
+    assert any(name.endswith("sub/g") for name in copied[0])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import posixpath
 import stat
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from services.executor.agent.containers.records import NodeRecord, NodeRecords
+from services.executor.agent.files import paths
 from services.executor.agent.files.rootfs import (
     GENERATED,
     Found,
@@ -51,8 +51,8 @@ class Archives:
         return await asyncio.to_thread(self._stat, self._records.get(container_id), path)
 
     def _stat(self, record: NodeRecord, path: str) -> PathStat:
-        with self._filesystems.place(record, path) as place:
-            return _path_stat(_look(record, place, path), path)
+        with ExitStack() as open_:
+            return _path_stat(self._find(record, path, open_)[1], path)
 
     async def send_path(
         self, container_id: str, path: str, stream: ByteStream, pipe: PipeRef | None = None
@@ -62,14 +62,18 @@ class Archives:
         with ExitStack() as open_:
             output = _open_sink(pipe, open_)
             place, found = await asyncio.to_thread(self._find, record, path, open_)
-            options = {"path": found.path, "name": _name(path, found), "shallow": kernels(record, found.path)}
+            options = {"path": found.path, "name": paths.name_of(path), "shallow": kernels(record, found.path)}
             kept = open_.pop_all()
         self._spawn(self._pack(stream, place.root, kept, output, **options), name=f"archive {container_id[:12]}")
         return _path_stat(found, path)
 
     def _find(self, record: NodeRecord, path: str, open_: ExitStack) -> tuple[Place, Found]:
-        place = open_.enter_context(self._filesystems.place(record, path))
-        return place, _look(record, place, path)
+        directory = paths.means_directory(path)
+        place = open_.enter_context(self._filesystems.place(record, path, follow=directory))
+        found = _look(record, place, path)
+        if directory and not stat.S_ISDIR(found.status.st_mode):
+            raise InvalidArgument(f"{path}: not a directory", field="path")
+        return place, found
 
     async def _pack(self, stream: ByteStream, root: Path, open_: ExitStack, output: int | None, **options: Any) -> None:
         """Pack into a pipe or a stream; its failure becomes the stream's.
@@ -124,8 +128,8 @@ class Archives:
                 await self._unpack(child, stream, pipe, piped=options["source"] is not None)
 
     def _find_directory(self, record: NodeRecord, path: str, open_: ExitStack) -> tuple[Place, Found]:
-        place = open_.enter_context(self._filesystems.place(record, path))
-        found = _look(record, place, path, follow=True)
+        place = open_.enter_context(self._filesystems.place(record, path, follow=True))
+        found = _look(record, place, path)
         if not stat.S_ISDIR(found.status.st_mode):
             raise InvalidArgument("extraction point is not a directory", field="path")
         return place, found
@@ -226,17 +230,10 @@ def _opened(open_end: Callable[[PipeRef], int], pipe: PipeRef | None, open_: Exi
     return descriptor
 
 
-def _name(path: str, found: Found) -> str:
-    """What the archive calls a path: ``.`` for a directory's contents."""
-    if path.endswith("/.") and stat.S_ISDIR(found.status.st_mode):
-        return "."
-    return posixpath.basename(posixpath.normpath("/" + path)) or "."
-
-
-def _look(record: NodeRecord, place: Place, asked: str, *, follow: bool = False) -> Found:
+def _look(record: NodeRecord, place: Place, asked: str) -> Found:
     """As `look`. Raises NotFound in Docker's words, with the path as it was asked for."""
     try:
-        return look(place, follow=follow)
+        return look(place)
     except NotFound as error:
         plain = "/" + asked.lstrip("/")
         raise NotFound(f"Could not find the file {plain} in container {record.order.name}") from error
@@ -245,7 +242,7 @@ def _look(record: NodeRecord, place: Place, asked: str, *, follow: bool = False)
 def _path_stat(found: Found, asked: str) -> PathStat:
     modified = rfc3339(found.status.st_mtime_ns)
     return PathStat(
-        name=posixpath.basename(posixpath.normpath("/" + asked)) or "/",
+        name=paths.name_of(asked),
         size=found.status.st_size,
         mode=go_mode(found.status.st_mode),
         mtime=modified,

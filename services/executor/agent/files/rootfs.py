@@ -13,16 +13,18 @@ import posixpath
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from services.executor.agent.containers.failures import translated
+from services.executor.agent.containers.failures import translate, translated
 from services.executor.agent.containers.records import NodeRecord, NodeRecords
+from services.executor.agent.files import paths
 from services.executor.agent.files.furniture import DOCKERENV, FILES, furniture_of
-from services.executor.runtime.kernel.beneath import try_open_beneath
+from services.executor.runtime.errors import KernelFailure
+from services.executor.runtime.kernel.beneath import open_beneath, try_open_beneath
 from services.executor.runtime.steps.rootfs import Overlay
 from shared.contracts.node import OrderedMount
-from shared.errors import NotFound
+from shared.errors import InvalidArgument, NotFound
 
 # In no image that is made of a container, whoever put them into its layer.
 GENERATED = (*FILES, DOCKERENV)
@@ -37,11 +39,13 @@ class Place:
     Attributes:
         path: Absolute, as seen inside `root`.
         read_only: Why the container may not write there, in Docker's words; empty when it may.
+        target: Where the path leads when a link at its end is followed, in the container.
     """
 
     root: Path
     path: str
     read_only: str = ""
+    target: str = ""
 
 
 class RootFilesystems:
@@ -87,20 +91,41 @@ class RootFilesystems:
             os.close(mounted)
 
     @contextmanager
-    def place(self, record: NodeRecord, path: str) -> Iterator[Place]:
-        """Where a container's path is."""
-        clean = posixpath.normpath("/" + path.lstrip("/"))
-        mount = self._mount_of(record, clean)
-        if mount is not None:
-            read_only = READ_ONLY_MOUNT if mount.read_only else ""
-        else:
-            read_only = READ_ONLY_ROOT if record.order.host_config.readonly_rootfs else ""
-        if mount is not None and mount.type in ("bind", "volume") and not runs(record):
-            inside = "/" + posixpath.relpath(clean, mount.target)
-            yield Place(Path(self._mount_source(mount)), posixpath.normpath(inside), read_only)
-            return
+    def place(self, record: NodeRecord, path: str, *, follow: bool = False) -> Iterator[Place]:
+        """Where a container's path is, links above its end followed.
+
+        Args:
+            follow: Follow a link at its end as well.
+
+        Raises:
+            InvalidArgument: There can be no such path.
+        """
+        clean = paths.clean(path)
+        alive = runs(record)
         with self.root(record) as root:
-            yield Place(root, clean, read_only)
+
+            def located(inside: str) -> Place:
+                return Place(root, inside) if alive else self._behind_mounts(record, root, inside)
+
+            target = paths.resolved(clean, lambda inside: link_at(located(inside)), follow=True)
+            real = target if follow else paths.resolved(clean, lambda inside: link_at(located(inside)), follow=False)
+            yield replace(located(real), read_only=self._protection(record, real), target=target)
+
+    def _behind_mounts(self, record: NodeRecord, root: Path, path: str) -> Place:
+        """Where a path of a container without mounts is: in the source of what would be mounted there."""
+        mount = self._mount_of(record, path)
+        if mount is None or mount.type not in ("bind", "volume"):
+            return Place(root, path)
+        source = Path(self._mount_source(mount))
+        if not source.is_dir():
+            return Place(source.parent, f"/{source.name}")
+        return Place(source, posixpath.normpath("/" + posixpath.relpath(path, mount.target)))
+
+    def _protection(self, record: NodeRecord, path: str) -> str:
+        mount = self._mount_of(record, path)
+        if mount is not None:
+            return READ_ONLY_MOUNT if mount.read_only else ""
+        return READ_ONLY_ROOT if record.order.host_config.readonly_rootfs else ""
 
     def _mount_of(self, record: NodeRecord, path: str) -> OrderedMount | None:
         """The deepest mount a path is in."""
@@ -151,7 +176,7 @@ def kernels(record: NodeRecord, path: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file in a container: its status, where a link points, and its real path with links above it resolved."""
+    """A file in a container: its status, where a link leads in the end, and its real path without links above it."""
 
     status: os.stat_result
     link: str
@@ -173,12 +198,37 @@ def look(place: Place, *, follow: bool = False) -> Found:
             raise NotFound(f"Could not find the file {place.path} in container")
         try:
             status = os.fstat(descriptor)
-            link = os.readlink("", dir_fd=descriptor) if stat.S_ISLNK(status.st_mode) else ""
+            link = place.target if stat.S_ISLNK(status.st_mode) else ""
             return Found(status, link, _real_path(root, descriptor, place.path))
         finally:
             os.close(descriptor)
     finally:
         os.close(root)
+
+
+def link_at(place: Place) -> str | None:
+    """Where a link leads; None when there is none, or nothing at all.
+
+    Raises:
+        InvalidArgument: What is above it is no directory.
+    """
+    root = os.open(place.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = open_beneath(root, place.path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except KernelFailure as failure:
+        if failure.errno == errno.ENOENT:
+            return None
+        if failure.errno == errno.ENOTDIR:
+            raise InvalidArgument(f"{place.path}: not a directory", field="path") from failure
+        raise translate(failure) from failure
+    finally:
+        os.close(root)
+    try:
+        return os.readlink("", dir_fd=descriptor)
+    except OSError:  # no link
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _real_path(root: int, descriptor: int, asked: str) -> str:
