@@ -11,6 +11,7 @@ from services.api.app import build_app
 from services.api.auditing.bus import AuditedBus, labels_of
 from services.api.auditing.request import Auditing
 from services.api.call import Deps, EngineFacts
+from services.api.reads import Reads
 from services.api.server import EdgeServer, Listener, TlsSettings, inherited_listener, open_listener
 from shared.auditing.policy import Policy
 from shared.auditing.recorder import Recorder, spooling
@@ -21,8 +22,11 @@ from shared.contracts.builds import socket_path
 from shared.errors import InvalidArgument, Unavailable
 from shared.events import stream
 from shared.service import ServiceContext
+from shared.state.mark import mark_of
 from shared.version import VERSION
 
+# The services with a database that answers are made from.
+OWNERS = ("control", "image", "network", "volume")
 ENGINE_NAMESPACE = uuid.UUID("6f0f1b44-58c5-4b9e-9a3c-6a4c7e6f2d10")
 
 
@@ -101,6 +105,7 @@ async def start(context: ServiceContext) -> None:
         offer=functools.partial(streams.offer, bus),
         follow=functools.partial(stream.follow, bus),
         facts=facts_of(context.config),
+        reads=Reads({name: mark_of(context.config.database, name) for name in OWNERS}),
     )
     server = EdgeServer(build_app(deps, auditing))
     context.on_close(auditing.close)

@@ -174,6 +174,7 @@ class Container(BaseModel):
         networks: By network name: what was asked for and, while running, what it got.
         ports: Published ports as allocated, while running; exposed ones map to an empty list.
         as_of: When the node last confirmed this state (RFC 3339); `stale` when the node is away.
+        known_until_ns: When `stale` changes if nothing else does; nanoseconds since the epoch.
     """
 
     id: str
@@ -202,6 +203,7 @@ class Container(BaseModel):
     generation: int = 0
     as_of: str = ""
     stale: bool = False
+    known_until_ns: int = 0
     size_rw_bytes: int | None = None
     size_root_fs_bytes: int | None = None
 
@@ -211,9 +213,10 @@ class InspectContainer(ContainerRef):
 
 
 class ListContainers(BaseModel):
-    """limit: 0 is no limit. after: id from the previous page's `next`."""
+    """limit: 0 is no limit. after: id from the previous page's `next`. coded: `status_text` as its code (`status`)."""
 
     all: bool = False
+    coded: bool = False
     limit: int = 0
     size: bool = False
     filters: Filters = Field(default_factory=dict)
@@ -243,10 +246,11 @@ class ContainerSummary(BaseModel):
 
 
 class ContainerPage(BaseModel):
-    """Newest first; `next` is empty on the last page."""
+    """Newest first; `next` is empty on the last page. partial: Not all that was to be asked could be."""
 
     containers: list[ContainerSummary]
     next: str = ""
+    partial: bool = False
 
 
 class Top(ContainerRef):

@@ -12,15 +12,18 @@ from fastapi import Query
 from starlette.responses import Response
 
 from services.api.answers import containers as answers
-from services.api.call import Call, empty_response, json_response
+from services.api.call import Call, empty_response, encoded, json_response
 from services.api.declared import ContainerName, may
+from services.api.reads import Answer, Fixed
 from services.api.repeating import ATTEMPTS, until_answered
 from services.api.requests import containers as requests
 from services.api.routing import EdgeRouter
 from services.api.views import containers as views
+from services.api.views.lines import Line, Lines
 from shared.bus.client import Contract, Empty
 from shared.contracts import containers as contracts
 from shared.contracts.docker import HostConfig, NetworkingConfig, Resources
+from shared.docker.status import FOR_EVER_NS
 from shared.errors import Conflict, DeadlineExceeded, Interrupted, InvalidArgument, NotFound, NotModified
 
 DEFAULT_STOP_TIMEOUT_S = 10
@@ -223,9 +226,15 @@ async def remove(call: Call, ref: ContainerName, query: Annotated[requests.Remov
 )
 async def inspect(call: Call, ref: ContainerName, query: Annotated[requests.InspectQuery, Query()]) -> Response:
     """All about a container."""
-    container = await call.ask(contracts.INSPECT, contracts.InspectContainer(ref=ref, size=query.size))
-    headers = {"Davit-As-Of": container.as_of} if container.stale else None
-    return json_response(views.container(container, call.version, call.deps.facts.data_root), headers=headers)
+
+    async def ask() -> Answer:
+        container = await call.ask(contracts.INSPECT, contracts.InspectContainer(ref=ref, size=query.size))
+        headers = {"Davit-As-Of": container.as_of} if container.stale else {}
+        content = views.container(container, call.version, call.deps.facts.data_root)
+        # Sizes are the node's to tell, each time anew.
+        return Answer(Fixed(encoded(content)), headers, until_ns=0 if query.size else container.known_until_ns)
+
+    return await call.read(("control",), ask)
 
 
 @router.get(
@@ -240,15 +249,22 @@ async def list_all(call: Call, query: Annotated[requests.ListQuery, Query()]) ->
     All pages in one answer: Docker's lists have no pages.
     """
     limit = max(query.limit, 0)
-    request = contracts.ListContainers(all=query.all or limit > 0, limit=limit, size=query.size, filters=query.filters)
-    lines = []
-    while True:
-        page = await call.ask(contracts.LIST, request)
-        lines += [views.summary(item, call.version) for item in page.containers]
-        if not page.next or (limit and len(lines) >= limit):
-            break
-        request = request.model_copy(update={"after": page.next})
-    return json_response(lines[:limit] if limit else lines)
+    request = contracts.ListContainers(
+        all=query.all or limit > 0, limit=limit, size=query.size, filters=query.filters, coded=True
+    )
+
+    async def ask() -> Answer:
+        lines: list[Line] = []
+        after, partial = "", request.size
+        while True:
+            page = await call.ask(contracts.LIST, request.model_copy(update={"after": after}))
+            lines += [Line.of(item, call.version) for item in page.containers]
+            after, partial = page.next, partial or page.partial
+            if not after or (limit and len(lines) >= limit):
+                break
+        return Answer(Lines(lines[:limit] if limit else lines), until_ns=0 if partial else FOR_EVER_NS)
+
+    return await call.read(("control", "image"), ask)
 
 
 @router.get(

@@ -131,7 +131,11 @@ async def _refuse(connection: RawConnection, error: DavitError, tty: bool) -> No
 @router.get("/exec/{exec_id}/json", operation_id="ExecInspect", response_model=ExecInspect, responses=may(404))
 async def inspect(call: Call, exec_id: ExecName) -> Response:
     """All about such a process."""
-    return json_response(views.exec_process(await call.ask(contracts.EXEC_INSPECT, ExecRef(id=exec_id))))
+
+    async def ask() -> object:
+        return views.exec_process(await call.ask(contracts.EXEC_INSPECT, ExecRef(id=exec_id)))
+
+    return await call.read_json(("control",), ask)
 
 
 @router.post("/exec/{exec_id}/resize", operation_id="ExecResize", response_class=Response, responses=may(404, 409))

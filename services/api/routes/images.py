@@ -57,17 +57,20 @@ async def list_all(call: Call, query: Annotated[requests.ListQuery, Query()]) ->
     filters: Filters = query.filters
     if query.filter:  # how the API named a reference filter before
         filters["reference"] = [*filters.get("reference", []), query.filter]
-    result = await call.ask(
-        contracts.LIST,
-        contracts.ListImages(
-            all=query.all,
-            filters=filters,
-            shared_size=query.shared_size,
-            digests=query.digests,
-            manifests=query.manifests,
-        ),
+    request = contracts.ListImages(
+        all=query.all,
+        filters=filters,
+        shared_size=query.shared_size,
+        digests=query.digests,
+        manifests=query.manifests,
     )
-    return json_response([views.summary(item, call.version) for item in result.images])
+
+    async def ask() -> object:
+        result = await call.ask(contracts.LIST, request)
+        return [views.summary(item, call.version) for item in result.images]
+
+    # Manifests tell which containers use them and what of them is on the disk; "until" is a moment before now.
+    return await call.read_json(("image",), ask, keep=not request.manifests and "until" not in filters)
 
 
 @router.get("/images/search", operation_id="ImageSearch", response_model=list[answers.SearchHit], responses=may(404))
@@ -192,8 +195,12 @@ async def prune(call: Call, query: Annotated[requests.FiltersQuery, Query()]) ->
 async def inspect(call: Call, name: ImageName, query: Annotated[requests.InspectQuery, Query()]) -> Response:
     """All about an image."""
     request = contracts.InspectImage(ref=name, platform=query.platform or None, manifests=query.manifests)
-    image = await call.ask(contracts.INSPECT, request)
-    return json_response(views.image(image, call.version, call.deps.facts.data_root))
+
+    async def ask() -> object:
+        image = await call.ask(contracts.INSPECT, request)
+        return views.image(image, call.version, call.deps.facts.data_root)
+
+    return await call.read_json(("image",), ask, keep=not query.manifests)
 
 
 @router.get(

@@ -62,18 +62,23 @@ async def create(call: Call, body: requests.NetworkBody) -> Response:
 @router.get("/networks", operation_id="NetworkList", response_model=list[answers.NetworkShown], responses=may())
 async def list_all(call: Call, query: Annotated[requests.FiltersQuery, Query()]) -> Response:
     """The networks."""
-    result = await call.ask(contracts.LIST, contracts.ListNetworks(filters=query.filters))
-    return json_response([views.network(item, call.version) for item in result.networks])
+
+    async def ask() -> object:
+        result = await call.ask(contracts.LIST, contracts.ListNetworks(filters=query.filters))
+        return [views.network(item, call.version) for item in result.networks]
+
+    return await call.read_json(("network",), ask)
 
 
 @router.get("/networks/{ref}", operation_id="NetworkInspect", response_model=answers.NetworkShown, responses=may(404))
 async def inspect(call: Call, ref: NetworkName, query: Annotated[requests.InspectQuery, Query()]) -> Response:
     """All about a network."""
-    network = await call.ask(
-        contracts.INSPECT,
-        NetworkRef(ref=ref, verbose=query.verbose, scope=query.scope),
-    )
-    return json_response(views.network(network, call.version))
+    request = NetworkRef(ref=ref, verbose=query.verbose, scope=query.scope)
+
+    async def ask() -> object:
+        return views.network(await call.ask(contracts.INSPECT, request), call.version)
+
+    return await call.read_json(("network",), ask)
 
 
 @router.delete("/networks/{ref}", operation_id="NetworkDelete", status_code=204, responses=may(403, 404, 409))

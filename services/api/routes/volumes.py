@@ -47,16 +47,22 @@ async def create(call: Call, body: VolumeBody) -> Response:
 @router.get("/volumes", operation_id="VolumeList", response_model=answers.VolumeList, responses=may())
 async def list_all(call: Call, query: Annotated[VolumesQuery, Query()]) -> Response:
     """The volumes."""
-    result = await call.ask(contracts.LIST, contracts.ListVolumes(filters=query.filters))
-    return json_response(
-        {"Volumes": [views.volume(item) for item in result.volumes], "Warnings": result.warnings or None}
-    )
+
+    async def ask() -> object:
+        result = await call.ask(contracts.LIST, contracts.ListVolumes(filters=query.filters))
+        return {"Volumes": [views.volume(item) for item in result.volumes], "Warnings": result.warnings or None}
+
+    return await call.read_json(("volume",), ask)
 
 
 @router.get("/volumes/{name}", operation_id="VolumeInspect", response_model=answers.VolumeShown, responses=may(404))
 async def inspect(call: Call, name: VolumeName) -> Response:
     """All about a volume."""
-    return json_response(views.volume(await call.ask(contracts.INSPECT, VolumeRef(name=name))))
+
+    async def ask() -> object:
+        return views.volume(await call.ask(contracts.INSPECT, VolumeRef(name=name)))
+
+    return await call.read_json(("volume",), ask)
 
 
 @router.delete("/volumes/{name}", operation_id="VolumeDelete", status_code=204, responses=may(404, 409))

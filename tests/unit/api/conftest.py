@@ -16,6 +16,7 @@ from services.api.app import build_app
 from services.api.auditing.bus import AuditedBus, labels_of
 from services.api.auditing.request import Auditing
 from services.api.call import Deps, EngineFacts
+from services.api.reads import Reads
 from services.api.server import EdgeServer, open_listener
 from shared.auditing.recorder import Recorder
 from shared.bus import streams
@@ -166,9 +167,17 @@ class EdgeUnderTest:
     """Attributes: data_root: the engine's, which is not there: make it for what needs it."""
 
     def __init__(
-        self, bus: MemoryBus, events: Events, client: Client, app: Any, data_root: Path, auditing: Auditing
+        self,
+        bus: MemoryBus,
+        events: Events,
+        client: Client,
+        app: Any,
+        data_root: Path,
+        auditing: Auditing,
+        reads: Reads,
     ) -> None:
         self.auditing = auditing
+        self.reads = reads
         self.data_root = data_root
         self.app = app
         self.bus = bus
@@ -192,5 +201,5 @@ async def edge() -> AsyncIterator[EdgeUnderTest]:
         server = EdgeServer(app)
         path = str(Path(directory) / "a.sock")
         await server.listen(open_listener(f"unix://{path}", tls=None, allow_insecure=False))
-        yield EdgeUnderTest(bus, events, Client(path), app, Path(facts.data_root), auditing)
+        yield EdgeUnderTest(bus, events, Client(path), app, Path(facts.data_root), auditing, deps.reads)
         await server.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from services.api.views import config, containers, images, networks, system, volumes
+from services.api.views.lines import Line, Lines
 from services.executor.runtime.spec import defaults
 from shared.contracts import docker
 from shared.contracts.containers import Container, ContainerState, ContainerSummary, Exec, Health, NodeFacts, SystemInfo
@@ -113,6 +115,28 @@ def test_a_line_of_ps():
     assert (shown["Names"], shown["State"], shown["Status"]) == (["/web"], "running", "Up 2 seconds")
     assert shown["HostConfig"] == {"NetworkMode": "", "Annotations": {"a": "b"}}
     assert containers.summary(line, OLD)["HostConfig"] == {"NetworkMode": ""}
+
+
+def test_a_list_is_written_out_anew_when_a_text_in_it_changes():
+    second = 1_000_000_000
+    lines = [
+        Line.of(
+            ContainerSummary(
+                id=name, name=name, image="busybox", image_id="sha256:1", command="true", created_unix=1,
+                status=status, status_text=code, labels={"a": '"Status":"\x00status\x00"'},
+            ),
+            NEW,
+        )
+        for name, status, code in (("up", "running", f"0|{5 * second}|0|"), ("new", "created", "0|0|0|"))
+    ]  # fmt: skip
+    shown = Lines(lines)
+    first = shown.at(7 * second)
+    assert [one["Status"] for one in orjson.loads(first)] == ["Up 2 seconds", "Created"]
+    assert orjson.loads(first)[0]["Labels"] == {"a": '"Status":"\x00status\x00"'}
+    assert shown.at(8 * second - 1) is first
+    assert orjson.loads(shown.at(8 * second))[0]["Status"] == "Up 3 seconds"
+    assert orjson.loads(shown.at(6 * second))[0]["Status"] == "Up 1 second"  # the clock was set back
+    assert Lines([]).at(0) == b"[]\n"
 
 
 def test_an_exec():

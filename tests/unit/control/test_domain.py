@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.executor.control.domain import LEGAL, Record, human_duration, status_text
+from services.executor.control.domain import LEGAL, Record
 from shared.contracts.containers import Container
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.contracts.node import ExitRecord
@@ -69,28 +69,3 @@ def test_the_environment_of_the_order_is_not_the_one_of_inspect() -> None:
     one = record()
     assert one.order().config.env[-1] == "HOSTNAME=h"
     assert one.container.config.env == []
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "Less than a second"), (1, "1 second"), (59, "59 seconds"), (60, "About a minute"), (120, "2 minutes"),
-        (3599, "59 minutes"), (3600, "About an hour"), (7200, "2 hours"), (86400, "24 hours"), (3 * 86400, "3 days"),
-        (15 * 86400, "2 weeks"), (70 * 86400, "2 months"), (800 * 86400, "2 years"),
-    ],
-)  # fmt: skip
-def test_durations_in_dockers_words(seconds: float, text: str) -> None:
-    assert human_duration(seconds) == text
-
-
-def test_status_texts() -> None:
-    now = 100 * SECOND
-    code = f"3|{70 * SECOND}|{90 * SECOND}|"
-    assert status_text("running", code, now) == "Up 30 seconds"
-    assert status_text("running", code + "starting", now) == "Up 30 seconds (health: starting)"
-    assert status_text("running", code + "healthy", now) == "Up 30 seconds (healthy)"
-    assert status_text("paused", code, now) == "Up 30 seconds (Paused)"
-    assert status_text("restarting", code, now) == "Restarting (3) 10 seconds ago"
-    assert status_text("exited", code, now) == "Exited (3) 10 seconds ago"
-    assert status_text("created", code, now) == "Created"
-    assert status_text("removing", code, now) == "Removal In Progress"

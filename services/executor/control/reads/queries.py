@@ -6,7 +6,6 @@ import asyncio
 import builtins
 import time
 
-from services.executor.control.domain import status_text
 from services.executor.control.nodes.registry import STALE_AFTER_NS, Nodes
 from services.executor.control.peers import Peers
 from services.executor.control.reads import listing
@@ -28,6 +27,7 @@ from shared.contracts.containers import (
 from shared.contracts.node import Sizes, SizesOrder
 from shared.docker.filters import Filters
 from shared.docker.moments import rfc3339
+from shared.docker.status import FOR_EVER_NS, status_text
 from shared.errors import DeadlineExceeded, NotFound, Unavailable
 
 PAGE = 500
@@ -50,6 +50,7 @@ class Queries:
         container.exec_ids = running
         stale, seen = nodes.get(container.node, (True, 0))
         container.stale, container.as_of = stale, rfc3339(seen)
+        container.known_until_ns = FOR_EVER_NS if stale else seen + STALE_AFTER_NS
         if request.size:
             sizes = await self._sizes([container.id], container.node, {container.id: container.layers})
             container.size_rw_bytes = sizes.rw.get(container.id, 0)
@@ -97,7 +98,7 @@ class Queries:
                 since_ns=await self._bound(reader, request.filters, "since"),
             )
             page = await self._page(reader, request, selection)
-        await self._name_images(page.containers)
+        page.partial = not await self._name_images(page.containers)
         if request.size:
             await self._add_sizes(page.containers)
         return page
@@ -117,7 +118,8 @@ class Queries:
                 after = summary.id
                 if not selection.takes(summary, created_ns):
                     continue
-                summary.status_text = status_text(summary.status, summary.status_text, now_ns)
+                if not request.coded:
+                    summary.status_text = status_text(summary.status, summary.status_text, now_ns)
                 summary.stale = away.get(node_name, (True, 0))[0]
                 found.append(summary)
                 if len(found) == wanted:
@@ -125,18 +127,23 @@ class Queries:
             if len(rows) < PAGE:
                 return ContainerPage(containers=found)
 
-    async def _name_images(self, summaries: builtins.list[ContainerSummary]) -> None:
-        """An image that has lost the name a container was created with is shown by its id."""
+    async def _name_images(self, summaries: builtins.list[ContainerSummary]) -> bool:
+        """An image that has lost the name a container was created with is shown by its id.
+
+        Returns:
+            False when the image service could not be asked, and the names are those of the containers' creation.
+        """
         names = sorted({summary.image for summary in summaries})
         if not names:
-            return
+            return True
         try:
             named = await self._bus.request(images.NAMED, images.ImageNames(refs=names))
         except (Unavailable, DeadlineExceeded):  # a list does not wait for other services
-            return
+            return False
         for summary in summaries:
             if summary.image_id not in named.ids.get(summary.image, []):
                 summary.image = summary.image_id
+        return True
 
     async def _add_sizes(self, summaries: builtins.list[ContainerSummary]) -> None:
         """From the nodes; the one question of a list that the database cannot answer."""
