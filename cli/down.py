@@ -43,10 +43,14 @@ def down(run_dir: Path, *, containers: bool, timeout_s: int | None) -> int:
     if state is None:
         click.echo(f"davit is not running in {run_dir}", err=True)
         return exits.OK
-    if containers and not _stop_containers(state, timeout_s):
+    alone = "api" not in state.processes
+    if containers and not alone and not _stop_containers(state, timeout_s):
         return exits.FAILURE
-    left = _left_running(state)
+    left = "" if containers and alone else _left_running(state)
     _end(state)
+    if containers and alone:
+        # A node of a cluster has no API to ask; and while its agent lives, it starts again what its policies say.
+        left = _end_containers(state, timeout_s)
     remove_state(run_dir)
     click.echo(f"stopped the engine in {run_dir} ({len(state.processes)} processes); {left}")
     return exits.OK
@@ -72,6 +76,18 @@ def _left_running(state: EngineState) -> str:
     more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
     listed = ", ".join(names[:_NAMED_AT_MOST]) + more
     return f"{len(names)} container{'s go' if len(names) > 1 else ' goes'} on: {listed}"
+
+
+def _end_containers(state: EngineState, timeout_s: int | None) -> str:
+    """Stop the containers of an engine that has ended, by their shims; what came of it, in words."""
+    import asyncio
+
+    from services.executor.agent.containers.orphans import end_all
+
+    ended, failures = asyncio.run(end_all(Path(state.data_root), Path(state.run_dir), timeout_s))
+    for failure in failures:
+        click.echo(f"davit: not stopped: {failure}", err=True)
+    return f"stopped {ended} containers" if ended or failures else "no container ran"
 
 
 def _stop_containers(state: EngineState, timeout_s: int | None) -> bool:

@@ -10,6 +10,7 @@ from cli.common.lazy import Lazy
 
 ENGINE = "The engine"
 CONTAINERS = "Containers and images"
+CLUSTER = "Many machines"
 COMMAND_LINE = "This command line"
 
 COMMANDS = {
@@ -25,6 +26,8 @@ COMMANDS = {
     "rm": Lazy("cli.rm", "Remove containers.", CONTAINERS),
     "images": Lazy("cli.images", "List images.", CONTAINERS),
     "import": Lazy("cli.importing", "Make an image of a root file system's tar.", CONTAINERS),
+    "cluster": Lazy("cli.cluster", "One engine of many machines.", CLUSTER),
+    "node": Lazy("cli.node", "The machines of a cluster.", CLUSTER),
     "completion": Lazy("cli.completion", "Print the completion script of a shell.", COMMAND_LINE),
     "version": Lazy("cli.version", "Show this version.", COMMAND_LINE),
 }

@@ -59,9 +59,11 @@ def command(engine: Engine, *, as_json: bool, form: str | None) -> int:
 
 def collect(state: EngineState) -> dict[str, Any]:
     """The supervisor's view and each service's own answer, joined."""
-    answers, problem = _ask(state)
+    answers, problem = ([], "") if state.nats_url.startswith("tls://") else _ask(state)
     result = asdict(state)
     result["bus"] = {"url": state.nats_url, "embedded": state.nats_embedded, "problem": problem}
+    # A node of a cluster may not ask around on its managers' bus; what its own processes say of themselves must do.
+    remote = state.nats_url.startswith("tls://")
     # Other nodes' processes may have the same numbers.
     here = {health.pid: health for health in answers if health.node == state.node}
     others = [health for health in answers if health.node != state.node]
@@ -74,7 +76,7 @@ def collect(state: EngineState) -> dict[str, Any]:
             entry["healthy"] = entry["healthy"] and health.healthy
             entry |= {"version": health.version, "published": health.published, "recorded": health.recorded}
             entry["problem"] = health.problem or entry["problem"]
-        elif name not in ("guardian", "supervisor", "nats"):
+        elif name not in ("guardian", "supervisor", "nats", "gate") and not remote:
             entry["healthy"] = False
             entry["problem"] = entry["problem"] or "does not answer on the bus"
     result["others"] = [health.model_dump() for health in (*here.values(), *others)]

@@ -10,9 +10,10 @@ import click
 from cli.common import exits
 from cli.common.settings import IMAGES, LISTENING, LOGGING, RUNNING, Flag, setting_options, settings_of
 from shared.bus.health import SERVICES
+from shared.cluster.membership import ClusterDirectory
 from shared.config import EngineConfig, unknown_variables
 from shared.errors import InvalidArgument, Unsupported
-from supervisor.start import StartRefused, become_guardian, chosen_services, prepare, start_detached
+from supervisor.start import StartRefused, as_member, become_guardian, chosen_services, prepare, start_detached
 
 FLAGS = [
     Flag(("--data-root",), "data_root", "Where images, containers and databases are kept.", "DIR"),
@@ -65,7 +66,11 @@ def command(
             click.echo(f"davit: {variable} in the environment is no setting of the engine: ignored", err=True)
         file = Path(config_file).absolute() if config_file else None
         config = EngineConfig.load(file=file, flags=flags)
-        chosen = chosen_services(services)
+        membership = ClusterDirectory(config.data_root).membership()
+        if membership is not None and membership.role == "worker":
+            config, chosen, flags = as_member(membership, config, services, flags)
+        else:
+            chosen = chosen_services(services)
         prepare(config, chosen, flags, file)
     except (InvalidArgument, Unsupported) as error:
         raise exits.CommandFailed(str(error), exits.CONFIGURATION) from error

@@ -35,7 +35,7 @@ _RUNTIME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 
 # Variables with our prefix that are not settings of the engine.
 _NOT_SETTINGS = frozenset(
-    {"config_file", "services", "ready_fd", "failpoints", "listen_fds", "version", "supervisor_fd"}
+    {"config_file", "services", "ready_fd", "failpoints", "listen_fds", "version", "supervisor_fd", "supervisor_pid"}
 )
 # Docker's keys that this engine does not act on.
 _DOCKER_ONLY_KEYS = """
@@ -358,12 +358,14 @@ class ProcessSettings(BaseModel):
     Attributes:
         ready_fd: A descriptor to write ``ready`` or the reason of a failed start to; None without a supervisor.
         failpoints: See `shared.failpoints`.
+        supervisor_pid: Whom to tell that the cluster's files have changed; 0 without a supervisor.
         listen_fds: Host -> descriptor of its listening socket, opened by the supervisor so that connections wait,
             instead of failing, while the edge restarts, and so that copies of it share one.
     """
 
     ready_fd: int | None = None
     failpoints: str = ""
+    supervisor_pid: int = 0
     listen_fds: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
@@ -373,6 +375,7 @@ class ProcessSettings(BaseModel):
         return cls(
             ready_fd=int(ready_fd) if ready_fd else None,
             failpoints=environment.get("DAVIT_FAILPOINTS", ""),
+            supervisor_pid=int(environment.get("DAVIT_SUPERVISOR_PID") or 0),
             listen_fds=_descriptors(environment.get("DAVIT_LISTEN_FDS", "")),
         )
 

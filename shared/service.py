@@ -22,11 +22,13 @@ from typing import Any
 
 from shared import failpoints, logs
 from shared.bus import health
-from shared.bus.client import Bus, Empty
+from shared.bus.client import Bus, Empty, node_token
 from shared.bus.context import RequestContext, use_context
 from shared.bus.credentials import credentials
 from shared.bus.health import Health
 from shared.clock import Clock, SystemClock
+from shared.cluster.membership import ClusterDirectory
+from shared.cluster.users import bus_user
 from shared.config import EngineConfig, ProcessSettings, unknown_variables
 from shared.errors import Conflict, DavitError, InvalidArgument, Unsupported
 from shared.events.relay import Relay
@@ -81,6 +83,12 @@ class ServiceContext:
     def on_close(self, close: Callable[[], Awaitable[None]]) -> None:
         """Call at the end, the last one first, while bus and database are still there."""
         self._closers.append(close)
+
+    def tell_supervisor(self) -> None:
+        """Have the cluster's files read again by whoever keeps its gate."""
+        pid = ProcessSettings.load().supervisor_pid
+        if pid:
+            os.kill(pid, signal.SIGUSR1)
 
     def on_reload(self, reload: Callable[[EngineConfig], Awaitable[None]]) -> None:
         """Call with the new configuration after SIGHUP."""
@@ -189,13 +197,11 @@ class _Service:
     async def _assemble(self) -> ServiceContext:
         if not self._config.nats_url:
             raise InvalidArgument("no bus: set nats-url (DAVIT_NATS_URL), or start with davit up", field="nats-url")
-        user, password = credentials(self._config, self._name)
-        bus, database = await _both(
-            Bus.connect(self._config.nats_url, name=f"{self._name}@{self._config.node}", user=user, password=password),
-            self._open_database(),
-        )
+        bus, database = await _both(self._connect(), self._open_database())
         context = ServiceContext(self._name, self._config, bus, database, self._config.node, SystemClock(), self._log)
         self._context = context
+        if self._name == "agent":
+            bus.stream_scope = f"{node_token(self._config.node)}."
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, context._stop.set)
@@ -204,6 +210,16 @@ class _Service:
             self._relay = Relay(database, bus, retention_s=self._config.event_retention_s)
             context.spawn(self._relay.run(), name="relay")
         return context
+
+    async def _connect(self) -> Bus:
+        """As a user of the embedded bus, or as a node of a cluster, whose certificate says who it is."""
+        config, name = self._config, f"{self._name}@{self._config.node}"
+        if config.nats_url.startswith("tls://"):
+            directory = ClusterDirectory(config.data_root)
+            user = bus_user(config.node)
+            return await Bus.connect(config.nats_url, name=name, user=user, tls=directory.client_context())
+        user_name, password = credentials(config, self._name)
+        return await Bus.connect(config.nats_url, name=name, user=user_name, password=password)
 
     async def _open_database(self) -> Database | None:
         if not self._with_database:

@@ -69,6 +69,23 @@ class Children:
     def __getitem__(self, name: str) -> Child:
         return self._children[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._children
+
+    def remove(self, name: str) -> None:
+        """End a child, if there is one of the name, and keep it running no more."""
+        child = self._children.get(name)
+        if child is None:
+            return
+        child.start_at = None
+        before, self.stopping = self.stopping, True
+        try:
+            self.stop([child])
+        finally:
+            self.stopping = before
+        del self._children[name], self._state.processes[name]
+        self._save()
+
     def add(self, child: Child) -> None:
         """Start a child, and keep it running from now on."""
         self._children[child.name] = child
@@ -116,7 +133,7 @@ class Children:
             child.pipe = None
         ended = _describe(status)
         was_ready = child.state.state == "ready"
-        if not child.state.problem and not was_ready and self._state.phase == "starting" and child.name != "nats":
+        if not child.state.problem and not was_ready and self._state.phase == "starting":
             child.state.problem = f"it ended ({ended}) before it was ready; see the log"
         child.state.pid = 0
         child.state.state = "stopped" if self.stopping else "waiting"

@@ -20,15 +20,24 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from shared.bus.client import inbox_prefix
+from shared.bus.client import inbox_prefix, node_token
 from shared.bus.credentials import users_file
+from shared.bus.inflight import working_subject
+from shared.contracts.cluster import CHANGED, HEARTBEATS, LEFT, RENEW
+from shared.contracts.images import LAYER_SOURCES, LAYERS_REMOVED
+from shared.contracts.networks import NETWORK_REMOVED, NODE_WANTED
+from shared.contracts.node import INVENTORY, REPORT, REPORT_EXEC
 from shared.errors import Unavailable
 from supervisor.process import die_with_parent
 from supervisor.state import read_json, write_json
 
+GATE_USER = "gate"
 USERS = ("api", "image", "network", "volume", "control", "agent", "audit", "cli", "auditor")
 STORE_BYTES = 4 << 30
+# An answer, and what a server says of its work meanwhile.
+ANSWERS_PER_REQUEST = 8
 MEMORY_STORE_BYTES = 32 << 20
 # For Go's collector and its scheduler. A small heap matters more here than the last bit of throughput; and threads for
 # all processors, of which most look for work in vain, take a quarter more time from those who wait for an answer.
@@ -46,6 +55,10 @@ jetstream {{
 }}
 max_payload: 8MB
 write_deadline: "10s"
+leafnodes {{
+  listen: "127.0.0.1:{leaf_port}"
+  authorization {{ user: {gate_user}, password: {gate_password} }}
+}}
 log_file: {log}
 logfile_size_limit: 4MB
 logfile_max_num: 3
@@ -103,7 +116,7 @@ def prepare(data_root: Path, run_dir: Path, node: str) -> tuple[Path, int]:
     """
     directory = data_root / "nats"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    port = _port(run_dir)
+    port, leaf_port = _port(run_dir, "port"), _port(run_dir, "leaf_port")
     path = directory / "nats.conf"
     text = _CONFIGURATION.format(
         port=port,
@@ -112,11 +125,14 @@ def prepare(data_root: Path, run_dir: Path, node: str) -> tuple[Path, int]:
         memory_bytes=MEMORY_STORE_BYTES,
         log=json.dumps(str(directory / "nats.log")),
         users=json.dumps(_users(data_root, node)),
+        leaf_port=leaf_port,
+        gate_user=json.dumps(GATE_USER),
+        gate_password=json.dumps(gate_password(data_root)),
     )
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
-    write_json(run_dir / "nats.json", {"url": f"nats://127.0.0.1:{port}", "port": port})
+    write_json(run_dir / "nats.json", {"url": f"nats://127.0.0.1:{port}", "port": port, "leaf_port": leaf_port})
     return path, port
 
 
@@ -137,9 +153,14 @@ def spawn(binary: Path, config: Path) -> int:
     return process.pid
 
 
-def _port(run_dir: Path) -> int:
+def gate_password(data_root: Path) -> str:
+    """With which the gate to other machines joins the embedded server."""
+    return str((read_json(users_file(data_root)) or {})[GATE_USER])
+
+
+def _port(run_dir: Path, name: str) -> int:
     known = read_json(run_dir / "nats.json") or {}
-    for port in (int(known.get("port", 0)), 0):
+    for port in (int(known.get(name, 0)), 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -153,32 +174,58 @@ def _port(run_dir: Path) -> int:
 def _users(data_root: Path, node: str) -> list[dict[str, object]]:
     file = users_file(data_root)
     passwords = read_json(file) or {}
-    missing = [user for user in USERS if user not in passwords]
+    missing = [user for user in (*USERS, GATE_USER) if user not in passwords]
     if missing:
         passwords.update({user: secrets.token_urlsafe(24) for user in missing})
         write_json(file, passwords)
     return [{"user": user, "password": passwords[user], "permissions": permissions(user, node)} for user in USERS]
 
 
-def permissions(user: str, node: str) -> dict[str, dict[str, list[str]]]:
+def permissions(user: str, node: str) -> dict[str, Any]:
     """What a user may publish and subscribe.
 
-    Everyone may ask everyone (services check what they are asked) and answer whoever asked; nobody may listen to
-    another's requests. Only services with an outbox publish events.
+    Every service may ask everyone (services check what they are asked) and answer whoever asked; nobody may listen to
+    another's requests. Only services with an outbox publish events. An agent has less: see `node_permissions`.
     """
     if user == "auditor":
         return {"publish": {"allow": _OF_THE_AUDITOR}, "subscribe": {"allow": [f"{inbox_prefix(user)}.>"]}}
-    own = f"davit.node.{node}.>" if user == "agent" else f"davit.{user}.>"
-    shared = ["davit.stream.>", "davit.state.>"]  # unguessable ids; ids of what changed
-    listen = [f"{inbox_prefix(user)}.>", f"davit.health.{user}", f"davit.outbox.{user}", own, *shared]
-    if user == "agent":  # hints that every node's names, bridges and layers follow
-        listen += ["davit.dns.>", "davit.network.removed", "davit.image.removed"]
+    if user == "agent":
+        return node_permissions(node, user)
+    shared = ["davit.stream.>", "davit.state.>", CHANGED]  # unguessable ids; what changed
+    listen = [f"{inbox_prefix(user)}.>", f"davit.health.{user}", f"davit.outbox.{user}", f"davit.{user}.>", *shared]
     forbidden = ["$SYS.>"]
     if user != "audit":
         forbidden += ["davit.auditlog.>", *(f"$JS.API.STREAM.{verb}.AUDIT" for verb in _CHANGES)]
-    if user in ("api", "agent", "cli"):
+    if user in ("api", "cli"):
         forbidden += ["davit.event.>", "davit.outbox.>"]
     return {"publish": {"allow": [">"], "deny": forbidden}, "subscribe": {"allow": listen}}
+
+
+def node_permissions(node: str, user: str) -> dict[str, Any]:
+    """What the agent of a node may: be ordered, report and ask under its own name, and answer whoever asked it.
+
+    It hears its own orders and byte streams only, since those carry what other nodes must not know, and it publishes
+    nothing that another's name, or a service's, could stand under. It writes to streams by their unguessable ids.
+    """
+    token = node_token(node)
+    contracts = (REPORT, REPORT_EXEC, INVENTORY, NODE_WANTED, LAYER_SOURCES, RENEW, LEFT)
+    asked = [*(one.subject_for(node) for one in contracts), f"{HEARTBEATS}.{token}"]
+    working = [working_subject(service) for service in ("control", "network", "image")]
+    # What every node's names, bridges, layers and membership follow.
+    hints = ["davit.dns.>", NETWORK_REMOVED, LAYERS_REMOVED, CHANGED]
+    return {
+        "publish": {"allow": [*asked, *working, "davit.stream.>"]},
+        "subscribe": {
+            "allow": [
+                f"{inbox_prefix(user)}.>",
+                "davit.health.agent",
+                f"davit.node.{token}.>",
+                f"davit.stream.{token}.>",
+                *hints,
+            ]
+        },
+        "allow_responses": {"max": ANSWERS_PER_REQUEST, "expires": "24h"},
+    }
 
 
 def main() -> int:

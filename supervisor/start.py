@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from shared.cluster.membership import Membership
 from shared.config import EngineConfig
 from shared.errors import Conflict, InvalidArgument
 from supervisor import checks, enginelog
@@ -68,6 +69,29 @@ def chosen_services(text: str | None) -> list[str]:
         if name not in ENTRIES:
             raise InvalidArgument(f"--services: unknown service {name}; there are {', '.join(ENTRIES)}")
     return [name for name in ENTRIES if name in names]
+
+
+def as_member(
+    membership: Membership, config: EngineConfig, services: str | None, flags: Mapping[str, Any]
+) -> tuple[EngineConfig, list[str], dict[str, Any]]:
+    """What an engine is to be whose data root is a cluster's node: its agent alone, on the managers' bus.
+
+    Args:
+        services: What ``--services`` said, if it was given.
+
+    Returns:
+        Configuration, services and flags, as `prepare` takes them.
+
+    Raises:
+        InvalidArgument: Another name, bus or service was asked for.
+    """
+    for flag, value in (("--services", services), ("--nats", flags.get("nats_url"))):
+        if value and value != "agent":
+            raise InvalidArgument(f"{flag} {value}: this is a node of a cluster; it has an agent, on its managers' bus")
+    if flags.get("node", membership.node) != membership.node:
+        raise InvalidArgument(f"--node {flags['node']}: this machine joined its cluster as {membership.node}")
+    settings = {"node": membership.node, "nats_url": membership.bus_url}
+    return config.model_copy(update=settings), ["agent"], {**flags, **settings}
 
 
 def _lock(config: EngineConfig, services: list[str]) -> list[EngineLock]:

@@ -23,11 +23,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from shared.cluster.membership import ClusterDirectory
 from shared.config import EngineConfig
 from shared.contracts.builds import socket_path
 from shared.errors import Conflict, DavitError
 from shared.version import VERSION
-from supervisor import demand, enginelog, migrations, nats, state, warm
+from supervisor import demand, enginelog, gate, migrations, nats, state, warm
 from supervisor.children import Child, Children
 from supervisor.ownership import EXIT_LOST, Ownership, containers_below
 from supervisor.process import Identity, fork, set_title
@@ -39,6 +40,8 @@ READY_WITHIN_S = 45.0
 NATS_READY_WITHIN_S = 15.0
 LOG_CHECKED_EVERY_S = 60.0
 EXIT_CONFIGURATION = 78
+# Children that are servers of the bus, and not services on it.
+BUSES = ("nats", "gate")
 
 
 class StartFailed(Exception):
@@ -91,6 +94,7 @@ class Supervisor:
         self._demand: demand.DemandSocket | None = None
         self._stopping = False
         self._reload = False
+        self._cluster_changed = False
         own = enginelog.path_of(config.data_root)
         self._log = own if enginelog.is_ours(own) else None
         self._log_due = 0.0
@@ -167,6 +171,7 @@ class Supervisor:
         self._migrate()
         if embedded:
             self._await_nats()
+            self._tend_gate()
         for name in self._services:
             self._children.add(Child(name, lambda name=name: self._fork_service(name)))  # type: ignore[misc]
         if self._demand is not None:
@@ -180,7 +185,22 @@ class Supervisor:
         self._state.nats_url = url
         self._config = self._config.model_copy(update={"nats_url": url})
         self._environment["DAVIT_NATS_URL"] = url
+        self._environment["DAVIT_SUPERVISOR_PID"] = str(os.getpid())
         self._children.add(Child("nats", lambda: (nats.spawn(binary, path), None)))
+
+    def _tend_gate(self) -> None:
+        """Start the gate of a cluster's manager, have it read again who is let in, or end it after leaving."""
+        data_root = self._config.data_root
+        membership = ClusterDirectory(data_root).membership()
+        if membership is None or membership.role != "manager":
+            self._children.remove("gate")
+            return
+        path = gate.write_configuration(data_root, self._config.run_dir, membership)
+        if "gate" in self._children:
+            self._children.send([self._children["gate"]], signal.SIGHUP)
+            return
+        binary = nats.find_binary()
+        self._children.add(Child("gate", lambda: (nats.spawn(binary, path), None)))
 
     def _await_nats(self) -> None:
         address = ("127.0.0.1", int(self._state.nats_url.rpartition(":")[2]))
@@ -279,6 +299,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._told_to_stop)
         signal.signal(signal.SIGHUP, self._told_to_reload)
+        signal.signal(signal.SIGUSR1, self._told_of_the_cluster)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         self._watch_guardian()
 
@@ -287,6 +308,9 @@ class Supervisor:
 
     def _told_to_reload(self, *_: object) -> None:
         self._reload = True
+
+    def _told_of_the_cluster(self, *_: object) -> None:
+        self._cluster_changed = True
 
     def _watch_guardian(self) -> None:
         if self._guardian_fd >= 0:
@@ -335,9 +359,18 @@ class Supervisor:
         for listening in wanted.keys() & ready:
             self._children.start(wanted[listening])
         self._tend_log()
+        if self._cluster_changed:
+            self._cluster_changed = False
+            self._tend_gate_or_say_why()
         if self._reload:
             self._reload = False
-            self._children.send((child for child in self._children if child.name != "nats"), signal.SIGHUP)
+            self._children.send((child for child in self._children if child.name not in BUSES), signal.SIGHUP)
+
+    def _tend_gate_or_say_why(self) -> None:
+        try:
+            self._tend_gate()
+        except (DavitError, OSError) as error:  # what was in force stays so
+            log.error("the cluster's gate was not brought up to date: %s", error)
 
     def _timeout_ms(self) -> int | None:
         due = self._children.next_due()
@@ -385,8 +418,8 @@ class Supervisor:
         """Stop the services together, then the bus. Containers are not touched."""
         self._stopping = self._children.stopping = True
         self._state.phase = "stopping"
-        self._children.stop(child for child in self._children if child.name != "nats")
-        self._children.stop(child for child in self._children if child.name == "nats")
+        self._children.stop(child for child in self._children if child.name not in BUSES)
+        self._children.stop(child for child in self._children if child.name in BUSES)
         for host, listener in self._listeners.items():
             listener.close()
             if host.startswith("unix://") and self._lost is None:

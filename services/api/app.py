@@ -31,6 +31,7 @@ from services.api.routes import (
     images,
     networks,
     stats,
+    swarm,
     system,
     volumes,
     wait,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from services.api.description import Description
 
 _OF_CONTAINERS = (containers, wait, attach, execs, archive, stats)
-_MODULES = (*_OF_CONTAINERS, images, build, buildkit, volumes, networks, system, events, absent, description)
+_MODULES = (*_OF_CONTAINERS, images, build, buildkit, volumes, networks, system, events, swarm, absent, description)
 
 Table = dict[str, list[EdgeRoute]]
 

@@ -11,14 +11,17 @@ from services.api.app import build_app
 from services.api.auditing.bus import AuditedBus, labels_of
 from services.api.auditing.request import Auditing
 from services.api.call import Deps, EngineFacts
+from services.api.cluster.door import Door
 from services.api.reads import Reads
 from services.api.server import EdgeServer, Listener, TlsSettings, inherited_listener, open_listener
 from shared.auditing.policy import Policy
 from shared.auditing.recorder import Recorder, spooling
 from shared.bus import streams
+from shared.cluster.membership import ClusterDirectory
 from shared.config import EngineConfig, ProcessSettings
 from shared.contracts.audit import SPOOLED
 from shared.contracts.builds import socket_path
+from shared.contracts.cluster import CHANGED
 from shared.errors import InvalidArgument, Unavailable
 from shared.events import stream
 from shared.service import ServiceContext
@@ -97,6 +100,20 @@ def auditing_of(context: ServiceContext) -> Auditing:
     return Auditing(recorder, Policy.read(config.audit_policy), functools.partial(labels_of, bus))
 
 
+async def follow_membership(context: ServiceContext, deps: Deps) -> None:
+    """Know which cluster this machine is in, and open the door to it as its manager."""
+    directory = ClusterDirectory(context.config.data_root)
+    door = Door(context.bus, directory)
+
+    async def changed(_: bytes = b"") -> None:
+        deps.membership = directory.membership()
+        await door.follow(deps.membership)
+
+    await context.bus.listen(CHANGED, changed)
+    await changed()
+    context.on_close(door.close)
+
+
 async def start(context: ServiceContext) -> None:
     bus = context.bus
     auditing = auditing_of(context)
@@ -107,6 +124,7 @@ async def start(context: ServiceContext) -> None:
         facts=facts_of(context.config),
         reads=Reads({name: mark_of(context.config.database, name) for name in OWNERS}),
     )
+    await follow_membership(context, deps)
     server = EdgeServer(build_app(deps, auditing))
     context.on_close(auditing.close)
     context.on_close(server.close)

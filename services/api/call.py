@@ -25,6 +25,7 @@ from shared.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from shared.bus.streams import ByteStream
+    from shared.cluster.membership import Membership
     from shared.events.record import DomainEvent
 
 Req = TypeVar("Req", bound=BaseModel)
@@ -76,6 +77,7 @@ class Deps:
 
     Attributes:
         facts: Replaced when the configuration is reloaded.
+        membership: Which cluster this machine is in; replaced when that changes.
         offer: Opens a byte stream whose reference is put into a request.
         reads: What has been answered and may be answered again.
     """
@@ -85,6 +87,7 @@ class Deps:
     follow: Follow
     facts: EngineFacts = field(default_factory=EngineFacts)
     reads: Reads = field(default_factory=Reads)
+    membership: Membership | None = None
 
 
 class Call(Request):

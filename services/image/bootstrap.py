@@ -16,11 +16,14 @@ from services.image.catalog.handlers import ImageQueries
 from services.image.catalog.removal import Remover
 from services.image.jobs import Jobs
 from services.image.registry.door import RegistryDoor
+from services.image.server.cluster import ClusterStore
 from services.image.server.nodes import NodeDoor, NodeTokens
 from services.image.sql.catalog import SqlCatalog
 from services.image.store.content import ContentStore
+from shared.bus.client import ANY_NODE
 from shared.bus.leases import Lease
 from shared.contracts import images as contracts
+from shared.contracts.cluster import CHANGED
 from shared.errors import DavitError
 from shared.layers.store import LayerStore
 from shared.service import ServiceContext
@@ -70,7 +73,12 @@ async def start(ctx: ServiceContext) -> None:
     await asyncio.gather(*(ctx.bus.serve(contract, handler) for contract, handler in served))
     await build_handlers.join(ctx, depot, importer, jobs).serve()
     tokens = await start_registry(ctx, depot)
-    await ctx.bus.serve(contracts.LAYER_SOURCES, NodeDoor(depot, ctx.config, tokens).sources)
+    door = NodeDoor(depot, ctx.config, tokens)
+    await ctx.bus.serve(contracts.LAYER_SOURCES, door.sources, node=ANY_NODE)
+    if tokens is None:
+        store = ClusterStore(ctx, depot, door)
+        await ctx.bus.listen(CHANGED, store.follow)
+        await store.follow()
     ctx.on_close(jobs.close)
     ctx.spawn(depot.settle_for_ever(), name="settle")
     ctx.spawn(remove_leftovers(content, layers), name="leftovers")

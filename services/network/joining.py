@@ -11,7 +11,8 @@ from services.network.domain import NetworkRecord
 from services.network.endpoints import Asker, Wanted
 from services.network.handlers import find, hint
 from services.network.sql import EndpointRecord, KnownNetwork, NetworkStore, Occupancy
-from shared.bus.client import EMPTY, Bus, Empty
+from shared.bus.client import ANY_NODE, EMPTY, Bus, Empty
+from shared.bus.context import check_node
 from shared.contracts import networks as contract
 from shared.contracts.docker import EndpointSettings
 from shared.contracts.networks import (
@@ -49,7 +50,7 @@ class EndpointHandlers:
         await self._bus.serve(contract.CONNECT, self.connect)
         await self._bus.serve(contract.LEAVE, self.leave)
         await self._bus.serve(contract.RENAME, self.rename)
-        await self._bus.serve(contract.NODE_WANTED, self.node_wanted)
+        await self._bus.serve(contract.NODE_WANTED, self.node_wanted, node=ANY_NODE)
 
     async def join(self, request: JoinNetworks) -> Joined:
         """Give a container all of its endpoints, in one transaction.
@@ -148,6 +149,7 @@ class EndpointHandlers:
         return EMPTY
 
     async def node_wanted(self, request: NodeNetworksRequest) -> NodeNetworks:
+        check_node(request.node)
         async with self._database.read() as connection:
             known = await self._store.networks(connection)
             everywhere = await self._store.every_endpoint(connection)

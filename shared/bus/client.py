@@ -47,6 +47,8 @@ from shared.logs import hide_secrets
 from shared.state.reserve import spend
 
 if TYPE_CHECKING:
+    import ssl
+
     from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
@@ -72,6 +74,17 @@ class Empty(BaseModel):
 
 
 EMPTY = Empty()
+# For `Bus.serve`: requests that come from any node.
+ANY_NODE = "*"
+
+
+def node_token(node: str) -> str:
+    """A node's name as one token of a subject."""
+    return node.replace(".", "%2E")
+
+
+def node_of_token(token: str) -> str:
+    return token.replace("%2E", ".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +92,9 @@ class Contract(Generic[Req, Rep]):
     """One message kind: its subject, what is asked and what is answered.
 
     Attributes:
-        subject: ``davit.<service>.<resource>.<verb>``, or ``davit.node.{node}.<resource>.<verb>`` for one node.
+        subject: ``davit.<service>.<resource>.<verb>``, or ``davit.node.{node}.<resource>.<verb>`` for one node, or
+            ``davit.<service>.<resource>.<verb>.{node}`` from one: who serves that for all nodes (`ANY_NODE`) finds in
+            the context's `node` who asks, since a node may only publish what bears its name.
         deadline_s: How long a caller waits unless it says otherwise; None waits for ever (waits and follows).
         idempotent: Whether the caller may send it again when the bus or the server went away meanwhile.
         frees: Whether it ends or removes something, and so is served also when the disk is full
@@ -98,11 +113,20 @@ class Contract(Generic[Req, Rep]):
             return self.subject
         if not node:
             raise Internal(f"{self.subject} is for one node and none was named")
-        return self.subject.replace("{node}", node)
+        return self.subject.replace("{node}", node_token(node))
+
+    def node_in(self, subject: str) -> str:
+        """The node that a subject of this contract names; empty when none does."""
+        if "{node}" not in self.subject:
+            return ""
+        return node_of_token(subject.split(".")[self.subject.split(".").index("{node}")])
 
 
 class Bus:
     """A connection to the bus.
+
+    Attributes:
+        stream_scope: What begins the subjects on which this end of byte streams listens; a node's own, for its agent.
 
     Raises:
         Unavailable: From `connect` when no server answers, from `request` when nobody serves the subject.
@@ -112,6 +136,7 @@ class Bus:
         self._client = client
         self._jetstream: JetStreamContext | None = None
         self.name = name
+        self.stream_scope = ""
         self._subscriptions: list[Subscription] = []
         self._reconnected: list[Callable[[], Awaitable[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,12 +151,16 @@ class Bus:
         name: str,
         user: str | None = None,
         password: str | None = None,
+        tls: ssl.SSLContext | None = None,
         connect_timeout_s: float = 10.0,
     ) -> Bus:
         """Connect, and stay connected: the client reconnects for ever, every 200 ms.
 
         Args:
+            url: One server, or several with commas between them, of which one is chosen.
             user: Also names the inbox, since a user may only listen to its own.
+            password: None where a certificate says who the user is.
+            tls: For a server on another machine.
         """
         callbacks: list[Callable[[], Awaitable[None]]] = []
         last_error: list[Exception] = []
@@ -146,17 +175,22 @@ class Bus:
 
         async def failed(error: Exception) -> None:
             last_error[:] = [error]
-            log.debug("bus client: %s", error)
+            forbidden = "permissions violation" in str(error)
+            log.log(logging.ERROR if forbidden else logging.DEBUG, "bus client: %s", error)
 
         options: dict[str, Any] = {}
         if user is not None:
-            options = {"user": user, "password": password, "inbox_prefix": inbox_prefix(user)}
+            options = {"inbox_prefix": inbox_prefix(user)}
+            if password is not None:
+                options |= {"user": user, "password": password}
+        if tls is not None:
+            options["tls"] = tls
         client = nats.aio.client.Client()
         try:
             # The client itself tries for ever; the first connection is limited in time.
             async with asyncio.timeout(connect_timeout_s):
                 await client.connect(
-                    url,
+                    url.split(","),
                     name=name,
                     allow_reconnect=True,
                     max_reconnect_attempts=-1,
@@ -262,6 +296,7 @@ class Bus:
         """Answer a contract's requests, each in a task of its own.
 
         Args:
+            node: The node whose requests these are; `ANY_NODE` for contracts that nodes ask by.
             queue: The queue group; copies of a service share one so that each request has one server.
         """
         subject = contract.subject_for(node)
@@ -286,7 +321,7 @@ class Bus:
         self._subscriptions.append(subscription)
 
     async def _answer(self, contract: Contract[Req, Rep], handler: Handler[Req, Rep], message: Msg) -> None:
-        context = RequestContext.from_headers(message.headers)
+        context = RequestContext.from_headers(message.headers, node=contract.node_in(message.subject))
         remaining = context.remaining_s()
         if remaining is not None and remaining <= 0:
             log.info("dropped %s: its deadline had passed", message.subject)
@@ -329,6 +364,16 @@ class Bus:
             await received(message.data)
 
         return await self._client.subscribe(subject, cb=message_received, pending_msgs_limit=0, pending_bytes_limit=0)
+
+    async def listen_to_nodes(self, subject: str, received: Callable[[str, bytes], Awaitable[None]]) -> Subscription:
+        """Receive what nodes say on a subject, each below its own name; the name comes with the message."""
+
+        async def message_received(message: Msg) -> None:
+            await received(node_of_token(message.subject.removeprefix(f"{subject}.")), message.data)
+
+        return await self._client.subscribe(
+            f"{subject}.*", cb=message_received, pending_msgs_limit=0, pending_bytes_limit=0
+        )
 
     async def stop_serving(self) -> None:
         """Take no more requests and let those in work finish."""

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 
+from shared.errors import Forbidden
+
 HEADER_REQUEST_ID = "Davit-Request-Id"
 HEADER_ACTOR = "Davit-Actor"
 HEADER_DEADLINE = "Davit-Deadline"
@@ -34,12 +36,14 @@ class RequestContext:
         request_id: Names one request of one client through all services.
         actor: Who asked: ``uid:0``, a certificate's subject, or ``system:<service>`` for the engine's own work.
         deadline: Wall-clock seconds since the epoch after which nobody waits for the answer; None is no limit.
+        node: The node that asks, by a contract for nodes: proven by the subject, not told by a header.
     """
 
     request_id: str = field(default_factory=new_request_id)
     actor: str = "system"
     traceparent: str = field(default_factory=new_traceparent)
     deadline: float | None = None
+    node: str = ""
 
     def headers(self) -> dict[str, str]:
         headers = {
@@ -52,7 +56,7 @@ class RequestContext:
         return headers
 
     @classmethod
-    def from_headers(cls, headers: dict[str, str] | None) -> RequestContext:
+    def from_headers(cls, headers: dict[str, str] | None, *, node: str = "") -> RequestContext:
         headers = headers or {}
         deadline = headers.get(HEADER_DEADLINE)
         return cls(
@@ -60,6 +64,7 @@ class RequestContext:
             actor=headers.get(HEADER_ACTOR) or "system",
             traceparent=headers.get(HEADER_TRACEPARENT) or new_traceparent(),
             deadline=float(deadline) if deadline else None,
+            node=node,
         )
 
     def remaining_s(self) -> float | None:
@@ -68,6 +73,17 @@ class RequestContext:
 
     def with_deadline(self, deadline: float | None) -> RequestContext:
         return replace(self, deadline=deadline)
+
+
+def check_node(named: str) -> None:
+    """Refuse what a node says in another's name.
+
+    Raises:
+        Forbidden: The request being served comes from another node than it names.
+    """
+    sender = current_context().node
+    if sender and sender != named:
+        raise Forbidden(f"node {sender} spoke for node {named}", node=sender)
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("davit_request_context", default=None)

@@ -7,6 +7,7 @@ and read. A frame is a NATS message on the direction's subject::
     ┌────────┬──────────────┬───────────────┐        DATA    bytes, at most 512 KiB
     │ kind   │ number (BE)  │ payload       │        END     no more DATA from me (half-close)
     └────────┴──────────────┴───────────────┘        CREDIT  u64: bytes I have room for since the start
+                                                             (then my subject, where it is not the usual one)
                                                      FAIL    error as JSON; takes effect after the data before it
     offerer                         acceptor         CANCEL  reason as JSON; takes effect at once
       │ subscribe …<id>.offerer        │             CLOSE   I am gone: I read no more, and you hear no more
@@ -68,7 +69,13 @@ class Subscription(Protocol):
 
 
 class Transport(Protocol):
-    """What streams need of the bus."""
+    """What streams need of the bus.
+
+    Attributes:
+        stream_scope: See `shared.bus.client.Bus`.
+    """
+
+    stream_scope: str
 
     async def publish(self, subject: str, data: bytes) -> None: ...
 
@@ -86,7 +93,10 @@ class ByteStream:
         self._bus = bus
         own, peer = ("offerer", "acceptor") if offered else ("acceptor", "offerer")
         self._subject = f"davit.stream.{stream_id}.{peer}"
-        self._own_subject = f"davit.stream.{stream_id}.{own}"
+        # A node may listen only to what bears its name; whoever offered the stream is told so with the first credit.
+        scope = "" if stream_id.startswith(bus.stream_scope) else bus.stream_scope
+        self._own_subject = f"davit.stream.{scope}{stream_id}.{own}"
+        self._address = self._own_subject.encode() if scope else b""
         self._subscription: Subscription | None = None
         self._heart: asyncio.Task[None] | None = None
         self._window = window_bytes
@@ -303,7 +313,8 @@ class ByteStream:
 
     async def _grant(self, taking: int = 0) -> None:
         self._granted = self._consumed + taking + self._window
-        await self._send(CREDIT, _CREDIT.pack(self._granted))
+        await self._send(CREDIT, _CREDIT.pack(self._granted) + self._address)
+        self._address = b""
 
     async def _send(self, kind: int, payload: bytes | memoryview = b"") -> None:
         frame = b"".join((_HEADER.pack(kind, self._number), payload))
@@ -321,9 +332,16 @@ class ByteStream:
         self._last_heard = asyncio.get_running_loop().time()
         if not self._accepted:
             self._accepted = True
+            self._find_peer(kind, frame)
             await self._grant()
             await self._say_last_word()
         self._apply(kind, frame)
+
+    def _find_peer(self, kind: int, frame: bytes) -> None:
+        """Take the acceptor's subject from its first frame."""
+        address = frame[_HEADER.size + _CREDIT.size :] if kind == CREDIT else b""
+        if address:
+            self._subject = address.decode()
 
     def _apply(self, kind: int, frame: bytes) -> None:
         if kind == DATA:
@@ -358,7 +376,7 @@ class ByteStream:
 
 async def offer(bus: Transport) -> ByteStream:
     """A new stream; its `ref` goes to the other side in a request. Writes wait until it is accepted."""
-    stream = ByteStream(bus, secrets.token_hex(12), offered=True)
+    stream = ByteStream(bus, bus.stream_scope + secrets.token_hex(12), offered=True)
     await stream._open()
     return stream
 

@@ -514,6 +514,9 @@ class NodeFacts(BaseModel):
         memory_bytes: All of it.
         runtimes: Name -> path; "" is davit's own.
         runtime_args: Name -> arguments, of those runtimes that get any.
+        version: Of its engine.
+        labels: Of its engine, ``key=value``, as daemon.json has them.
+        disk_free_bytes: Below the data root, when it last reported.
         fetches_layers: It does not share the image service's disk, and has layers of its own.
     """
 
@@ -538,6 +541,9 @@ class NodeFacts(BaseModel):
     fetches_layers: bool = False
     ready: bool = True
     seen_at: str = ""
+    labels: list[str] = Field(default_factory=list)
+    version: str = ""
+    disk_free_bytes: int = 0
 
 
 class SystemInfo(BaseModel):

@@ -460,6 +460,6 @@ LOGIN = Contract("davit.image.registry.login", LoginRequest, LoginResult, deadli
 DISTRIBUTION = Contract("davit.image.registry.inspect", DistributionRequest, Distribution, deadline_s=60)
 SEARCH = Contract("davit.image.registry.search", SearchRequest, SearchHits, deadline_s=60)
 DISK_USAGE = Contract("davit.image.image.usage", Empty, DiskUsage, deadline_s=120, idempotent=True)
-LAYER_SOURCES = Contract("davit.image.layer.sources", LayerChains, LayerSources, deadline_s=30, idempotent=True)
+LAYER_SOURCES = Contract("davit.image.layer.sources.{node}", LayerChains, LayerSources, deadline_s=30, idempotent=True)
 # A hint without content, published when layers were removed: nodes then ask which of theirs are still known.
 LAYERS_REMOVED = "davit.image.removed"

@@ -262,7 +262,7 @@ CONNECT = Contract("davit.network.endpoint.connect", ConnectNetwork, Joined, ide
 LEAVE = Contract("davit.network.endpoint.leave", LeaveNetworks, Left, idempotent=True, frees=True)
 RENAME = Contract("davit.network.endpoint.rename", RenameEndpoints, Empty, idempotent=True)
 # Asked by agents at start and when they reconnect.
-NODE_WANTED = Contract("davit.network.node.wanted", NodeNetworksRequest, NodeNetworks, idempotent=True)
+NODE_WANTED = Contract("davit.network.node.wanted.{node}", NodeNetworksRequest, NodeNetworks, idempotent=True)
 # Sent to agents.
 NODE_APPLY = Contract("davit.node.{node}.network.apply", ApplyNetwork, Empty, idempotent=True)
 NODE_REMOVE = Contract("davit.node.{node}.network.remove", ApplyNetwork, Empty, idempotent=True)

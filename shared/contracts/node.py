@@ -334,8 +334,10 @@ DETACH_NETWORK = Contract(
     "davit.node.{node}.container.disconnect", DetachNetwork, Empty, deadline_s=20, idempotent=True
 )
 # Reports
-REPORT = Contract("davit.control.report.container", ContainerReport, Empty, deadline_s=5, idempotent=True, frees=True)
-REPORT_EXEC = Contract("davit.control.report.exec", ExecReport, Empty, deadline_s=5, idempotent=True, frees=True)
+REPORT = Contract(
+    "davit.control.report.container.{node}", ContainerReport, Empty, deadline_s=5, idempotent=True, frees=True
+)
+REPORT_EXEC = Contract("davit.control.report.exec.{node}", ExecReport, Empty, deadline_s=5, idempotent=True, frees=True)
 INVENTORY = Contract(
-    "davit.control.report.inventory", Inventory, InventoryAnswer, deadline_s=15, idempotent=True, frees=True
+    "davit.control.report.inventory.{node}", Inventory, InventoryAnswer, deadline_s=15, idempotent=True, frees=True
 )

@@ -10,10 +10,10 @@ import asyncio
 import itertools
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shared.bus.client import Contract, Handler, Rep, Req
+from shared.bus.client import ANY_NODE, Contract, Handler, Rep, Req
 from shared.bus.context import RequestContext, current_context, use_context
 from shared.errors import DavitError, DeadlineExceeded, Internal, InvalidArgument, Unavailable, from_wire
 from shared.state.reserve import spend
@@ -63,19 +63,24 @@ class _Subscription:
             self._task.cancel()
 
 
+def _of_any_node(contract: Contract[Any, Any]) -> str:
+    return contract.subject_for(ANY_NODE)
+
+
 class MemoryBus:
     """A connection; has the methods of `shared.bus.client.Bus` that services use."""
 
     def __init__(self, hub: MemoryHub, name: str) -> None:
         self._hub = hub
         self.name = name
+        self.stream_scope = ""
         self._subscriptions: list[_Subscription] = []
 
     async def request(
         self, contract: Contract[Req, Rep], payload: Req, *, node: str | None = None, deadline_s: float | None = None
     ) -> Rep:
         subject = contract.subject_for(node)
-        servers = self._hub.servers[subject]
+        servers = self._hub.servers[subject] or self._hub.servers[_of_any_node(contract)]
         if not servers:
             raise Unavailable(f"no service answers {subject}")
         serve = servers[next(self._hub.turns) % len(servers)]
@@ -83,7 +88,7 @@ class MemoryBus:
         data = payload.model_dump_json(by_alias=True, exclude_none=True).encode()
         try:
             async with asyncio.timeout(limit_s):
-                answer = await serve(current_context(), data)
+                answer = await serve(replace(current_context(), node=contract.node_in(subject)), data)
         except TimeoutError as error:
             raise DeadlineExceeded(f"{subject}: no answer in time") from error
         return contract.reply.model_validate_json(answer)

@@ -146,7 +146,7 @@ def test_ipc_of_a_container_that_shares_it(engine: Engine) -> None:
         (["network", "create", "-d", "host", "n"], "only one instance"),
         (["volume", "create", "-d", "nosuch", "vol1"], "nosuch"),
         (["volume", "create", "-o", "size=1G", "vol1"], "quota"),
-        (["swarm", "init"], "swarm mode is not supported"),
+        (["swarm", "join", "--token", "SWMTKN-1-x-y", "127.0.0.1:2377"], "davit cluster join"),
         (["plugin", "install", "nosuch"], "plugins are not supported"),
     ],
 )

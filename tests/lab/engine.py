@@ -81,19 +81,12 @@ class Engine:
 
     def davit(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the davit command for this engine, in its network namespace."""
-        where: tuple[str, ...] = ("--run-dir", str(self.run_dir))
+        where = ("--run-dir", str(self.run_dir))
         if arguments[0] == "up":
-            where = ("--data-root", str(self.data), *where)
-        return run(
-            *self.netns.enter,
-            str(DAVIT),
-            arguments[0],
-            *where,
-            *arguments[1:],
-            check=check,
-            env=self.environment,
-            cwd=ROOT,
-        )
+            arguments = ("up", "--data-root", str(self.data), *where, *arguments[1:])
+        else:
+            arguments = (*where, *arguments)
+        return run(*self.netns.enter, str(DAVIT), *arguments, check=check, env=self.environment, cwd=ROOT)
 
     def up(self) -> None:
         self.davit("up", "--detach", *self.arguments)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from supervisor.nats import find_binary
+from supervisor.nats import find_binary, node_permissions
 
 
 class NatsServer:
     """One server; `kill` and `start` keep its port and, unless asked otherwise, its store."""
 
-    def __init__(self) -> None:
+    def __init__(self, agents: Sequence[str] = ()) -> None:
+        """agents: nodes whose agents are users ``agent-<node>`` with what agents may; their names are the passwords."""
+        self.agents = agents
         self.base = Path(tempfile.mkdtemp(prefix="nats-", dir="/var/tmp"))
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
@@ -32,9 +37,19 @@ class NatsServer:
         config.write_text(
             f'listen: "127.0.0.1:{self.port}"\n'
             f'jetstream {{ store_dir: "{self.base}/jetstream", sync_interval: always }}\n'
+            f"{self._authorization()}"
         )
         self.start()
         return self
+
+    def _authorization(self) -> str:
+        if not self.agents:
+            return ""
+        users: list[dict[str, Any]] = [{"user": "service", "password": "service"}]
+        for node in self.agents:
+            user = f"agent-{node}"
+            users.append({"user": user, "password": node, "permissions": node_permissions(node, user)})
+        return f"authorization {{ users: {json.dumps(users)} }}\n"
 
     def start(self) -> None:
         """Start, and wait until it takes connections."""

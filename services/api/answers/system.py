@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from services.api.answers.containers import ContainerSummary
 from services.api.answers.images import BuildCacheRecord, ImageSummary
+from services.api.answers.swarm import SwarmInfo
 from services.api.versions import Since, Until
 from shared.docker.integers import Int64
 
@@ -48,15 +49,6 @@ class Plugins(TypedDict):
 class RuntimeShown(TypedDict):
     path: str
     runtimeArgs: NotRequired[list[str]]
-
-
-class SwarmInfo(TypedDict):
-    NodeID: str
-    NodeAddr: str
-    LocalNodeState: str
-    ControlAvailable: bool
-    Error: str
-    RemoteManagers: list[dict[str, Any]] | None
 
 
 class Commit(TypedDict):

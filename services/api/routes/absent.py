@@ -11,37 +11,31 @@ from starlette.responses import Response
 
 from services.api.call import Call, json_response
 from services.api.declared import ObjectName, may
+from services.api.routes.swarm import NOT_A_MANAGER
 from services.api.routing import EdgeRouter, Handler
-from shared.errors import NotFound, Unavailable, Unsupported
+from shared.errors import DavitError, NotFound, Unavailable, Unsupported
 
-NOT_A_MANAGER = (
-    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
-    "and try again."
-)
 # Resource -> its name in operations.
-SWARM_RESOURCES = {"nodes": "Node", "services": "Service", "tasks": "Task", "secrets": "Secret", "configs": "Config"}
+SWARM_RESOURCES = {"services": "Service", "tasks": "Task", "secrets": "Secret", "configs": "Config"}
 
 router = EdgeRouter("Absent")
 
 
 async def not_a_manager(call: Call) -> Response:
-    """Needs a swarm."""
-    raise Unavailable(NOT_A_MANAGER)
+    """Needs a swarm; in one, it is not supported."""
+    raise _not_here(call)
 
 
 async def not_a_manager_of(call: Call, id: ObjectName) -> Response:  # noqa: A002  # Docker's name of the parameter
-    """Needs a swarm."""
-    raise Unavailable(NOT_A_MANAGER)
+    """Needs a swarm; in one, it is not supported."""
+    raise _not_here(call)
 
 
-async def not_part_of_swarm(call: Call) -> Response:
-    """Needs a swarm."""
-    raise Unavailable("This node is not part of a swarm")
-
-
-async def no_swarm(call: Call) -> Response:
-    """Not supported."""
-    raise Unsupported("swarm mode is not supported by this engine", field="swarm")
+def _not_here(call: Call) -> DavitError:
+    if call.deps.membership is None:
+        return Unavailable(NOT_A_MANAGER)
+    kind = call.scope["path"].split("/")[1]
+    return Unsupported(f"{kind} of a swarm are not supported by this engine", field=kind)
 
 
 async def no_plugins(call: Call) -> Response:
@@ -67,13 +61,6 @@ def _add(method: str, path: str, operation_id: str, handler: Handler) -> None:
 
 
 def _add_swarm() -> None:
-    _add("GET", "/swarm", "SwarmInspect", not_a_manager)
-    _add("POST", "/swarm/init", "SwarmInit", no_swarm)
-    _add("POST", "/swarm/join", "SwarmJoin", no_swarm)
-    _add("POST", "/swarm/leave", "SwarmLeave", not_part_of_swarm)
-    _add("POST", "/swarm/update", "SwarmUpdate", not_a_manager)
-    _add("GET", "/swarm/unlockkey", "SwarmUnlockkey", not_a_manager)
-    _add("POST", "/swarm/unlock", "SwarmUnlock", not_part_of_swarm)
     for resource, name in SWARM_RESOURCES.items():
         _add("GET", f"/{resource}", f"{name}List", not_a_manager)
         _add("GET", f"/{resource}/{{id}}", f"{name}Inspect", not_a_manager_of)

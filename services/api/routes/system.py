@@ -23,6 +23,7 @@ from services.api.views import images as image_views
 from services.api.views import system as views
 from services.api.views import volumes as volume_views
 from shared.bus.client import EMPTY
+from shared.contracts import cluster as cluster_contracts
 from shared.contracts import containers as contracts
 from shared.contracts import images as image_contracts
 from shared.contracts import volumes as volume_contracts
@@ -46,7 +47,9 @@ router = EdgeRouter("System")
 @router.head("/_ping", operation_id="SystemPingHead", response_class=PlainTextResponse, responses=may())
 async def ping(call: Call) -> Response:
     """Whether the engine answers."""
-    return Response(b"OK", 200, PING_HEADERS, "text/plain")
+    membership = call.deps.membership
+    headers = PING_HEADERS if membership is None else PING_HEADERS | {"Swarm": f"active/{membership.role}"}
+    return Response(b"OK", 200, headers, "text/plain")
 
 
 @router.get("/version", operation_id="SystemVersion", response_model=answers.SystemVersion, responses=may())
@@ -59,11 +62,12 @@ async def version(call: Call) -> Response:
 @router.get("/info", operation_id="SystemInfo", response_model=answers.SystemInfo, responses=may())
 async def info(call: Call) -> Response:
     """The engine and its machine."""
-    system, images = await asyncio.gather(
+    system, cluster, images = await asyncio.gather(
         call.ask(contracts.INFO, EMPTY),
+        call.ask(cluster_contracts.INSPECT, EMPTY),
         call.ask(image_contracts.LIST, image_contracts.ListImages(all=True)),
     )
-    return json_response(views.info(system, len(images.images), call.deps.facts, call.version))
+    return json_response(views.info(system, cluster, len(images.images), call.deps.facts, call.version))
 
 
 @router.get("/system/df", operation_id="SystemDataUsage", response_model=answers.DiskUsage, responses=may())

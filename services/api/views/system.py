@@ -11,10 +11,12 @@ from services.api import versions
 from services.api.answers import system as answers
 from services.api.call import EngineFacts
 from services.api.versions import Version
+from services.api.views.swarm import GO_ARCHITECTURES
+from services.api.views.swarm import info as swarm_info
+from shared.contracts.cluster import ClusterState
 from shared.contracts.containers import NodeFacts, SystemInfo
 from shared.docker.moments import rfc3339_now
 
-GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 WITHOUT_BRIDGE_FILTERS = (1, 50)
 COMMIT: answers.Commit = {"ID": "", "Expected": ""}
 
@@ -66,7 +68,9 @@ def version(info: SystemInfo, facts: EngineFacts) -> answers.SystemVersion:
     }
 
 
-def info(system: SystemInfo, images: int, facts: EngineFacts, version: Version) -> answers.SystemInfo:
+def info(
+    system: SystemInfo, cluster: ClusterState, images: int, facts: EngineFacts, version: Version
+) -> answers.SystemInfo:
     node = facts_of(system, facts)
     features = node.features
     warnings = [*node.warnings, *(f"WARNING: node {item.node} is away" for item in system.nodes if not item.ready)]
@@ -122,14 +126,7 @@ def info(system: SystemInfo, images: int, facts: EngineFacts, version: Version) 
         "ServerVersion": facts.version,
         "Runtimes": _runtimes(node),
         "DefaultRuntime": node.default_runtime,
-        "Swarm": {
-            "NodeID": "",
-            "NodeAddr": "",
-            "LocalNodeState": "inactive",
-            "ControlAvailable": False,
-            "Error": "",
-            "RemoteManagers": None,
-        },
+        "Swarm": swarm_info(cluster),
         "LiveRestoreEnabled": True,
         "Isolation": "",
         "InitBinary": node.init_path,

@@ -21,13 +21,15 @@ from services.executor.agent.files.rootfs import RootFilesystems
 from services.executor.agent.files.volumes import NodeVolumes
 from services.executor.agent.handlers import Handlers
 from services.executor.agent.layers.store import NodeLayers
+from services.executor.agent.membership import Member
 from services.executor.agent.network import NodeNetwork
 from services.executor.agent.shims.runtimes import Runtimes
 from services.executor.agent.shims.zygote import Zygote
 from services.executor.runtime.cgroups import detect
+from shared.cluster.membership import ClusterDirectory
 from shared.config import EngineConfig
-from shared.contracts.node import ContainerReport
 from shared.service import ServiceContext
+from shared.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +53,14 @@ async def start(ctx: ServiceContext) -> None:
 
     network = NodeNetwork(ctx.bus, config, ctx.node, data_root / "network")
     volumes = NodeVolumes(data_root)
-    layers = NodeLayers(ctx.bus, data_root / "layers", records, ctx.spawn, at_once=config.max_concurrent_downloads)
+    at_once = config.max_concurrent_downloads
+    layers = NodeLayers(ctx.bus, ctx.node, data_root / "layers", records, ctx.spawn, at_once=at_once)
     await layers.start()
     ctx.on_close(layers.close)
     runtimes = Runtimes(run_dir, config.runtimes)
     launcher = Launcher(layers, records, zygote, network, volumes, runtimes, cgroup_v2=cgroups.kind == "v2")
-    known: list[Containers] = []
-
-    async def acknowledged(report: ContainerReport) -> None:
-        await known[0].acknowledged(report)
-
-    reporter = Reporter(ctx.bus, ctx.spawn, acknowledged)
+    reporter = Reporter(ctx.bus, ctx.spawn, records.acknowledged)
     containers = Containers(ctx.node, records, launcher, network, cgroups, reporter, ctx.spawn)
-    known.append(containers)
     exec_launcher = ExecLauncher(containers, zygote)
     execs = Execs(ctx.node, ctx.bus, records, exec_launcher, reporter, ctx.spawn)
     probes = Probes(records, exec_launcher, ctx.spawn)
@@ -81,6 +78,7 @@ async def start(ctx: ServiceContext) -> None:
     handlers = Handlers(ctx.bus, containers, execs, network, volumes, archives, layers, cgroups, ctx.spawn)
     await handlers.serve(ctx.node)
     facts = with_runtimes(node_facts(ctx.node, cgroups.kind), runtimes, config.default_runtime)
+    facts.labels, facts.version = list(config.labels), VERSION
     inventory = InventoryLoop(ctx.bus, ctx.node, facts, containers, execs, layers)
 
     async def reload(changed: EngineConfig) -> None:
@@ -89,4 +87,5 @@ async def start(ctx: ServiceContext) -> None:
 
     ctx.on_reload(reload)
     ctx.spawn(inventory.run(), name="inventory")
+    await Member(ctx.bus, ctx.node, ClusterDirectory(data_root), records, ctx.spawn).start()
     await asyncio.sleep(0)

@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import Any
 
+from services.executor.control.cluster.bootstrap import cluster_parts
 from services.executor.control.creation.create import Creating
 from services.executor.control.life.committing import Committing
 from services.executor.control.life.connecting import Connecting
@@ -24,7 +25,7 @@ from services.executor.control.nodes.reports import Reports
 from services.executor.control.peers import Peers
 from services.executor.control.reads.queries import Queries
 from services.executor.control.state.records import Records
-from shared.bus.client import EMPTY, Empty
+from shared.bus.client import ANY_NODE, EMPTY, Empty
 from shared.bus.leases import Lease
 from shared.contracts import containers as contract
 from shared.contracts import node
@@ -126,11 +127,19 @@ async def start(ctx: ServiceContext) -> None:
         (contract.EXEC_START, execs.start),
         (contract.EXEC_INSPECT, execs.inspect),
         (contract.EXEC_RESIZE, execs.resize),
+    ]
+    reported: list[tuple[Any, Any]] = [
         (node.REPORT, reports.container),
         (node.REPORT_EXEC, reports.exec),
         (node.INVENTORY, reconciler.inventory),
     ]
-    await asyncio.gather(*(ctx.bus.serve(one, handler) for one, handler in served))
+    clustered = await cluster_parts(ctx)
+    served += clustered.served
+    reported += clustered.reported
+    await asyncio.gather(
+        *(ctx.bus.serve(one, handler) for one, handler in served),
+        *(ctx.bus.serve(one, handler, node=ANY_NODE) for one, handler in reported),
+    )
     lease = Lease(ctx.bus, "control-reconcile", f"{ctx.node}-{os.getpid()}")
     ctx.spawn(lease.hold(reconciler.sweep_for_ever), name="reconcile")
     ctx.spawn(endpoints.write_down_for_ever(), name="released endpoints")

@@ -11,7 +11,7 @@ from shared.contracts.docker import ContainerConfig, EndpointSettings, PortMap
 from shared.contracts.networks import Attachment, Joined
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, OrderedMount
 from shared.docker.moments import rfc3339
-from shared.errors import Conflict, DavitError
+from shared.errors import Conflict, DavitError, Forbidden
 from shared.events.record import DomainEvent
 
 LEGAL: dict[Status, frozenset[Status]] = {
@@ -215,6 +215,11 @@ class Record(BaseModel):
             status=report.health_status, failing_streak=report.failing_streak, log=log[-HEALTH_LOG_LENGTH:]
         )
         return changed
+
+    def check_node(self, node: str) -> None:
+        """Raises Forbidden: it is not on that node, which therefore has nothing to say of it."""
+        if node != self.node:
+            raise Forbidden(f"container {self.id} is not on node {node}", node=node)
 
     def event(self, action: str, **attributes: str) -> DomainEvent:
         """An event about this container, with the attributes Docker gives it."""

@@ -66,6 +66,10 @@ class NodeDoor:
         self._url = registry_url(config) if tokens is not None else ""
         self._fingerprint = fingerprint(config.registry_tls_cert) if config.registry_tls_cert else ""
 
+    def serve_at(self, url: str, shown: str, tokens: NodeTokens) -> None:
+        """From now on nodes find the store here. shown: the fingerprint of its certificate."""
+        self._url, self._fingerprint, self._tokens = url, shown, tokens
+
     async def sources(self, request: LayerChains) -> LayerSources:
         """What the layers are unpacked from, as far as they are known."""
         async with self._depot.catalog.reading() as reader:

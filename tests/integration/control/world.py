@@ -150,7 +150,7 @@ class FakeNode:
     async def report(self, container_id: str, kind: Any, **more: Any) -> None:
         item = self.items[container_id]
         report = ContainerReport(node=NODE, id=container_id, generation=item.generation, kind=kind, **more)
-        await self.bus.request(node.REPORT, report)
+        await self.bus.request(node.REPORT, report, node=NODE)
 
     async def exit(self, container_id: str, code: int, *, wait: bool = True, restarting: bool = False) -> ExitRecord:
         """The process ends; control is told."""
@@ -209,7 +209,7 @@ class FakeNode:
 
     async def exec_exit(self, exec_id: str, container_id: str, code: int) -> None:
         await self.bus.request(
-            node.REPORT_EXEC, ExecReport(node=NODE, id=exec_id, container_id=container_id, exit_code=code)
+            node.REPORT_EXEC, ExecReport(node=NODE, id=exec_id, container_id=container_id, exit_code=code), node=NODE
         )
 
     async def pack(self, order: Any) -> PackChanges:
@@ -221,7 +221,7 @@ class FakeNode:
         seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + age_s))
         facts = NodeFacts(node=NODE, hostname="lab", cpus=2, memory_bytes=1 << 33, seen_at=seen, **more)
         request = Inventory(node=NODE, facts=facts, items=list(self.items.values()), execs=self.execs)
-        return await self.bus.request(node.INVENTORY, request)
+        return await self.bus.request(node.INVENTORY, request, node=NODE)
 
 
 class FakeServices:

@@ -280,7 +280,9 @@ async def test_a_container_created_during_a_removal_keeps_its_layers(images: Ima
     with pytest.raises(NotFound):
         await images.bus.request(contracts.RESOLVE, contracts.ImageRef(ref=image_id))
     assert images.files(chain).exists()
-    assert (await images.bus.request(contracts.LAYER_SOURCES, contracts.LayerChains(chains=[chain]))).layers
+    assert (
+        await images.bus.request(contracts.LAYER_SOURCES, contracts.LayerChains(chains=[chain]), node="here")
+    ).layers
     await images.import_tar(rootfs(FILES), "b:1")
     images.users = []
     await images.remove("b:1")
@@ -334,7 +336,7 @@ async def test_layers_are_looked_up_by_chain(images: Images) -> None:
     await images.import_tar(rootfs(FILES), "a:1")
     chain = (await images.inspect("a:1")).chain_ids[0]
     asked = contracts.LayerChains(chains=[chain, "sha256:" + "0" * 64])
-    sources = await images.bus.request(contracts.LAYER_SOURCES, asked)
+    sources = await images.bus.request(contracts.LAYER_SOURCES, asked, node="here")
     [layer] = sources.layers
     assert (layer.chain_id, layer.diff_id) == (chain, chain)
     assert layer.blob.removeprefix("sha256:") in images.blobs()

@@ -19,7 +19,7 @@ import pytest
 
 from services.executor.agent.containers.records import NodeRecord, NodeRecords
 from services.executor.agent.layers.store import ANSWER_BEFORE_S, NodeLayers
-from shared.bus.client import Bus
+from shared.bus.client import ANY_NODE, Bus
 from shared.bus.context import RequestContext, use_context
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.contracts.images import LAYER_SOURCES, LAYERS_REMOVED, LayerChains, LayerSource, LayerSources
@@ -95,7 +95,7 @@ class Node:
         self.records.load()
         self.tasks: list[asyncio.Task[Any]] = []
         bus: Any = self.hub.connect()
-        self.layers = NodeLayers(bus, self.root, self.records, self.spawn, at_once=2)
+        self.layers = NodeLayers(bus, "here", self.root, self.records, self.spawn, at_once=2)
         self.bus: Bus = bus
 
     def spawn(self, work: Any, name: str) -> asyncio.Task[Any]:
@@ -153,7 +153,7 @@ async def node(tmp_path: Path, registry: FakeRegistry) -> AsyncIterator[Node]:
     if os.geteuid() != 0:
         missing("root, to unpack layers,")
     one = Node(tmp_path, registry)
-    await one.bus.serve(LAYER_SOURCES, one.sources)
+    await one.bus.serve(LAYER_SOURCES, one.sources, node=ANY_NODE)
     await one.layers.start()
     yield one
     registry.held = False

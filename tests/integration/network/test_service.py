@@ -169,7 +169,7 @@ async def test_user_network_names_addresses_and_errors(service: Bus) -> None:
     with pytest.raises(Forbidden, match=r"network net id [0-9a-f]{64} has active endpoints"):
         await service.request(contract.REMOVE, NetworkRef(ref="net"))
     await service.request(contract.RENAME, RenameEndpoints(container_id=container(1), container_name="new"))
-    wanted = await service.request(contract.NODE_WANTED, NodeNetworksRequest(node="here"))
+    wanted = await service.request(contract.NODE_WANTED, NodeNetworksRequest(node="here"), node="here")
     assert {"new", "db"} <= set(next(one for one in wanted.attachments if one.container_id == container(1)).dns_names)
     assert {one.name for one in wanted.networks} == {"bridge", "net"}
 

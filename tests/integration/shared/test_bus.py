@@ -11,11 +11,11 @@ import pytest
 from pydantic import BaseModel
 
 from shared.bus import inflight
-from shared.bus.client import Bus, Contract
-from shared.bus.context import RequestContext, current_context, use_context
+from shared.bus.client import ANY_NODE, Bus, Contract
+from shared.bus.context import RequestContext, check_node, current_context, use_context
 from shared.bus.leases import Lease
-from shared.errors import Conflict, DeadlineExceeded, Internal, Interrupted, InvalidArgument, Unavailable
-from supervisor.nats import permissions
+from shared.bus.streams import accept, offer
+from shared.errors import Conflict, DeadlineExceeded, Forbidden, Internal, Interrupted, InvalidArgument, Unavailable
 from tests.lab.nats import NatsServer
 
 
@@ -207,12 +207,71 @@ async def test_a_lease_has_one_holder_and_passes_on(caller: Bus, server: Bus) ->
     await asyncio.gather(second, return_exceptions=True)
 
 
-def test_an_agent_may_only_listen_as_its_own_node() -> None:
-    listen = permissions("agent", "one")["subscribe"]["allow"]
-    assert "davit.dns.>" in listen
-    assert "davit.node.one.>" in listen
-    assert not any(subject in ("davit.>", ">", "davit.node.>") for subject in listen)
-    assert "davit.event.>" in permissions("agent", "one")["publish"]["deny"]
+REPORTED = Contract("davit.test.number.reported.{node}", Number, Number, deadline_s=2)
+
+
+async def test_who_serves_all_nodes_knows_from_the_subject_which_one_asks(caller: Bus, server: Bus) -> None:
+    async def handle(request: Number) -> Number:
+        check_node("one.two")
+        return request
+
+    await server.serve(REPORTED, handle, node=ANY_NODE)
+    await server.nats.flush()
+    assert (await caller.request(REPORTED, Number(value=3), node="one.two")).value == 3
+    with pytest.raises(Forbidden, match=r"node other spoke for node one\.two"):
+        await caller.request(REPORTED, Number(value=3), node="other")
+
+
+async def test_a_node_is_let_neither_listen_nor_speak_as_another() -> None:
+    """Asked of the server itself: each of these is what a node that lies would try."""
+    with NatsServer(agents=["one", "two"]) as nats:
+        liar = await Bus.connect(nats.url, name="liar", user="agent-one", password="one")
+        refused: list[str] = []
+
+        async def told(error: Exception) -> None:
+            refused.append(str(error))
+
+        liar.nats._error_cb = told
+
+        async def heard(data: bytes) -> None:
+            raise AssertionError("it heard what is not meant for it")
+
+        for subject in ("davit.node.two.container.start", "davit.node.>", "davit.stream.two.>", "davit.stream.>",
+                        "davit.control.>", "davit.event.>", "_INBOX_agent-two.>", ">"):  # fmt: skip
+            await liar.listen(subject, heard)
+        for subject in ("davit.control.report.container.two", "davit.control.container.remove", "davit.dns.added",
+                        "davit.event.container.die", "davit.node.two.container.remove",
+                        "$JS.API.STREAM.DELETE.EVENTS"):  # fmt: skip
+            await liar.publish(subject, b"{}")
+        await liar.nats.flush()
+        async with asyncio.timeout(5):
+            while len(refused) < 14:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert all("permissions violation" in one for one in refused)
+        await liar.close()
+
+
+async def test_streams_reach_a_node_under_its_own_name() -> None:
+    with NatsServer(agents=["one"]) as nats:
+        service = await Bus.connect(nats.url, name="service", user="service", password="service")
+        agent = await Bus.connect(nats.url, name="agent", user="agent-one", password="one")
+        agent.stream_scope = "one."
+        offered = await offer(service)
+        await service.nats.flush()
+        accepted = await accept(agent, offered.ref)
+        await accepted.write(b"from the node")
+        assert await offered.read() == b"from the node"
+        await offered.write(b"to the node")
+        assert await accepted.read() == b"to the node"
+        back = await offer(agent)
+        await agent.nats.flush()
+        taken = await accept(service, back.ref)
+        await taken.write(b"asked for")
+        assert await back.read() == b"asked for"
+        for stream in (offered, accepted, back, taken):
+            await stream.aclose()
+        await agent.close()
+        await service.close()
 
 
 FOREVER = Contract("davit.test.number.forever", Number, Number, deadline_s=60)

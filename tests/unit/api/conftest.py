@@ -44,6 +44,7 @@ class MemoryBus:
         self.listeners: dict[str, Callable[[bytes], Awaitable[None]]] = {}
         self.requests: list[tuple[str, BaseModel]] = []
         self.contexts: list[RequestContext] = []
+        self.stream_scope = ""
 
     def answer(self, contract: Contract[Any, Any], reply: BaseModel | Exception | Callable[[Any], Any]) -> None:
         """Answer a contract with a model, an error to raise, or what a function makes of the request."""

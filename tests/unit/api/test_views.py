@@ -9,6 +9,7 @@ from services.api.views import config, containers, images, networks, system, vol
 from services.api.views.lines import Line, Lines
 from services.executor.runtime.spec import defaults
 from shared.contracts import docker
+from shared.contracts.cluster import ClusterState
 from shared.contracts.containers import Container, ContainerState, ContainerSummary, Exec, Health, NodeFacts, SystemInfo
 from shared.contracts.docker import ContainerConfig, EndpointSettings, HostConfig, PortBinding
 from shared.contracts.images import BuildCacheEntry, Distribution, Image, Platform, Removal, Removals
@@ -183,7 +184,7 @@ def test_info_and_version_also_before_a_node_has_reported(version):
 
     facts = EngineFacts(node="n1", insecure_registries=("reg:5000", "10.0.0.0/8"), registry_mirrors=("https://m/",))
     empty = SystemInfo(containers=1, running=1, paused=0, stopped=0, nodes=[])
-    shown = system.info(empty, 3, facts, version)
+    shown = system.info(empty, ClusterState(), 3, facts, version)
     assert (shown["Containers"], shown["Images"], shown["Swarm"]["LocalNodeState"]) == (1, 3, "inactive")
     assert shown["Warnings"] == ["WARNING: no node has reported to the engine yet"]
     assert shown["RegistryConfig"]["InsecureRegistryCIDRs"][-1] == "10.0.0.0/8"
@@ -192,6 +193,6 @@ def test_info_and_version_also_before_a_node_has_reported(version):
         containers=0, running=0, paused=0, stopped=0,
         nodes=[NodeFacts(node="n1", architecture="x86_64", kernel_version="6.1"), NodeFacts(node="n2", ready=False)],
     )  # fmt: skip
-    assert system.info(away, 0, facts, version)["Warnings"] == ["WARNING: node n2 is away"]
+    assert system.info(away, ClusterState(), 0, facts, version)["Warnings"] == ["WARNING: node n2 is away"]
     assert system.version(away, facts)["Arch"] == "amd64"
     assert system.version(away, facts)["KernelVersion"] == "6.1"

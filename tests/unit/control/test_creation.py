@@ -8,11 +8,11 @@ import pytest
 
 from services.executor.control.creation import record as creation
 from services.executor.control.creation.names import checked_name, generated_name, new_id
-from services.executor.control.life.signals import parse_signal
 from shared.config import EngineConfig
 from shared.contracts.containers import NodeFacts
 from shared.contracts.docker import ContainerConfig, HealthConfig, HostConfig, LogConfig
 from shared.contracts.images import ResolvedImage
+from shared.docker.signals import parse_signal
 from shared.errors import InvalidArgument
 
 IMAGE = ContainerConfig(

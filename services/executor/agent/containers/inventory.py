@@ -59,7 +59,7 @@ class InventoryLoop:
         facts = self.facts.model_copy(update={"seen_at": now, "fetches_layers": not self._layers.shared})
         items = [record.inventory_item() for record in self._containers.records.all()]
         inventory = Inventory(node=self._node, facts=facts, items=items, execs=self._execs.running())
-        answer = await self._bus.request(contract.INVENTORY, inventory)
+        answer = await self._bus.request(contract.INVENTORY, inventory, node=self._node)
         for container_id in answer.remove:
             try:
                 await self._discard(container_id)

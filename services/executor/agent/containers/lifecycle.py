@@ -303,19 +303,6 @@ class Containers:
             )
         )
 
-    async def acknowledged(self, report: ContainerReport) -> None:
-        """Control has committed a report: the record need not keep it any more."""
-        record = self.records.find(report.id)
-        if record is None or report.exit is None:
-            return
-        if report.exit in record.owed:
-            record.owed.remove(report.exit)
-        elif record.exit == report.exit and record.unreported:
-            record.unreported = False
-        else:
-            return
-        self.records.settle(record)
-
     # Stop and signals
 
     async def stop(self, container_id: str, signal: int, timeout_s: int) -> ExitRecord:

@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from services.executor.agent.shims.runtimes import ForeignRuntime
-from shared.contracts.node import ContainerOrder, ExitRecord, InventoryItem
+from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, InventoryItem
 from shared.errors import Internal, NotFound
 
 log = logging.getLogger(__name__)
@@ -259,6 +259,19 @@ class NodeRecords:
                 self._timer = loop.call_at(due, self._settle_due)
                 return
             self._settle(container_id)
+
+    async def acknowledged(self, report: ContainerReport) -> None:
+        """Control has committed a report: the record need not keep it any more."""
+        record = self.find(report.id)
+        if record is None or report.exit is None:
+            return
+        if report.exit in record.owed:
+            record.owed.remove(report.exit)
+        elif record.exit == report.exit and record.unreported:
+            record.unreported = False
+        else:
+            return
+        self.settle(record)
 
     def settle_all(self) -> None:
         """Write down now what `settle` has put off."""

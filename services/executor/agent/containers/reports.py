@@ -54,7 +54,7 @@ class Reporter:
         """Deliver an exec's exit before its stream is closed; gives up after the contract's deadline twice."""
         for _ in range(2):
             try:
-                await self._bus.request(contract.REPORT_EXEC, report)
+                await self._bus.request(contract.REPORT_EXEC, report, node=report.node)
             except (Unavailable, DeadlineExceeded) as error:
                 log.warning("exit of exec %s not delivered yet: %s", report.id, error)
                 continue
@@ -74,7 +74,7 @@ class Reporter:
         delay = RETRY_S
         while True:
             try:
-                await self._bus.request(contract.REPORT, report)
+                await self._bus.request(contract.REPORT, report, node=report.node)
             except (Unavailable, DeadlineExceeded):
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LONGEST_RETRY_S)

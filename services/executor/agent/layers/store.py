@@ -50,10 +50,18 @@ class NodeLayers:
     """
 
     def __init__(
-        self, bus: Bus, root: Path, records: NodeRecords, spawn: Callable[..., asyncio.Task[Any]], *, at_once: int
+        self,
+        bus: Bus,
+        node: str,
+        root: Path,
+        records: NodeRecords,
+        spawn: Callable[..., asyncio.Task[Any]],
+        *,
+        at_once: int,
     ) -> None:
         self.root = root
         self._bus = bus
+        self._node = node
         self._store = LayerStore(root)
         self._records = records
         self._spawn = spawn
@@ -147,7 +155,7 @@ class NodeLayers:
     async def _sources(self, chains: list[str]) -> LayerSources:
         if not chains:
             return LayerSources(layers=[])
-        sources = await self._bus.request(LAYER_SOURCES, LayerChains(chains=chains))
+        sources = await self._bus.request(LAYER_SOURCES, LayerChains(chains=chains), node=self._node)
         if not sources.url:
             raise Unavailable(
                 f"layer {chains[0]} is not on this node, and the image service serves no registry to fetch it from: "
@@ -219,7 +227,7 @@ class NodeLayers:
         copies = [] if self.shared else await asyncio.to_thread(self._store.fetched)
         if not copies:
             return
-        known = await self._bus.request(LAYER_SOURCES, LayerChains(chains=copies))
+        known = await self._bus.request(LAYER_SOURCES, LayerChains(chains=copies), node=self._node)
         gone = set(copies) - {one.chain_id for one in known.layers}
         # Without a pause between the look and the removal: a start that comes later finds the layer missing.
         for record in self._records.all():

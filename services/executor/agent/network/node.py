@@ -268,7 +268,7 @@ class NodeNetwork:
         if self._bus is None:
             return
         self._heard.clear()
-        answer = await self._bus.request(contract.NODE_WANTED, NodeNetworksRequest(node=self._node))
+        answer = await self._bus.request(contract.NODE_WANTED, NodeNetworksRequest(node=self._node), node=self._node)
         await self._run(self._follow, answer)
         self._records.replace(answer.attachments)
         # What came and went while the answer was under way is newer than it.

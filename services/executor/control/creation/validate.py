@@ -19,9 +19,9 @@ from services.executor.control.creation.confinement import (
 )
 from services.executor.control.creation.limits import blkio, cpu, memory, memory_nodes, ulimits
 from services.executor.control.creation.subject import Subject, refuse, unsupported
-from services.executor.control.life.signals import parse_signal
 from shared.contracts.docker import RestartPolicy
 from shared.docker.logconfig import check_driver, check_options
+from shared.docker.signals import parse_signal
 
 HOSTNAME = re.compile(r"^[a-zA-Z0-9_.-]+$")
 MAX_HOSTNAME = 64

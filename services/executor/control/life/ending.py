@@ -8,12 +8,12 @@ import signal as signals
 from services.executor.control.domain import Record
 from services.executor.control.life.endpoints import Endpoints
 from services.executor.control.life.removing import Removing
-from services.executor.control.life.signals import parse_signal
 from services.executor.control.life.starting import Starting, known
 from services.executor.control.peers import Peers
 from services.executor.control.state.records import Apply, Records
 from shared.contracts.containers import KillContainer, RemoveContainer, StopContainer
 from shared.contracts.node import ExitRecord
+from shared.docker.signals import parse_signal
 from shared.errors import Conflict, InvalidArgument, NotFound, NotModified
 from shared.events.record import DomainEvent
 from shared.failpoints import failpoint, holdpoint
@@ -46,16 +46,24 @@ class Ending:
 
     # Exits
 
-    async def exited(self, exit_: ExitRecord, *, restarting: bool = False, restart_count: int | None = None) -> None:
+    async def exited(
+        self, exit_: ExitRecord, *, restarting: bool = False, restart_count: int | None = None, node: str = ""
+    ) -> None:
         """Apply an exit, whoever reports it and however often; then give back what the container held.
 
         Args:
             restarting: The node will start it again by policy.
+            node: The node that reports it; empty when control itself found it out.
+
+        Raises:
+            Forbidden: The container is not on that node.
         """
         await holdpoint("control.exit.before_commit")
         record = await self._once_started(exit_)
         if record is None:
             return
+        if node:
+            record.check_node(node)
 
         def apply(current: Record) -> list[DomainEvent]:
             events = []

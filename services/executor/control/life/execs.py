@@ -93,8 +93,15 @@ class Execs:
             tx.emit(_start_event(record, current))  # it was tried: Docker says so too
             await sql.save_exec(tx, current, self._records.clock.time_ns())
 
-    async def ended(self, exec_id: str, exit_code: int) -> None:
-        """Its process is gone. Told twice, it changes nothing; nor when its container has been removed."""
+    async def ended(self, exec_id: str, exit_code: int, *, node: str = "") -> None:
+        """Its process is gone. Told twice, it changes nothing; nor when its container has been removed.
+
+        Args:
+            node: The node that reports it; empty when control itself found it out.
+
+        Raises:
+            Forbidden: Its container is not on that node.
+        """
         async with self._records.database.transaction() as tx:
             try:
                 item = await sql.find_exec(tx, exec_id)
@@ -102,10 +109,12 @@ class Execs:
                 return
             if item.exit_code is not None:
                 return
+            record = await sql.by_id(tx, item.container_id)
+            if record is not None and node:
+                record.check_node(node)
             untold = not (item.started or item.running)
             item.running, item.started, item.exit_code, item.pid = False, True, exit_code, 0
             await sql.save_exec(tx, item, self._records.clock.time_ns())
-            record = await sql.by_id(tx, item.container_id)
             if record is not None:
                 if untold:  # it ended before its start was committed
                     tx.emit(_start_event(record, item))

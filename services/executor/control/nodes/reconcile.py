@@ -20,6 +20,7 @@ from services.executor.control.nodes.registry import Nodes
 from services.executor.control.peers import Peers
 from services.executor.control.state import sql
 from services.executor.control.state.records import Records
+from shared.bus.context import check_node
 from shared.contracts.node import ExitRecord, Inventory, InventoryAnswer, InventoryItem
 from shared.docker.moments import parse_rfc3339_ns
 from shared.errors import Conflict, DavitError, NotFound, NotModified
@@ -68,6 +69,8 @@ class Reconciler:
 
     async def inventory(self, inventory: Inventory) -> InventoryAnswer:
         """Settle what differs; answer which containers the node should forget."""
+        check_node(inventory.node)
+        check_node(inventory.facts.node)
         await self._nodes.heard(inventory.facts)
         async with self._records.database.read() as reader:
             known = await sql.states(reader, inventory.node)
@@ -135,9 +138,9 @@ class Reconciler:
         elif item.status in ("running", "paused"):
             await self._found_running(record, item)
         elif item.status == "exited" and item.exit is not None:
-            await self._ending.exited(item.exit, restart_count=item.restart_count)
+            await self._ending.exited(item.exit, restart_count=item.restart_count, node=record.node)
         elif item.status == "restarting" and item.exit is not None:
-            await self._ending.exited(item.exit, restarting=True, restart_count=item.restart_count)
+            await self._ending.exited(item.exit, restarting=True, restart_count=item.restart_count, node=record.node)
 
     def _lost(self, record: Record) -> ExitRecord:
         """The end of a container that its node does not know any more."""

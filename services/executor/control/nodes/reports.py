@@ -7,6 +7,7 @@ from services.executor.control.life.ending import Ending
 from services.executor.control.life.execs import Execs
 from services.executor.control.state.records import Records
 from shared.bus.client import EMPTY, Empty
+from shared.bus.context import check_node
 from shared.contracts.node import ContainerReport, ExecReport
 from shared.errors import NotFound, NotModified
 from shared.events.record import DomainEvent
@@ -21,6 +22,7 @@ class Reports:
         self._execs = execs
 
     async def container(self, report: ContainerReport) -> Empty:
+        check_node(report.node)
         try:
             match report.kind:
                 case "exited" | "restarting":
@@ -39,13 +41,17 @@ class Reports:
         record = await self._records.get(report.id)
         if record is None:
             raise NotFound(f"No such container: {report.id}")
+        record.check_node(report.node)
         return record
 
     async def _exited(self, report: ContainerReport) -> None:
         if report.exit is None:
             return
         await self._ending.exited(
-            report.exit, restarting=report.kind == "restarting", restart_count=report.restart_count
+            report.exit,
+            restarting=report.kind == "restarting",
+            restart_count=report.restart_count,
+            node=report.node,
         )
 
     async def _started(self, report: ContainerReport) -> None:
@@ -79,5 +85,6 @@ class Reports:
         await self._records.change(await self._record(report), apply)
 
     async def exec(self, report: ExecReport) -> Empty:
-        await self._execs.ended(report.id, report.exit_code)
+        check_node(report.node)
+        await self._execs.ended(report.id, report.exit_code, node=report.node)
         return EMPTY
