@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import shutil
 import socket
@@ -13,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from bcrypt import gensalt, hashpw
 
 BINARY = shutil.which("docker-registry")
 START_WITHIN_S = 10.0
@@ -25,9 +26,8 @@ def free_port() -> int:
 
 
 def bcrypt(password: str) -> str:
-    library = ctypes.CDLL("libcrypt.so.1")
-    library.crypt.restype = ctypes.c_char_p
-    return str(library.crypt(password.encode(), b"$2y$04$abcdefghijklmnopqrstuu").decode())
+    """A quick hash of it, as ``htpasswd -B`` writes it."""
+    return hashpw(password.encode()[:72], gensalt(4)).decode().replace("$2b$", "$2y$", 1)
 
 
 def certificate(directory: Path) -> tuple[Path, Path]:

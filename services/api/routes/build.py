@@ -25,8 +25,7 @@ from shared.contracts import images as contracts
 from shared.errors import DavitError, InvalidArgument, Unavailable, Unsupported
 
 BUILDKIT = "2"
-CONTEXT_TYPES = ("application/x-tar", "application/tar", "application/octet-stream", "")
-CONTEXT = takes("application/x-tar", description="The context, an archive.", required=False)
+CONTEXT = takes("application/x-tar", "application/octet-stream", description="The context, an archive.", required=False)
 
 router = EdgeRouter("Image")
 
@@ -108,10 +107,6 @@ async def build(call: Call, query: Annotated[BuildQuery, Query()]) -> Response:
         )
     if query.outputs:
         raise Unsupported("build outputs need BuildKit, which this engine does not serve", field="outputs")
-    kind = call.headers.get("content-type", "").split(";", 1)[0]
-    if kind not in CONTEXT_TYPES and not query.remote:
-        raise InvalidArgument(f"unsupported Content-Type header ({kind}): must be 'application/x-tar'")
-
     if query.remote:
         return await progress_response(call, partial(_ask, call, query))
     context = _Context(call, query)

@@ -14,7 +14,7 @@ import httpx
 
 from services.image.registry.errors import failure_of
 from shared.contracts.images import RegistryAuth
-from shared.errors import Unauthorized, Unavailable
+from shared.errors import InvalidArgument, Unauthorized, Unavailable
 
 CLIENT_ID = "davit"
 DEFAULT_TOKEN_S = 60.0
@@ -56,8 +56,13 @@ class Credentials:
             return
         self.username, self.password = auth.username, auth.password
         self.identity_token, self.registry_token = auth.identity_token, auth.registry_token
+        if not (self.registry_token.isascii() and self.registry_token.isprintable()):  # it goes into a header
+            raise InvalidArgument("invalid registry credentials: registrytoken is no token", field="registrytoken")
         if auth.auth and not auth.username:
-            decoded = base64.b64decode(auth.auth).decode("utf-8", "replace")
+            try:
+                decoded = base64.b64decode(auth.auth).decode("utf-8", "replace")
+            except ValueError as error:
+                raise InvalidArgument("invalid registry credentials: auth is no base64", field="auth") from error
             self.username, _, self.password = decoded.rstrip("\0").partition(":")
 
     @property

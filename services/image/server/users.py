@@ -1,18 +1,24 @@
 """Who may use the registry: a file of ``user:hash`` lines, as ``htpasswd -B`` writes it.
 
-Source: crypt(5): the hashes that the system's libcrypt checks (bcrypt, yescrypt, SHA-512, …).
+Hashes are bcrypt's, as with other registries.
+
+Source: crypt(5), "bcrypt", for the form of a hash; distribution's htpasswd.
 """
 
 from __future__ import annotations
 
 import base64
-import ctypes
-import ctypes.util
-import hmac
+import re
 from functools import lru_cache
 from pathlib import Path
 
+import bcrypt
+
 from shared.errors import InvalidArgument, Unavailable
+
+HASH = re.compile(r"\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}")
+# As much of a password as bcrypt looks at.
+PASSWORD_BYTES = 72
 
 
 class Users:
@@ -31,11 +37,17 @@ class Users:
             if changed != self._changed:
                 lines = [line.strip() for line in self._path.read_text().splitlines()]
                 self._hashes = dict(line.split(":", 1) for line in lines if line and not line.startswith("#"))
+                self._check_form()
                 self._changed = changed
         except OSError as error:
             raise Unavailable(f"the file of registry users {self._path} cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise InvalidArgument(f"{self._path}: a line is not of the form user:hash") from error
+
+    def _check_form(self) -> None:
+        for user, known in self._hashes.items():
+            if not HASH.fullmatch(known):
+                raise InvalidArgument(f"{self._path}: the hash of {user} is none of bcrypt's: make it with htpasswd -B")
 
     def allow(self, user: str, password: str) -> bool:
         """Whether there is such a user with such a password. Blocks."""
@@ -57,7 +69,4 @@ def credentials_of(header: str) -> tuple[str, str] | None:
 
 
 def _matches(password: str, known: str) -> bool:
-    library = ctypes.CDLL(ctypes.util.find_library("crypt") or "libcrypt.so.1")
-    library.crypt.restype = ctypes.c_char_p
-    result = library.crypt(password.encode(), known.encode())
-    return result is not None and hmac.compare_digest(result, known.encode())
+    return bcrypt.checkpw(password.encode()[:PASSWORD_BYTES], known.encode())
