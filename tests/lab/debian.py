@@ -15,23 +15,24 @@ from tests.lab.netns import run
 CACHE = Path(os.environ.get("DAVIT_TEST_CACHE", "/var/cache/davit-tests"))
 SUITE = "bookworm"
 PACKAGES = "redis-server,redis-tools,nginx-light"
+INITS = "systemd-sysv,dbus,s6,tini,runit,procps"
 
 
-def debian_tar() -> Path:
-    """A root file system with Redis and nginx. Takes a minute the first time."""
+def debian_tar(name: str = "redis-nginx", packages: str = PACKAGES) -> Path:
+    """A root file system with some packages: Redis and nginx. Takes a minute the first time."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    tar = CACHE / f"{SUITE}-redis-nginx.tar"
+    tar = CACHE / f"{SUITE}-{name}.tar"
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tar.exists():
-            _make(tar)
+            _make(tar, packages)
     return tar
 
 
-def _make(tar: Path) -> None:
+def _make(tar: Path, packages: str) -> None:
     root = Path(tempfile.mkdtemp(prefix="debian-", dir=CACHE))
     try:
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)]
+        command = ["debootstrap", "--variant=minbase", f"--include={packages}", SUITE, str(root)]
         # The mirror is the machine's own; debootstrap without one asks the default.
         site = mirror()
         subprocess.run([*command, site] if site else command, check=True, stdout=subprocess.DEVNULL)
@@ -56,6 +57,13 @@ def debian_image(engine: Engine) -> None:
     """debian-lab:latest in an engine."""
     if engine.docker("image", "inspect", "debian-lab", check=False).returncode != 0:
         engine.docker("import", "-c", 'CMD ["bash"]', str(debian_tar()), "debian-lab:latest", timeout_s=180)
+
+
+def inits_image(engine: Engine) -> None:
+    """inits-lab:latest: what people run as a container's first process."""
+    if engine.docker("image", "inspect", "inits-lab", check=False).returncode != 0:
+        tar = debian_tar("inits", INITS)
+        engine.docker("import", "-c", 'CMD ["bash"]', str(tar), "inits-lab:latest", timeout_s=180)
 
 
 def redis_image(engine: Engine) -> None:

@@ -155,14 +155,17 @@ class Handlers:
 
     async def update(self, order: UpdateOrder) -> Empty:
         record = self._record(order.id)
-        host = record.order.host_config
+        before = record.order.host_config
+        host = before.model_copy(deep=True)
         for name in order.set_fields:
             setattr(host, name, getattr(order.resources, name))
         if order.restart_name is not None:
             host.restart_policy.name = order.restart_name
             host.restart_policy.maximum_retry_count = order.restart_maximum
         if order.set_fields and record.status in ("running", "paused"):
-            await self._containers.limit(record, oci_resources(host, devices=False))
+            limits = {"pids": {"limit": -1}} | oci_resources(before, devices=False)
+            await self._containers.limit(record, oci_resources(host, devices=False), limits)
+        record.order.host_config = host
         self._containers.records.save(record)
         return EMPTY
 
@@ -189,7 +192,16 @@ class Handlers:
 
     def _sample(self, order: StatsOrder, record: NodeRecord) -> dict[str, Any]:
         cgroup = self._cgroups.open(self._containers.cgroup_path(record)).stats()
-        return docker_stats(cgroup, name=order.name, container_id=order.id, pid=record.pid)
+        # what the host's interfaces count is nothing of the container's
+        pid = 0 if self._hosts_network(record) else record.pid
+        return docker_stats(cgroup, name=order.name, container_id=order.id, pid=pid)
+
+    def _hosts_network(self, record: NodeRecord) -> bool:
+        mode = record.order.network_mode
+        if mode.startswith("container:"):
+            other = self._containers.records.find(mode.partition(":")[2])
+            return other is not None and self._hosts_network(other)
+        return mode == "host"
 
     async def stats(self, order: StatsOrder) -> StatsResult:
         """One sample. Clients compute rates from two, so the previous one is kept and sent along."""

@@ -126,7 +126,8 @@ class Record(BaseModel):
         self.holding = bool(self.requested_networks)
         check = self.container.config.healthcheck
         if check is not None and check.test not in ([], ["NONE"]):
-            state.health = Health(status="starting")
+            # what earlier runs' probes said stays to be read
+            state.health = Health(status="starting", log=state.health.log if state.health is not None else [])
         return self.event("start")
 
     def ended(self, exit_: ExitRecord, *, restarting: bool) -> DomainEvent | None:

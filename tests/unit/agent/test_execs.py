@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.agent.containers.probes import Probes
+from services.executor.agent.containers.probes import Collected, Probes
 from services.executor.agent.containers.records import NodeRecord, NodeRecords
 from services.executor.agent.execs.launch import ExecLauncher
 from services.executor.agent.execs.watching import Execs
@@ -172,7 +172,7 @@ async def test_nothing_runs_when_its_output_has_nowhere_to_go(node: Node, monkey
 
 async def test_a_later_agent_goes_on_with_execs_and_ends_probes(node: Node, tmp_path: Path) -> None:
     await node.execs.start(exec_order())
-    probing = node.spawn(node.probes.run(ID, ["check"], 100), name="probe")
+    probing = node.spawn(node.probes.run(ID, ["check"], Collected(100)), name="probe")
     for _ in range(2):
         await node.zygote.launches.acquire()
     job, probe = node.zygote.launched
@@ -202,7 +202,7 @@ async def test_a_dead_shim_leaves_an_exec_out_of_what_runs(node: Node, tmp_path:
 async def test_a_probe_given_up_while_it_was_being_started_is_killed(node: Node) -> None:
     node.zygote.go_on.clear()
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(node.probes.run(ID, ["check"], 100), 0.01)
+        await asyncio.wait_for(node.probes.run(ID, ["check"], Collected(100)), 0.01)
     node.zygote.go_on.set()
     await asyncio.wait(node.tasks, timeout=5)
     assert node.zygote.launched[0].signals == [9]

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.agent.containers.health import plain_output
+from services.executor.agent.containers.probes import Collected
 from services.executor.runtime.shim.streams import output_frame
 from shared.docker.frames import STDERR, STDOUT, Demultiplexer, Frame, frame
 
@@ -39,5 +39,14 @@ def test_the_shim_writes_the_same(stream: tuple[str, int], data: bytes) -> None:
 
 def test_what_there_is_of_a_probes_output() -> None:
     data = frame(STDOUT, b"one ") + frame(STDERR, b"two ") + frame(STDOUT, b"three")
-    assert plain_output(data) == "one two three"
-    assert plain_output(data[:-2]) == "one two thr"
+    assert collected(data, 100) == "one two three"
+    assert collected(data[:-2], 100) == "one two thr"
+    assert collected(data, 9) == "one two t..."
+    assert collected(frame(STDOUT, b"x") * 5000, 4096) == "x" * 4096 + "..."
+
+
+def collected(data: bytes, limit_bytes: int) -> str:
+    output = Collected(limit_bytes)
+    for start in range(0, len(data), 1000):
+        output.feed(data[start : start + 1000])
+    return output.text()

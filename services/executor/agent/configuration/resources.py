@@ -175,7 +175,7 @@ def oci_resources(host: HostConfig, *, devices: bool = True) -> dict[str, Any]:
     for key, part in (("cpu", _cpu(host)), ("memory", _memory(host)), ("blockIO", _block_io(host))):
         if part:
             resources[key] = part
-    if host.pids_limit:
+    if host.pids_limit is not None:
         resources["pids"] = {"limit": host.pids_limit if host.pids_limit > 0 else -1}
     if devices:
         if host.privileged:

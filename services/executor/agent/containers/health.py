@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from services.executor.agent.containers.probes import Probes
+from services.executor.agent.containers.probes import Collected, Probes
 from services.executor.agent.containers.records import NodeRecord
 from services.executor.agent.containers.reports import Reporter
 from shared.contracts.containers import HealthLogEntry
 from shared.contracts.docker import ContainerConfig, HealthConfig
 from shared.contracts.node import ContainerReport
-from shared.docker.frames import HEADER_BYTES, Demultiplexer
+from shared.docker.durations import duration_text
 from shared.docker.moments import rfc3339_now
 from shared.errors import DavitError
 
@@ -43,13 +43,6 @@ def probe_command(config: ContainerConfig) -> list[str] | None:
 
 def seconds(nanoseconds: int, default_s: float) -> float:
     return nanoseconds / 1e9 if nanoseconds else default_s
-
-
-def plain_output(data: bytes) -> str:
-    """The text of multiplexed output, with what there is of a frame that was cut off."""
-    reader = Demultiplexer()
-    out = b"".join(one.payload for one in reader.feed(data)) + bytes(reader.pending[HEADER_BYTES:])
-    return out[:OUTPUT_LIMIT_BYTES].decode(errors="replace")
 
 
 class HealthChecks:
@@ -110,13 +103,14 @@ class HealthChecks:
             )
 
     async def _probe(self, record: NodeRecord, command: list[str], timeout_s: float) -> HealthLogEntry:
-        begin = rfc3339_now()
+        begin, output = rfc3339_now(), Collected(OUTPUT_LIMIT_BYTES)
         try:
-            probing = self._probes.run(record.id, command, 2 * OUTPUT_LIMIT_BYTES)
-            code, output = await asyncio.wait_for(probing, timeout_s)
-            text = plain_output(output)
+            code = await asyncio.wait_for(self._probes.run(record.id, command, output), timeout_s)
+            text = output.text()
         except TimeoutError:
-            code, text = -1, f"Health check exceeded timeout ({timeout_s:g}s)"
+            code, text = -1, f"Health check exceeded timeout ({duration_text(round(timeout_s * 1e9))})"
+            if said := output.text():
+                text += f": {said}"
         except DavitError as error:
             code, text = -1, str(error)
         return HealthLogEntry(start=begin, end=rfc3339_now(), exit_code=code, output=text)

@@ -37,12 +37,27 @@ from services.executor.runtime.errors import RuntimeFailure
 from services.executor.runtime.shim.exitrecord import ExitRecord as ShimExit
 from shared.bus.streams import ByteStream
 from shared.contracts.node import ContainerOrder, ContainerReport, ExitRecord, Started
-from shared.errors import Conflict, DavitError
+from shared.errors import Conflict, DavitError, InvalidArgument
 from shared.failpoints import holdpoint
 
 log = logging.getLogger(__name__)
 
 GONE_EXIT_CODE = 255
+# Where the API has the limits that can be updated, by where the OCI specification has them.
+LIMIT_FIELDS = {
+    "linux.resources.memory.limit": "Memory",
+    "linux.resources.memory.swap": "MemorySwap",
+    "linux.resources.memory.reservation": "MemoryReservation",
+    "linux.resources.cpu.shares": "CpuShares",
+    "linux.resources.cpu.quota": "CpuQuota",
+    "linux.resources.cpu.period": "CpuPeriod",
+    "linux.resources.cpu.realtimeRuntime": "CpuRealtimeRuntime",
+    "linux.resources.cpu.realtimePeriod": "CpuRealtimePeriod",
+    "linux.resources.cpu.cpus": "CpusetCpus",
+    "linux.resources.cpu.mems": "CpusetMems",
+    "linux.resources.pids.limit": "PidsLimit",
+    "linux.resources.blockIO.weight": "BlkioWeight",
+}
 
 
 @dataclass(slots=True)
@@ -398,10 +413,24 @@ class Containers:
             record.status = "running"
             self.records.keep(record)
 
-    async def limit(self, record: NodeRecord, resources: dict[str, Any]) -> None:
-        """Set limits of a container that runs, or has just ended, which has none any more."""
+    async def limit(self, record: NodeRecord, resources: dict[str, Any], before: dict[str, Any]) -> None:
+        """Set limits of a container that runs, or has just ended, which has none any more.
+
+        Raises:
+            InvalidArgument: The kernel refuses a number; the limits are as `before` then.
+        """
+        cgroup = self._cgroups.open(self.cgroup_path(record))
         with suppress(Conflict), self._while_it_runs(record):
-            await asyncio.to_thread(self._cgroups.open(self.cgroup_path(record)).apply, resources)
+            try:
+                await asyncio.to_thread(cgroup.apply, resources)
+            except RuntimeFailure as failure:
+                with suppress(RuntimeFailure):
+                    await asyncio.to_thread(cgroup.apply, before)
+                if failure.field is None:
+                    raise
+                field = LIMIT_FIELDS.get(failure.field, failure.field)
+                text = f"Cannot update container {record.id}: {field}: {failure.message}"
+                raise InvalidArgument(text, field=field) from failure
 
     @contextmanager
     def _while_it_runs(self, record: NodeRecord) -> Iterator[None]:

@@ -15,9 +15,33 @@ from services.executor.agent.shims.client import ShimClient, ShimGone
 from services.executor.agent.shims.zygote import LaunchResult
 from services.executor.runtime.errors import RuntimeFailure
 from shared.contracts.containers import ExecSpec
+from shared.docker.frames import HEADER_BYTES, Demultiplexer
 
 READ_BYTES = 64 * 1024
 KILL = 9
+
+
+class Collected:
+    """The beginning of a probe's output, as text; also of one that is still running."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._frames = Demultiplexer()
+        self._payload = bytearray()
+        self._cut = False
+
+    def feed(self, data: bytes) -> None:
+        """Take multiplexed output."""
+        if self._cut:
+            return
+        for one in self._frames.feed(data):
+            self._payload += one.payload
+        self._cut = len(self._payload) + max(0, len(self._frames.pending) - HEADER_BYTES) > self._limit_bytes
+
+    def text(self) -> str:
+        """What there is so far, with what has come of a frame; three dots at the end when there was more."""
+        whole = bytes(self._payload) + bytes(self._frames.pending[HEADER_BYTES:])
+        return whole[: self._limit_bytes].decode(errors="replace") + ("..." if self._cut else "")
 
 
 class Probes:
@@ -28,8 +52,8 @@ class Probes:
         self._launcher = launcher
         self._spawn = spawn
 
-    async def run(self, container_id: str, command: list[str], limit_bytes: int) -> tuple[int, bytes]:
-        """Run a command and collect its output (stdout and stderr together, the first `limit_bytes`).
+    async def run(self, container_id: str, command: list[str], output: Collected) -> int:
+        """Run a command, collect its output (stdout and stderr together), answer its exit code.
 
         Cancelling it kills the command.
         """
@@ -41,7 +65,7 @@ class Probes:
         try:
             result, connection = await self._launched(launching)
             try:
-                return await _outcome(result, connection, limit_bytes)
+                return await _outcome(result, connection, output)
             except BaseException:
                 await _kill(result.client)
                 raise
@@ -75,16 +99,14 @@ class Probes:
             self._spawn(_end(shim, paths), name="probe of an earlier agent")
 
 
-async def _outcome(result: LaunchResult, connection: socket.socket, limit_bytes: int) -> tuple[int, bytes]:
-    output = bytearray()
+async def _outcome(result: LaunchResult, connection: socket.socket, output: Collected) -> int:
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     try:
         while frame := await reader.read(READ_BYTES):
-            if len(output) < limit_bytes:
-                output += frame
+            output.feed(frame)
     finally:
         writer.close()
-    return (await result.client.wait()).exit_code, bytes(output[:limit_bytes])
+    return (await result.client.wait()).exit_code
 
 
 async def _end_when_launched(launching: asyncio.Task[tuple[LaunchResult, socket.socket]]) -> None:

@@ -105,7 +105,11 @@ EMPTY_CPU: dict[str, Any] = {
 
 
 def docker_stats(cgroup: dict[str, Any], *, name: str, container_id: str, pid: int) -> dict[str, Any]:
-    """One sample, without the previous one."""
+    """One sample, without the previous one.
+
+    Args:
+        pid: Of a process whose interfaces are counted; 0 when they are not the container's.
+    """
     blkio = cgroup.get("blkio") or {}
     pids = cgroup.get("pids") or {}
     sample: dict[str, Any] = {
@@ -130,8 +134,9 @@ def docker_stats(cgroup: dict[str, Any], *, name: str, container_id: str, pid: i
     }
     if pids.get("limit"):
         sample["pids_stats"]["limit"] = pids["limit"]
-    if pid:
-        sample["networks"] = network_counters(pid)
+    networks = network_counters(pid) if pid else {}
+    if networks:
+        sample["networks"] = networks
     return sample
 
 

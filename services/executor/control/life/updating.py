@@ -144,7 +144,7 @@ def changed_limits(request: UpdateContainer) -> dict[str, Any]:
             continue
         if name not in UPDATABLE:
             raise Unsupported(f"{name} of a container cannot be updated", field=name)
-        changed[name] = value
+        changed[name] = max(0, value) if name == "pids_limit" else value  # below zero means none, too
     return changed
 
 

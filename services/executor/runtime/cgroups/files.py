@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 UNLIMITED = 2**64 - 1
 """What "max" reads as, the way runc prints it."""
 
-_REFUSED = frozenset({errno.EINVAL, errno.ERANGE, errno.EBUSY, errno.ENODEV, errno.EIO})
+_REFUSED = frozenset(
+    {errno.EINVAL, errno.ERANGE, errno.EBUSY, errno.ENODEV, errno.EIO}
+    | {errno.EOVERFLOW, errno.E2BIG, errno.EFBIG, errno.ENOSPC, errno.EDOM}
+)
 
 
 def write(directory: str, name: str, value: str | int, *, field: str | None = None) -> None:
