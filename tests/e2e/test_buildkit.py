@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import tarfile
 import time
 from pathlib import Path
 
@@ -216,3 +217,92 @@ def test_a_context_from_standard_input(client: Client, tmp_path: Path) -> None:
     script = f"tar -C {where} -c . | docker build -t piped -"
     subprocess.run(["sh", "-c", script], env=client.environment, check=True, capture_output=True, timeout=60)
     assert client.engine.docker("run", "--rm", "piped").stdout == "piped\n"
+
+
+def test_outputs(client: Client, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM scratch\nCOPY --chown=7:8 --chmod=640 f d/\nCOPY f g\n", {"f": "content"})
+    out = tmp_path / "out"
+    names = [f"type=local,dest={out}", f"type=tar,dest={tmp_path}/o.tar", f"type=docker,dest={tmp_path}/d.tar"]
+    client.build(*[word for name in names for word in ("-o", name)], "-t", "sent", str(where))
+    assert (out / "d/f").read_text() == (out / "g").read_text() == "content"
+    assert (out / "d/f").stat().st_mode & 0o777 == 0o640
+    with tarfile.open(tmp_path / "o.tar") as tar:
+        member = tar.getmember("d/f")
+        assert (member.uid, member.gid, member.mode, member.size) == (7, 8, 0o640, 7)
+    assert client.engine.docker("images", "-q", "sent").stdout == ""
+    assert "sent:latest" in client.run("load", "-i", str(tmp_path / "d.tar")).stdout
+    annotated = f"type=oci,dest={tmp_path}/oci.tar"
+    client.build("-o", annotated, "--annotation", "key=value", str(where))
+    with tarfile.open(tmp_path / "oci.tar") as tar:
+        index = json.load(tar.extractfile("index.json"))  # type: ignore[arg-type]
+        digest = index["manifests"][0]["digest"].removeprefix("sha256:")
+        manifest = json.load(tar.extractfile(f"blobs/sha256/{digest}"))  # type: ignore[arg-type]
+    assert manifest["annotations"] == {"key": "value"}
+    refused = client.build("-o", "type=image,name=x,compression=zstd", str(where), check=False)
+    assert "the attribute compression of the exporter" in refused.stderr
+    for flag in ("--sbom=true", "--provenance=mode=max"):
+        assert "attestations are not supported" in client.build(flag, str(where), check=False).stderr
+    refused = client.build("--cache-to", "type=registry,ref=r.example/x", str(where), check=False)
+    assert "cache-to type=registry is not supported" in refused.stderr
+
+
+def test_several_platforms_at_once(client: Client, tmp_path: Path) -> None:
+    where = context(
+        tmp_path / "c", "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY f /$TARGETARCH\n", {"f": "x"}
+    )
+    told = client.build("--platform", "linux/amd64,linux/arm64", "-t", "many", str(where)).stderr
+    assert "[linux/arm64 1/1] COPY f /arm64" in told
+    for arch in ("amd64", "arm64"):
+        shown = client.run(
+            "image", "inspect", "--platform", f"linux/{arch}", "--format", "{{.Config.Labels.arch}}", "many"
+        )
+        assert shown.stdout.strip() == arch
+
+
+def test_an_image_that_holds_its_cache(client: Client, tmp_path: Path) -> None:
+    docker = client.engine.docker
+    where = context(tmp_path / "c", "FROM busybox\nRUN date > /when\nCOPY f /f\n", {"f": "x"})
+    client.build("--cache-to", "type=inline", "-t", "cached", str(where))
+    made = docker("run", "--rm", "cached", "cat", "/when").stdout
+    docker("save", "-o", str(tmp_path / "cached.tar"), "cached")
+    docker("rmi", "cached")
+    client.run("buildx", "prune", "-af")
+    docker("load", "-i", str(tmp_path / "cached.tar"))
+    told = client.build("--cache-from", "cached", "-t", "again", str(where)).stderr
+    assert told.count("CACHED") == 2, told
+    assert docker("run", "--rm", "again", "cat", "/when").stdout == made
+    (where / "f").write_text("y")  # the history says the same of both
+    told = client.build("--cache-from", "cached", "-t", "again", str(where)).stderr
+    assert told.count("CACHED") == 1, told
+    assert docker("run", "--rm", "again", "cat", "/f").stdout == "y"
+    told = client.build("--no-cache-filter", "other", "-t", "again", str(where)).stderr
+    assert told.count("CACHED") == 2
+    assert "CACHED" not in client.build("--no-cache", "-t", "again", str(where)).stderr
+
+
+def test_what_builds_keep(client: Client, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN echo kept > /kept\nCOPY f /\n", {"f": "x" * 5000})
+    client.build(str(where))
+    client.build(str(context(tmp_path / "bad", "FROM busybox\nRUN exit 3\n")), check=False)
+    listed = client.run("buildx", "history", "ls", "--format", "{{.Name}} {{.Status}}").stdout.splitlines()
+    assert listed[:2] == ["bad Error", "c Completed"]
+    assert "RUN exit 3" in client.run("buildx", "history", "logs").stderr
+    usage = client.run("buildx", "du", "--verbose").stdout
+    assert "source.local" in usage
+    assert "regular" in usage
+    client.run("buildx", "prune", "-f", "--filter", "type=source.local")
+    assert "source.local" not in client.run("buildx", "du", "--verbose").stdout
+    client.run("buildx", "prune", "-af")
+    assert "Total:\t\t0B" in client.run("buildx", "du").stdout
+    assert not list((client.engine.data / "build/contexts").glob("*/*"))
+    client.run("buildx", "history", "rm", "--all")
+    assert client.run("buildx", "history", "ls", "--format", "{{.Name}}").stdout == ""
+
+
+def test_privileges_need_the_clients_word(client: Client, tmp_path: Path) -> None:
+    where = context(
+        tmp_path / "c", "FROM busybox\nRUN --security=insecure mkdir /m && mount -t tmpfs none /m && touch /made\n"
+    )
+    assert "security.insecure is not allowed" in client.build(str(where), check=False).stderr
+    client.build("--allow", "security.insecure", "-t", "able", str(where))
+    assert client.engine.docker("run", "--rm", "able", "ls", "/made").stdout == "/made\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -91,7 +91,7 @@ class Saver:
                 names = chosen.setdefault(image_ids, [])
                 if name is not None and name not in names:
                     names.append(name)
-        return [await self._with_variants(image_ids, names) for image_ids, names in chosen.items()]
+        return [await self.with_variants(image_ids, names) for image_ids, names in chosen.items()]
 
     async def _named(self, text: str, platforms: list[Platform]) -> list[tuple[tuple[str, ...], Reference | None]]:
         """Ids of images, the one that is meant without a platform first, and what they are called in the archive."""
@@ -108,7 +108,8 @@ class Saver:
             image_ids = (one.id,) if is_id and not platforms else await _variants(reader, text, platforms)
         return [(image_ids, reference if not is_id and reference and reference.tag else None)]
 
-    async def _with_variants(self, image_ids: tuple[str, ...], names: list[Reference]) -> SavedImage:
+    async def with_variants(self, image_ids: Sequence[str], names: list[Reference]) -> SavedImage:
+        """Images to write under the same names, the one that is meant without a platform first. Raises NotFound."""
         first, *others = [await self._loaded(image_id, names) for image_id in image_ids]
         return replace(first, variants=tuple(others))
 

@@ -21,10 +21,10 @@ import orjson
 from services.image.archives import importing
 from services.image.archives.importing import Importer, encode_config
 from services.image.archives.intake import TakenLayer
-from services.image.build.ports import BuiltImage, NewImage, PastStep, Progress
+from services.image.build.ports import BuiltImage, FinishedImage, NewImage, PastStep, Progress
 from services.image.build.steps.layer import LayerTarget, WrittenLayer
 from services.image.catalog.depot import Depot, Lease, image_event
-from services.image.catalog.domain import ImageRecord, LayerRecord, make_record
+from services.image.catalog.domain import CACHE_ONLY, ImageRecord, LayerRecord, make_record
 from services.image.catalog.manifests import (
     MAX_CONFIG_BYTES,
     Descriptor,
@@ -49,6 +49,8 @@ from shared.layers.store import StagedFiles
 # One query finds the steps after a cached one too: so many, and good for so long.
 STEPS_AHEAD = 256
 AHEAD_S = 2.0
+# In configurations: of a step, how it came about; of an image, what others may take from it as cache.
+STEPS, CACHE = "dev.davit.build.steps", "dev.davit.build.cache"
 # Some 10 KB each.
 RECENT_IMAGES = 128
 DOCKER_HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io", "docker.io")
@@ -110,6 +112,8 @@ class DepotImages:
             config.platform.architecture,
             config.platform.variant,
             str(config.raw.get("author") or ""),
+            _steps(config.raw, STEPS),
+            _steps(config.raw, CACHE),
         )
         return _Loaded(config.raw, image)
 
@@ -141,6 +145,7 @@ class _Ahead:
 class _Pending:
     record: ImageRecord
     blobs: tuple[bytes, bytes]
+    annotated: bool = False
 
 
 @dataclass(slots=True)
@@ -159,6 +164,7 @@ class DepotSession:
     _by_key: dict[tuple[str, str], str] = field(default_factory=dict)
     _unheld: set[str] = field(default_factory=set)
     _pending: list[_Pending] = field(default_factory=list)
+    _manifests: dict[str, bytes] = field(default_factory=dict)
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -258,18 +264,31 @@ class DepotSession:
                 created_by=image.created_by,
                 container_id=image.container_id,
                 container_config=image.container_config,
+                extra=_with_step(image, layers[-1].diff_id if len(layers) > len(parent_layers) else ""),
             )
         )
         return self._keep(data, layers, parent=image.parent.id, cache_key=image.cache_key)
 
-    async def finish(self, image: BuiltImage, encode: Callable[[Mapping[str, Any]], bytes]) -> BuiltImage:
+    async def finish(
+        self, image: BuiltImage, encode: Callable[[Mapping[str, Any]], bytes], annotations: Mapping[str, str]
+    ) -> FinishedImage:
+        await self.get(image.id)
         await self._hold(image.id)
         data = encode(self._loaded[image.id].raw)
-        return self._keep(data, await self._layers_of(image.id))
+        made = self._keep(data, await self._layers_of(image.id), annotations=annotations)
+        return FinishedImage(made.id, self._manifests[made.id], made)
 
-    def _keep(self, data: bytes, layers: list[LayerRecord], *, parent: str = "", cache_key: str = "") -> BuiltImage:
+    def _keep(
+        self,
+        data: bytes,
+        layers: list[LayerRecord],
+        *,
+        parent: str = "",
+        cache_key: str = "",
+        annotations: Mapping[str, str] | None = None,
+    ) -> BuiltImage:
         descriptors = [Descriptor(layer.media_type, layer.blob, layer.blob_bytes) for layer in layers]
-        manifest = build_manifest(data, descriptors)
+        manifest = build_manifest(data, descriptors, annotations)
         config = ImageConfig.parse(data)
         record = make_record(
             digest_of(data),
@@ -279,7 +298,9 @@ class DepotSession:
             parent=parent,
             cache_key=cache_key,
         )
-        self._pending.append(_Pending(record, (data, manifest)))
+        self._pending.append(_Pending(record, (data, manifest), annotated=bool(annotations)))
+        if not cache_key:
+            self._manifests[record.image.id] = manifest
         if cache_key:
             self._by_key[parent, cache_key] = record.image.id
         loaded = self._loaded[record.image.id] = self.images.loaded(record.image.id, config)
@@ -330,9 +351,20 @@ class DepotSession:
             await asyncio.gather(*(asyncio.to_thread(depot.content.put, data) for data in blobs.values()))
             async with depot.catalog.writing() as writer:
                 for item in pending:
-                    await writer.add(item.record)
+                    new = await writer.add(item.record)
+                    if not new and item.annotated:
+                        # The same configuration, with a manifest that says more.
+                        await writer.set_manifest(item.record.image.id, item.record.image.manifest_digest, ())
             # Only now: when writing failed, the next flush tries again. Others may have been added meanwhile.
             del self._pending[: len(pending)]
+
+    async def tag_index(self, index_digest: str, images: Mapping[Platform, str], name: str) -> None:
+        """Give images for several platforms one name, after a `flush`."""
+        reference = parse(name).with_default_tag()
+        async with self.images.depot.catalog.writing() as writer:
+            for platform, image_id in images.items():
+                await writer.set_variant(reference, index_digest, platform, image_id)
+                writer.emit(image_event("tag", image_id, reference.familiar))
 
     async def tag(self, image_id: str, name: str) -> None:
         await self.flush()
@@ -363,6 +395,20 @@ class _Target:
         self.ingest.discard()
         if self.staged.directory.exists():
             self.staged.discard()
+
+
+def _steps(raw: Mapping[str, Any], key: str) -> tuple[tuple[str, str], ...]:
+    found = raw.get(key)
+    if not isinstance(found, list):
+        return ()
+    return tuple((str(item[0]), str(item[1])) for item in found if isinstance(item, list) and len(item) == 2)
+
+
+def _with_step(image: NewImage, layer: str) -> dict[str, Any]:
+    """What a step's configuration says of the steps that led to it."""
+    if not image.cache_key.startswith(CACHE_ONLY):
+        return {}
+    return {STEPS: [*image.parent.steps, (image.cache_key, layer)]}
 
 
 def _past_step(step: Mapping[str, Any]) -> PastStep:

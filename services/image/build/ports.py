@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from services.image.build.steps.layer import LayerTarget, WrittenLayer
+from services.image.catalog.manifests import Platform
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.contracts.images import RegistryAuth
 
@@ -35,6 +36,9 @@ class BuiltImage:
         id: ``sha256:<hex>``; empty for ``scratch``.
         layers: The unpacked layers' directories, lowest first.
         diff_ids: Digests of the uncompressed layers, lowest first.
+        steps: Of an image that is a step: the cache keys of the steps that led to it, each with the digest of its
+            layer, empty where it has none.
+        cache: The same of an image that holds its cache for others.
     """
 
     id: str
@@ -46,6 +50,17 @@ class BuiltImage:
     architecture: str = "amd64"
     variant: str = ""
     author: str = ""
+    steps: tuple[tuple[str, str], ...] = ()
+    cache: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedImage:
+    """What a build has come to: its id, and its manifest as bytes."""
+
+    id: str
+    manifest: bytes
+    image: BuiltImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +109,18 @@ class ImageStore(Protocol):
     async def cached(self, parent_id: str, cache_key: str) -> str | None:
         """The id of the newest image that a step made from a parent; "" is scratch."""
 
-    async def finish(self, image: BuiltImage, encode: Callable[[Mapping[str, Any]], bytes]) -> BuiltImage:
+    async def finish(
+        self, image: BuiltImage, encode: Callable[[Mapping[str, Any]], bytes], annotations: Mapping[str, str]
+    ) -> FinishedImage:
         """Store an image of its own that has a step's files; stored as `add` does.
 
         Args:
             encode: From the step's configuration to the image's.
+            annotations: Of its manifest.
         """
+
+    async def tag_index(self, index_digest: str, images: Mapping[Platform, str], name: str) -> None:
+        """Give images for several platforms one name, after a `flush`."""
 
     async def tag(self, image_id: str, name: str) -> None:
         """Give an image a name, after a `flush`."""

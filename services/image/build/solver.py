@@ -181,7 +181,7 @@ class Solver:
         base = await self._start_image(stage, out)
         arguments = StageArguments(self._arguments)
         state = StageState.from_base(base, arguments, self._file.escape)
-        enabled = not self._shop.request.no_cache
+        enabled = not self._shop.request.no_cache and stage.name not in self._shop.uncached
         probe = CacheProbe(self._shop.images, self._cache_sources, enabled=enabled)
         builder = StageBuilder(self._shop, state, probe, out, lambda name: self._origin(name, stage))
         triggers = base.config.on_build or []

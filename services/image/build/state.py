@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from services.image.build.dockerfile.expand import expand_word, expand_words
 from services.image.build.ports import BuiltImage
 from services.image.build.steps.arguments import StageArguments
+from services.image.build.steps.platforms import machine_platform
 from shared.contracts.docker import ContainerConfig
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -43,6 +44,13 @@ class StageState:
         if "PATH" not in env_of(config):
             config.env = [f"PATH={DEFAULT_PATH}", *config.env]
         return cls(base.id, base, config, arguments, escape, base.author)
+
+    def platform_facts(self) -> tuple[str, ...]:
+        """What the platform adds to the key of a step from scratch; steps on images have it from those."""
+        if self.image_id or self.image is None:
+            return ()
+        platform = (self.image.os, self.image.architecture, self.image.variant)
+        return () if platform == machine_platform() else platform
 
     @property
     def shell(self) -> tuple[str, ...]:

@@ -111,6 +111,7 @@ class Workshop:
         containers: Containers that exist at this moment, to be removed whatever happens.
         removals: Containers that are being removed while the build goes on; it ends after them.
         auths: Asked for credentials before an image is pulled; None: those of the request.
+        uncached: Stages of which nothing is taken from the cache.
         privileged: The client allows ``RUN --security=insecure``.
         host_network: The client allows ``RUN --network=host``.
         flights: Steps that are being done, also by other builds.
@@ -129,6 +130,7 @@ class Workshop:
     contexts: NamedContexts = field(default_factory=NoContexts)
     auths: Callable[[str], Awaitable[Mapping[str, RegistryAuth]]] | None = None
     style: Style = CLASSIC
+    uncached: frozenset[str] = frozenset()
     privileged: bool = False
     host_network: bool = True
     flights: Flights = field(default_factory=Flights)

@@ -8,6 +8,7 @@ import socket
 from grpclib.health.service import Health
 
 from services.image.archives.importing import Importer
+from services.image.archives.saving import Saver
 from services.image.build.images import DepotImages
 from services.image.build.steps.executor import BusExecutor
 from services.image.build.workdirs import WorkDirectories
@@ -16,9 +17,11 @@ from services.image.buildkit.builds import Builds
 from services.image.buildkit.contexts import Contexts
 from services.image.buildkit.control import Control
 from services.image.buildkit.door import Door
+from services.image.buildkit.history import History
 from services.image.buildkit.kitchen import Kitchen
 from services.image.buildkit.sessions import Sessions
 from services.image.buildkit.transport import EngineServer
+from services.image.buildkit.usage import Usage
 from services.image.catalog.depot import Depot
 from services.image.jobs import Jobs
 from services.image.sql.catalog import SqlCatalog
@@ -51,12 +54,17 @@ async def start(ctx: ServiceContext) -> None:
         directories,
         Contexts(ctx.config.data_root / "build" / "contexts"),
         Sessions(),
+        Saver(depot, ctx.bus),
         ctx.bus,
     )
     for container_id in await asyncio.to_thread(directories.prepare):
         jobs.start(kitchen.executor.remove(container_id), "remove a container of a build that a crash ended")
     builds = Builds(kitchen)
-    server = EngineServer([Control(builds, ctx.node, GATEWAY), Bridge(builds, ctx.node, GATEWAY), Health()])
+    usage = Usage(ctx.bus, kitchen.contexts)
+    history = History(ctx.config.data_root / "build" / "history", builds)
+    server = EngineServer(
+        [Control(builds, usage, history, ctx.node, GATEWAY), Bridge(builds, ctx.node, GATEWAY), Health()]
+    )
     door = Door(server, kitchen.sessions)
     served = await asyncio.get_running_loop().create_unix_server(door.protocol, sock=listener)
 

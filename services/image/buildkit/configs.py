@@ -10,10 +10,11 @@ from typing import Any
 
 import orjson
 
+from services.image.build.images import CACHE, STEPS
 from services.image.build.style import BUILDKIT
 
 # What belongs to the builder's own steps and not to the image that comes out.
-_OF_STEPS = ("comment", "container", "container_config", "docker_version", "parent", "id")
+_OF_STEPS = ("comment", "container", "container_config", "docker_version", "parent", "id", STEPS, CACHE)
 _KEPT = (
     "User",
     "ExposedPorts",
@@ -37,9 +38,15 @@ def _untold(step: Mapping[str, Any]) -> bool:
     return step.get("comment") == BUILDKIT.comment and not step.get("created_by") and bool(step.get("empty_layer"))
 
 
-def finished_config(raw: Mapping[str, Any]) -> bytes:
-    """The configuration of an image that is done."""
+def finished_config(raw: Mapping[str, Any], *, cache: bool = False) -> bytes:
+    """The configuration of an image that is done.
+
+    Args:
+        cache: Say what other builds may take from it as cache.
+    """
     value = {name: item for name, item in raw.items() if name not in _OF_STEPS}
+    if cache and raw.get(STEPS):
+        value[CACHE] = raw[STEPS]
     value["history"] = [step for step in raw.get("history") or [] if not _untold(step)]
     config = raw.get("config") or {}
     value["config"] = {name: config[name] for name in _KEPT if config.get(name)}

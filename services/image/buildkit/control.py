@@ -16,7 +16,9 @@ from services.image.buildkit.builds import Build, Builds
 from services.image.buildkit.calls import answering
 from services.image.buildkit.definitions import RAW_GRAPH
 from services.image.buildkit.exporting import export
+from services.image.buildkit.history import History
 from services.image.buildkit.transport import metadata_of
+from services.image.buildkit.usage import Usage
 from services.image.buildkit.wire import control_grpc, control_pb2, gateway_pb2
 from shared.docker.moments import rfc3339_now
 from shared.errors import Unsupported
@@ -27,8 +29,10 @@ TIMESTAMP = "buildkit-current-timestamp"
 class Control(control_grpc.ControlBase):
     """Serves all clients."""
 
-    def __init__(self, builds: Builds, node: str, gateway: str) -> None:
+    def __init__(self, builds: Builds, usage: Usage, history: History, node: str, gateway: str) -> None:
         self._builds = builds
+        self._usage = usage
+        self._history = history
         self._node = node
         self._gateway = gateway
 
@@ -45,19 +49,27 @@ class Control(control_grpc.ControlBase):
 
     @answering
     async def DiskUsage(self, stream: Any) -> None:
-        raise Unsupported("DiskUsage is not supported by this engine", field="DiskUsage")
+        request: control_pb2.DiskUsageRequest = await stream.recv_message()
+        records = await self._usage.records(request)
+        await stream.send_message(control_pb2.DiskUsageResponse(record=records))
 
     @answering
     async def Prune(self, stream: Any) -> None:
-        raise Unsupported("Prune is not supported by this engine", field="Prune")
+        request: control_pb2.PruneRequest = await stream.recv_message()
+        async for record in self._usage.prune(request):
+            await stream.send_message(record)
 
     @answering
     async def ListenBuildHistory(self, stream: Any) -> None:
-        raise Unsupported("the history of builds is not supported by this engine", field="ListenBuildHistory")
+        request: control_pb2.BuildHistoryRequest = await stream.recv_message()
+        async for event in self._history.listen(request):
+            await stream.send_message(event)
 
     @answering
     async def UpdateBuildHistory(self, stream: Any) -> None:
-        raise Unsupported("the history of builds is not supported by this engine", field="UpdateBuildHistory")
+        request: control_pb2.UpdateBuildHistoryRequest = await stream.recv_message()
+        await self._history.update(request)
+        await stream.send_message(control_pb2.UpdateBuildHistoryResponse())
 
     @answering
     async def Session(self, stream: Any) -> None:
@@ -69,6 +81,10 @@ class Control(control_grpc.ControlBase):
     async def Status(self, stream: Any) -> None:
         request: control_pb2.StatusRequest = await stream.recv_message()
         await stream.send_initial_metadata(metadata={TIMESTAMP: rfc3339_now(9)})
+        if not self._builds.known(request.Ref) and (past := await self._history.progress(request.Ref)):
+            for response in past:
+                await stream.send_message(response)
+            return
         async for response in self._builds.progress(request.Ref).follow():
             await stream.send_message(response)
 
@@ -76,8 +92,8 @@ class Control(control_grpc.ControlBase):
     async def Solve(self, stream: Any) -> None:
         request: control_pb2.SolveRequest = await stream.recv_message()
         check(request)
-        async with self._builds.begin(request) as build:
-            answer = await self._carry_out(build)
+        async with self._builds.begin(request) as build, self._history.recording(build) as outcome:
+            answer = outcome.answer = await self._carry_out(build)
         await stream.send_message(control_pb2.SolveResponse(ExporterResponse=answer))
 
     async def _carry_out(self, build: Build) -> dict[str, str]:

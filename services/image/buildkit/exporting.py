@@ -1,73 +1,76 @@
 """What becomes of results: images in the store, archives, directories, pushes.
 
+Every attribute of an exporter is either done or refused by name.
+
 Source: moby/buildkit, exporter/ (names of exporters, attributes and answers); moby, builder/builder-next/exporter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
+from services.image.buildkit.attributes import Attributes
 from services.image.buildkit.builds import Build, evaluate
-from services.image.buildkit.configs import finished_config
+from services.image.buildkit.exporters.archives import export_archive
+from services.image.buildkit.exporters.files import export_directory, export_tar
+from services.image.buildkit.exporters.store import export_image, export_registry
 from services.image.buildkit.targets import Target
-from shared.docker.references import parse
-from shared.errors import InvalidArgument, Unsupported
+from services.image.buildkit.wire import control_pb2
+from shared.errors import Unsupported
 
-if TYPE_CHECKING:
-    from services.image.buildkit.wire import control_pb2
+Export = Callable[["Order"], Awaitable[dict[str, str]]]
 
-MOBY = ("moby", "image")
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One exporter of a build. number: its place among the request's."""
+
+    build: Build
+    targets: Mapping[str, Target]
+    number: int
+    attributes: Attributes
+
+
+_EXPORTERS: dict[str, Export] = {
+    "moby": export_image,
+    "image": export_image,
+    "registry": export_registry,
+    "docker": export_archive,
+    "oci": export_archive,
+    "local": export_directory,
+    "tar": export_tar,
+}
 
 
 async def export(build: Build, targets: Mapping[str, Target]) -> dict[str, str]:
     """Build the results and hand them out as the request says; what the client is told of it.
 
     Raises:
-        DavitError: An exporter that is not known, or failed.
+        DavitError: An exporter or an attribute that is not known; or it failed.
     """
-    exporters = build.request.Exporters
-    for exporter in exporters:
-        if exporter.Type not in MOBY:
+    orders = []
+    for number, exporter in enumerate(build.request.Exporters):
+        make = _EXPORTERS.get(exporter.Type)
+        if make is None:
             raise Unsupported(f"the exporter {exporter.Type} is not supported by this engine", field="Exporters")
+        orders.append((make, Order(build, targets, number, Attributes(exporter.Type, exporter.Attrs))))
+    check_cache(build.request.Cache)
     await evaluate(list(targets.values()))
     answer: dict[str, str] = {}
-    for exporter in exporters:
-        answer |= await _image(build, exporter, targets)
+    for make, order in orders:
+        if targets:
+            answer |= await make(order)
     return answer
 
 
-async def _image(build: Build, exporter: control_pb2.Exporter, targets: Mapping[str, Target]) -> dict[str, str]:
-    if len(targets) != 1:
-        raise Unsupported("images for several platforms are not supported by this engine", field="platform")
-    (target,) = targets.values()
-    names = names_of(exporter)
-    image = await target.image()
-    place = await build.place()
-    async with build.progress.doing("exporting to image", build.ref) as line:
-        line.status("exporting layers")
-        made = await place.images.finish(image, finished_config)
-        line.status("exporting layers", done=True)
-        line.status(f"writing image {made.id}")
-        await place.images.flush()
-        line.status(f"writing image {made.id}", done=True)
-        for name in names:
-            line.status(f"naming to {name}")
-            await place.images.tag(made.id, name)
-            line.status(f"naming to {name}", done=True)
-    answer = {"containerimage.config.digest": made.id, "containerimage.digest": made.id}
-    if names:
-        answer["image.name"] = ",".join(names)
-    return answer
-
-
-def names_of(exporter: control_pb2.Exporter) -> Sequence[str]:
-    """The names that an image is to get, whole. Raises InvalidArgument."""
-    found = []
-    for text in exporter.Attrs.get("name", "").split(","):
-        if text.strip():
-            reference = parse(text.strip())
-            if reference.digest is not None:
-                raise InvalidArgument(f"the name {text} has a digest", field="name")
-            found.append(str(reference))
-    return found
+def check_cache(options: control_pb2.CacheOptions) -> None:
+    """Raises Unsupported for caches that are not written here."""
+    for entry in options.Exports:
+        if entry.Type != "inline":
+            raise Unsupported(
+                f"cache-to type={entry.Type} is not supported by this engine: images hold their cache with type=inline",
+                field="cache-to",
+            )
+    if options.ExportRefDeprecated:
+        raise Unsupported("ExportRefDeprecated is not supported by this engine", field="Cache")

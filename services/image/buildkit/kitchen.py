@@ -6,6 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from services.image.archives.saving import Saver
 from services.image.build.context.directories import DirectoryTree, KnownDigests
 from services.image.build.context.tree import Tree
 from services.image.build.flights import Flights
@@ -51,6 +52,7 @@ class Kitchen:
     directories: WorkDirectories
     contexts: Contexts
     sessions: Sessions
+    saver: Saver
     bus: Bus
     digests: KnownDigests = field(default_factory=KnownDigests)
     flights: Flights = field(default_factory=Flights)

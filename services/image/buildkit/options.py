@@ -6,8 +6,10 @@ Source: docker buildx (build/opt.go), moby/buildkit, frontend/dockerui/config.go
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import orjson
 
 from services.image.build.steps.platforms import check_platform
 from shared.contracts.images import BuildSettings
@@ -48,7 +50,6 @@ class Options:
         subrequest: What to tell instead of building.
         syntax: Another frontend that a build argument asks for.
         check: Rules of Dockerfile checks, as ``# check=`` says them.
-        attests: Attestations that the client wants.
         hostname: Of containers that run commands.
         sessions: Ids of the sessions that serve directories, where it is another one than the build's.
     """
@@ -66,8 +67,6 @@ class Options:
     syntax: str = ""
     check: str = ""
     inline_cache: bool = False
-    attests: Mapping[str, str] = field(default_factory=dict)
-    cache_from: tuple[Mapping[str, str], ...] = ()
     hostname: str = ""
     sessions: Mapping[str, str] = field(default_factory=dict)
 
@@ -106,10 +105,12 @@ class _Reader:
         for platform in platforms:
             check_platform(platform)
         attests = self._take_all("attest:")
+        check_attests(attests)
+        imports = (*cache_from, *_imports(self._take("cache-imports")))
         no_cache = self._given.pop("no-cache", None)
         dockerfile_key = self._given.pop("dockerfilekey", None)
         found = Options(
-            settings=self._settings(arguments, platforms, everything=no_cache == ""),
+            settings=self._settings(arguments, platforms, imports, everything=no_cache == ""),
             platforms=platforms,
             contexts=self._take_all("context:"),
             inputs=self._take_all("input-metadata:"),
@@ -122,9 +123,7 @@ class _Reader:
             syntax=arguments.get("BUILDKIT_SYNTAX", ""),
             check=arguments.get("BUILDKIT_DOCKERFILE_CHECK", ""),
             inline_cache=arguments.get("BUILDKIT_INLINE_CACHE", "") in ("1", "true"),
-            attests=attests,
             sessions=self._take_all("local-sessionid:"),
-            cache_from=cache_from,
             hostname=self._take("hostname") or arguments.get("BUILDKIT_SANDBOX_HOSTNAME", ""),
         )
         self._take_all("vcs:")
@@ -139,7 +138,14 @@ class _Reader:
             raise Unsupported(f"unsupported request {name}", field="requestid")
         return name
 
-    def _settings(self, arguments: dict[str, str], platforms: tuple[str, ...], *, everything: bool) -> BuildSettings:
+    def _settings(
+        self,
+        arguments: dict[str, str],
+        platforms: tuple[str, ...],
+        imports: Sequence[Mapping[str, str]],
+        *,
+        everything: bool,
+    ) -> BuildSettings:
         network = self._take("force-network-mode")
         if network not in _NETWORKS:
             raise InvalidArgument(f"invalid network mode {network}", field="force-network-mode")
@@ -155,6 +161,7 @@ class _Reader:
             network_mode=_NETWORKS[network],
             no_cache=everything,
             pull=mode == "pull",
+            cache_from=list(dict.fromkeys(_cache_source(item) for item in imports)),
             platform=platforms[0] if platforms else "",
             rm=True,
             force_rm=True,
@@ -162,6 +169,38 @@ class _Reader:
             cgroup_parent=self._take("cgroup-parent"),
             ulimits=[_ulimit(text) for text in _fields(self._take("ulimit"))],
         )
+
+
+def check_attests(attests: Mapping[str, str]) -> None:
+    """See that no attestation is asked for.
+
+    Clients ask for provenance on their own where it costs nothing (``inline-only``): here it is not had.
+
+    Raises:
+        Unsupported: One is asked for.
+    """
+    for kind, value in attests.items():
+        attributes = dict(part.partition("=")[::2] for part in value.split(","))
+        if attributes.get("disabled") == "true" or attributes.get("inline-only") == "true":
+            continue
+        raise Unsupported(f"attestations are not supported by this engine: {kind}", field=f"attest:{kind}")
+
+
+def _imports(text: str) -> list[Mapping[str, str]]:
+    """Caches to take from, as JSON. Raises InvalidArgument."""
+    try:
+        items = orjson.loads(text) if text else []
+        return [{"type": str(item["Type"]), **dict(item.get("Attrs") or {})} for item in items]
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidArgument(f"invalid value for cache-imports: {error}", field="cache-imports") from error
+
+
+def _cache_source(item: Mapping[str, str]) -> str:
+    """The image that a cache is in. Raises Unsupported for other places."""
+    kind, ref = item.get("type", ""), item.get("ref", "")
+    if kind not in ("registry", "inline") or not ref:
+        raise Unsupported(f"cache-from type={kind} is not supported by this engine: name an image", field="cache-from")
+    return ref
 
 
 def _fields(text: str) -> list[str]:

@@ -112,6 +112,7 @@ class Target:
             contexts=Named(self),
             auths=credentials_of(place.session),
             style=BUILDKIT,
+            uncached=frozenset(name.lower() for name in self.options.no_cache_stages),
             privileged=place.privileged,
             host_network=place.host_network,
             flights=kitchen.flights,

@@ -14,6 +14,8 @@ from shared.version import VERSION
 
 NAMESPACE = uuid.UUID("7a0bdb50-93cd-4e1f-b2f3-4c8b3f6a1d02")
 HOST_GATEWAY = "org.mobyproject.buildkit.worker.moby.host-gateway-ip"
+# With it clients ask for archives, images for several platforms and pushes.
+SNAPSHOTTER = "org.mobyproject.buildkit.worker.snapshotter"
 # The version of BuildKit whose protocol this is; clients switch features on by it.
 PACKAGE, REVISION = "github.com/moby/buildkit", ""
 
@@ -57,7 +59,10 @@ LLB_CAPS = (
     "exec.mount.tmpfs",
     "exec.mount.tmpfs.size",
     "exec.secretenv",
+    "exporter.image.annotations",
+    "exporter.image.attestations",
     "exporter.multiple",
+    "exporter.session",
     "file.base",
     "file.copy.includeexcludepatterns",
     "file.rm.wildcard",
@@ -98,7 +103,7 @@ def worker(node: str, gateway: str) -> worker_pb2.WorkerRecord:
     """Args: gateway: the address that ``host-gateway`` stands for."""
     return worker_pb2.WorkerRecord(
         ID=str(uuid.uuid5(NAMESPACE, node or platform.node())),
-        Labels={HOST_GATEWAY: gateway},
+        Labels={HOST_GATEWAY: gateway, SNAPSHOTTER: "overlayfs"},
         platforms=own_platforms(),
         BuildkitVersion=version(),
     )

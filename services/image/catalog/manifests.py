@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform as host
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,8 +174,22 @@ def load_object(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def build_manifest(config: bytes, layers: list[Descriptor]) -> bytes:
-    """A Docker manifest (which every registry and client takes) of a configuration and its layers."""
+def build_manifest(config: bytes, layers: list[Descriptor], annotations: Mapping[str, str] | None = None) -> bytes:
+    """A Docker manifest (which every registry and client takes) of a configuration and its layers.
+
+    Args:
+        annotations: What Docker's have no place for: with them it is OCI's.
+    """
+    if annotations:
+        return orjson.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": OCI_MANIFEST,
+                "config": Descriptor(OCI_CONFIG, digest_of(config), len(config)).to_json(),
+                "layers": [_oci_layer(layer).to_json() for layer in layers],
+                "annotations": dict(annotations),
+            }
+        )
     return orjson.dumps(
         {
             "schemaVersion": 2,
@@ -184,6 +198,13 @@ def build_manifest(config: bytes, layers: list[Descriptor]) -> bytes:
             "layers": [layer.to_json() for layer in layers],
         }
     )
+
+
+def _oci_layer(layer: Descriptor) -> Descriptor:
+    media_type = layer.media_type
+    if media_type.startswith(DOCKER_LAYER):
+        media_type = OCI_LAYER + media_type.removeprefix(DOCKER_LAYER).replace(".gzip", "+gzip")
+    return Descriptor(media_type, layer.digest, layer.size)
 
 
 def layer_media_type(compression: str) -> str:

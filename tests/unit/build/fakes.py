@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from services.image.build.context.tree import MemoryTree
-from services.image.build.ports import BuiltImage, NewImage, Output, PastStep, Progress, RunOrder
+from services.image.build.ports import BuiltImage, FinishedImage, NewImage, Output, PastStep, Progress, RunOrder
 from services.image.build.steps.layer import LayerPlan, LayerTarget, WrittenLayer
 from services.image.build.steps.upper import write_upper
+from services.image.catalog.manifests import Platform
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import RegistryAuth
 from shared.errors import InvalidArgument, NotFound
@@ -131,11 +132,16 @@ class FakeImages:
     async def cached(self, parent_id: str, cache_key: str) -> str | None:
         return self.cache.get((parent_id, cache_key))
 
-    async def finish(self, image: BuiltImage, encode: Callable[[Mapping[str, Any]], bytes]) -> BuiltImage:
+    async def finish(
+        self, image: BuiltImage, encode: Callable[[Mapping[str, Any]], bytes], annotations: Mapping[str, str]
+    ) -> FinishedImage:
         data = encode({"config": {}, "history": []})
         made = replace(image, id="sha256:" + hashlib.sha256(data + image.id.encode()).hexdigest())
         self.images[made.id] = made
-        return made
+        return FinishedImage(made.id, b"", made)
+
+    async def tag_index(self, index_digest: str, images: Mapping[Platform, str], name: str) -> None:
+        self.names[name] = next(iter(images.values()))
 
     async def tag(self, image_id: str, name: str) -> None:
         assert image_id in self.visible

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import orjson
 
 from services.image.build.ports import BuiltImage, ImageStore, NewImage
+from services.image.catalog.domain import CACHE_ONLY
 from shared.contracts.docker import ContainerConfig
 
 
@@ -32,7 +34,7 @@ class CacheProbe:
     def __init__(self, images: ImageStore, sources: Sequence[BuiltImage], *, enabled: bool) -> None:
         self._images = images
         self._sources = sources
-        self._usable = enabled
+        self._usable = self.enabled = enabled
 
     async def find(self, parent_id: str, key: str, new: Callable[[], Awaitable[NewImage]]) -> str | None:
         """The id of the image that a step would lead to, if there is one already.
@@ -57,6 +59,8 @@ class CacheProbe:
         return found
 
     async def _from_sources(self, new: NewImage) -> BuiltImage | None:
+        if new.cache_key.startswith(CACHE_ONLY):
+            return await self._from_keys(new)
         for source in self._sources:
             step = next_step(new.parent, source)
             if step is None or source.history[step].created_by != new.created_by:
@@ -75,6 +79,17 @@ class CacheProbe:
                     known_layer=layer,
                 )
             )
+        return None
+
+    async def _from_keys(self, new: NewImage) -> BuiltImage | None:
+        """As `_from_sources`, of images that say which steps they were made of."""
+        done = new.parent.steps
+        for source in self._sources:
+            if source.cache[: len(done)] != done or len(source.cache) <= len(done):
+                continue
+            key, layer = source.cache[len(done)]
+            if key == new.cache_key:
+                return await self._images.add(replace(new, known_layer=layer or None))
         return None
 
 

@@ -14,10 +14,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 import sqlalchemy as sa
 
 from services.image.build.cache.cachedirs import FILES, NAME, CacheDirectories, directory_bytes
-from services.image.catalog.domain import unix_time
+from services.image.catalog.domain import CACHE_ONLY, unix_time
 from services.image.sql import tables
 from shared.bus.client import Bus
 from shared.contracts import images as contracts
@@ -45,6 +46,21 @@ _unused_steps = Prepared(
 )
 
 
+_below = tables.images.alias("below")
+_cache_steps = Prepared(
+    sa.select(
+        tables.images.c.id,
+        tables.images.c.parent,
+        tables.images.c.document,
+        _below.c.document,
+        tables.images.c.stored_ns,
+    )
+    .select_from(tables.images.outerjoin(_below, _below.c.id == tables.images.c.parent))
+    .where(tables.images.c.cache_key.startswith(CACHE_ONLY), tables.images.c.hidden == sa.false())
+    .order_by(tables.images.c.stored_ns)
+)
+
+
 @dataclass(frozen=True, slots=True)
 class BuildCache:
     """The build cache of this service."""
@@ -54,8 +70,29 @@ class BuildCache:
     bus: Bus
 
     async def entries(self) -> BuildCacheEntries:
-        """Cache mounts. Steps are images, and are shown and counted as such."""
-        return BuildCacheEntries(entries=await asyncio.to_thread(self._entries))
+        """Cache mounts, and the steps that are images to nobody. The others are shown and counted as images."""
+        mounts = await asyncio.to_thread(self._entries)
+        return BuildCacheEntries(entries=[*await self._steps(), *mounts])
+
+    async def _steps(self) -> list[BuildCacheEntry]:
+        async with self.database.read() as connection:
+            rows = (await connection.execute(_cache_steps)).all()
+        found = []
+        for image_id, parent, document, below, stored_ns in rows:
+            image = orjson.loads(document)
+            size = image.get("size_bytes", 0) - (orjson.loads(below).get("size_bytes", 0) if below else 0)
+            moment = rfc3339(stored_ns, 9)
+            found.append(
+                BuildCacheEntry(
+                    id=image_id.removeprefix("sha256:"),
+                    parents=[parent.removeprefix("sha256:")] if parent else [],
+                    description="a step of a build",
+                    size_bytes=max(0, size),
+                    created_at=moment,
+                    last_used_at=moment,
+                )
+            )
+        return found
 
     def _entries(self) -> list[BuildCacheEntry]:
         found = []
@@ -116,7 +153,7 @@ class BuildCache:
         return [(row[0], row[1]) for row in rows]
 
     async def _prune_mounts(self, request: BuildCachePrune, before: float, pruned: PrunedCache) -> None:
-        entries = sorted((await self.entries()).entries, key=lambda entry: entry.last_used_at or "")
+        entries = sorted(await asyncio.to_thread(self._entries), key=lambda entry: entry.last_used_at or "")
         left = sum(entry.size_bytes for entry in entries)
         for entry in entries:
             used_at = unix_time(entry.last_used_at or "")

@@ -130,7 +130,7 @@ class StageBuilder:
         """Do a step that is not in the cache, unless another build is doing it already."""
         if await self._from_cache(step):
             return
-        if self._shop.request.no_cache:
+        if not self._probe.enabled:
             await do()
             return
         flights, parent_id = self._shop.flights, self._state.image_id
@@ -146,7 +146,7 @@ class StageBuilder:
     def _describe(self, instruction: Instruction, command: Sequence[str], extra: Sequence[str] = ()) -> _Step:
         style = self._shop.style
         created_by = style.created_by(instruction, command)
-        key = style.key_prefix + cache_key(command, self._state.config, extra)
+        key = style.key_prefix + cache_key(command, self._state.config, (*extra, *self._state.platform_facts()))
         return _Step(tuple(command), created_by, key)
 
     async def _new_image(self, step: _Step) -> NewImage:

@@ -1,0 +1,1 @@
+"""The kinds of output of a build, one module each."""
