@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from services.network import hostnets, ipam
+from services.network import ipam
 from services.network.domain import Defaults
 from services.network.handlers import NetworkHandlers
-from services.network.hostnets import HostSubnets
 from services.network.joining import EndpointHandlers
 from services.network.sql import NetworkStore
 from shared.config import EngineConfig
@@ -13,15 +12,10 @@ from shared.service import ServiceContext
 
 
 def defaults(config: EngineConfig) -> Defaults:
-    """What the operator's configuration says about networks. Raises InvalidArgument when a bridge is not there."""
-    foreign = bool(config.bridge and config.default_bridge)
+    """What the operator's configuration says about networks."""
     return Defaults(
         pools=[(pool.base, pool.size) for pool in config.default_address_pools] or ipam.DEFAULT_POOLS,
-        bridge=config.default_bridge,
-        foreign_bridge=foreign,
-        bip=hostnets.address_of(config.bridge) if foreign else config.bip,
-        fixed_cidr=config.fixed_cidr,
-        masquerade=config.ip_masq,
+        bip=config.bip,
         mtu=config.mtu,
         icc=config.icc,
         host_binding_ip=config.ip,
@@ -31,8 +25,7 @@ def defaults(config: EngineConfig) -> Defaults:
 async def start(ctx: ServiceContext) -> None:
     """Make the predefined networks, then answer."""
     store = NetworkStore()
-    host = HostSubnets()
-    networks = NetworkHandlers(ctx.required_database, ctx.bus, ctx.clock, store, defaults(ctx.config), host)
+    networks = NetworkHandlers(ctx.required_database, ctx.bus, ctx.clock, store, defaults(ctx.config))
     await networks.ensure_predefined()
     await networks.serve()
     await EndpointHandlers(ctx.required_database, ctx.bus, store).serve()

@@ -196,9 +196,14 @@ class Heartbeat(BaseModel):
     Attributes:
         memory_available_bytes, load: Of the machine: MemAvailable, and the load average of a minute.
         containers: How many run.
+        reserved_bytes, reserved_nano_cpus: What limits and reservations of these keep for them.
+        ports: ``number/protocol`` of the machine that these publish.
     """
 
     node: str
+    reserved_bytes: int = 0
+    reserved_nano_cpus: int = 0
+    ports: list[str] = Field(default_factory=list)
     memory_available_bytes: int = 0
     load: float = 0.0
     containers: int = 0

@@ -243,6 +243,7 @@ class ContainerSummary(BaseModel):
     size_rw_bytes: int | None = None
     size_root_fs_bytes: int | None = None
     stale: bool = False
+    node: str = ""
 
 
 class ContainerPage(BaseModel):

@@ -159,8 +159,15 @@ class ContainerInspect(TypedDict):
     Mounts: list[MountPoint]
     Config: ShownConfig
     NetworkSettings: NetworkSettings
+    Node: NotRequired[NodeName]
     SizeRw: NotRequired[Int64]
     SizeRootFs: NotRequired[Int64]
+
+
+class NodeName(TypedDict):
+    """The node of a cluster that a container is on."""
+
+    Name: str
 
 
 class PortShown(TypedDict):
@@ -199,6 +206,7 @@ class ContainerSummary(TypedDict):
     HostConfig: HostConfigSummary
     NetworkSettings: NetworkSettingsSummary
     Mounts: list[MountPoint]
+    Node: NotRequired[str]
     SizeRw: NotRequired[Int64]
     SizeRootFs: NotRequired[Int64]
 

@@ -231,6 +231,8 @@ async def inspect(call: Call, ref: ContainerName, query: Annotated[requests.Insp
         container = await call.ask(contracts.INSPECT, contracts.InspectContainer(ref=ref, size=query.size))
         headers = {"Davit-As-Of": container.as_of} if container.stale else {}
         content = views.container(container, call.version, call.deps.facts.data_root)
+        if call.deps.membership is not None:
+            content["Node"] = {"Name": container.node}
         # Sizes are the node's to tell, each time anew.
         return Answer(Fixed(encoded(content)), headers, until_ns=0 if query.size else container.known_until_ns)
 

@@ -146,6 +146,8 @@ def summary(value: ContainerSummary, version: Version) -> answers.ContainerSumma
         "NetworkSettings": {"Networks": {name: parts.endpoint(item, version) for name, item in value.networks.items()}},
         "Mounts": [mount(item) for item in value.mounts],
     }
+    if value.node:
+        result["Node"] = value.node
     if value.size_rw_bytes:
         result["SizeRw"] = value.size_rw_bytes
     if value.size_root_fs_bytes is not None:

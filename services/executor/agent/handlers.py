@@ -11,7 +11,6 @@ from services.executor.agent.configuration.mounts import check_sources
 from services.executor.agent.configuration.resources import oci_resources
 from services.executor.agent.containers import netfiles, processes
 from services.executor.agent.containers.lifecycle import Containers
-from services.executor.agent.containers.netfiles import ResolverDefaults
 from services.executor.agent.containers.records import NodeRecord
 from services.executor.agent.containers.stats import docker_stats, with_previous
 from services.executor.agent.execs.watching import Execs
@@ -78,9 +77,7 @@ class Handlers:
         layers: NodeLayers,
         cgroups: CgroupBackend,
         spawn: Callable[..., Any],
-        resolver: ResolverDefaults,
     ) -> None:
-        self._resolver = resolver
         self._bus = bus
         self._containers = containers
         self._execs = execs
@@ -337,7 +334,5 @@ class Handlers:
     async def _networks_changed(self, record: NodeRecord, before: list[Attachment]) -> Empty:
         self._containers.records.save(record)
         paths = self._containers.records.paths(record.id)
-        await asyncio.to_thread(
-            netfiles.networks_changed, record.order, paths, before, record.started_at_ns, self._resolver
-        )
+        await asyncio.to_thread(netfiles.networks_changed, record.order, paths, before, record.started_at_ns)
         return EMPTY

@@ -12,6 +12,7 @@ from shared.bus.client import EMPTY, Bus, Empty, node_token
 from shared.cluster.membership import ClusterDirectory
 from shared.contracts import cluster as contract
 from shared.contracts.cluster import Heartbeat, RenewCertificate
+from shared.contracts.node import ContainerOrder
 from shared.errors import DavitError
 
 log = logging.getLogger(__name__)
@@ -74,11 +75,16 @@ class Member:
 
         subject = f"{contract.HEARTBEATS}.{node_token(self._node)}"
         while True:
+            living = [record.order for record in self._records.all() if record.status in LIVING]
+            hosts = [order.host_config for order in living]
             beat = Heartbeat(
                 node=self._node,
                 memory_available_bytes=psutil.virtual_memory().available,
                 load=os.getloadavg()[0],
-                containers=sum(record.status in LIVING for record in self._records.all()),
+                containers=len(living),
+                reserved_bytes=sum(host.memory_reservation or max(0, host.memory) for host in hosts),
+                reserved_nano_cpus=sum(host.nano_cpus for host in hosts),
+                ports=published(living),
             )
             try:
                 await self._bus.publish(subject, beat.model_dump_json().encode())
@@ -113,6 +119,15 @@ class Member:
             membership.managers = renewed.managers
             self._directory.replace_certificate(membership, certificate=renewed.certificate.encode(), key=key)
             log.info("the node's certificate was renewed")
+
+
+def published(orders: list[ContainerOrder]) -> list[str]:
+    """``number/protocol`` of this machine that containers publish."""
+    found = set()
+    for order in orders:
+        for attachment in order.attachments:
+            found |= {f"{port.host_port}/{port.protocol}" for port in attachment.ports}
+    return sorted(found)
 
 
 def _due_in_s(directory: ClusterDirectory) -> float:

@@ -7,6 +7,8 @@ import os
 from typing import Any
 
 from services.executor.control.cluster.bootstrap import cluster_parts
+from services.executor.control.cluster.placing import Placing
+from services.executor.control.cluster.rescheduling import Rescheduling
 from services.executor.control.creation.create import Creating
 from services.executor.control.life.committing import Committing
 from services.executor.control.life.connecting import Connecting
@@ -80,17 +82,21 @@ async def start(ctx: ServiceContext) -> None:
     peers, changes = Peers(ctx.bus), Changes(ctx.bus)
     await changes.start()
     database = ctx.required_database
-    records, nodes = Records(database, changes, ctx.clock), Nodes(database, ctx.node, ctx.clock)
+    clustered = await cluster_parts(ctx)
+    records, nodes = Records(database, changes, ctx.clock), Nodes(database, ctx.node, ctx.clock, clustered.liveness)
+    clustered.liveness.on_change.append(nodes.changed)
+    placing = Placing(records, peers, nodes, clustered.liveness)
     endpoints = Endpoints(database, peers, ctx.spawn)
     removing = Removing(records, peers, endpoints, ctx.spawn)
     starting = Starting(records, peers, endpoints, removing)
     ending = Ending(records, peers, endpoints, removing, starting)
-    verbs, creating = Verbs(starting, ending), Creating(records, peers, nodes, ctx.config)
+    verbs, creating = Verbs(starting, ending), Creating(records, peers, placing, ctx.config)
     queries, waits = Queries(records, peers, nodes), Waits(records)
     execs, forward = Execs(records, peers), Forward(records, peers)
     changing, connecting = Changing(records, peers, nodes, removing), Connecting(records, peers)
     committing = Committing(records, peers)
     reports = Reports(records, ending, execs)
+    clustered.watch.on_lost.append(Rescheduling(records, endpoints, starting, placing, clustered.liveness).move_from)
     reconciler = Reconciler(records, peers, nodes, ending, removing, endpoints, execs)
     served: list[tuple[Any, Any]] = [
         (contract.CREATE, creating.create),
@@ -133,7 +139,6 @@ async def start(ctx: ServiceContext) -> None:
         (node.REPORT_EXEC, reports.exec),
         (node.INVENTORY, reconciler.inventory),
     ]
-    clustered = await cluster_parts(ctx)
     served += clustered.served
     reported += clustered.reported
     await asyncio.gather(

@@ -19,6 +19,7 @@ from shared.contracts.node import (
     StopOrder,
 )
 from shared.contracts.volumes import AcquireVolumes, ListVolumes, ReleaseVolumes, Volume, WantedVolume
+from shared.errors import NotFound
 
 
 class Peers:
@@ -39,6 +40,13 @@ class Peers:
     async def release_volumes(self, container_id: str, *, remove_anonymous: bool) -> None:
         request = ReleaseVolumes(container_id=container_id, remove_anonymous=remove_anonymous)
         await self.bus.request(volumes.RELEASE, request)
+
+    async def volume_node(self, name: str) -> str:
+        """The node that a volume lies on; empty for one that is not there yet."""
+        try:
+            return (await self.bus.request(volumes.INSPECT, volumes.VolumeRef(name=name))).node
+        except NotFound:
+            return ""
 
     async def volumes(self) -> list[Volume]:
         return (await self.bus.request(volumes.LIST, ListVolumes())).volumes

@@ -8,6 +8,7 @@ import time
 import pytest
 import sqlalchemy as sa
 
+from services.executor.control.cluster.liveness import Liveness
 from services.executor.control.creation import create as creating
 from services.executor.control.life.ending import Ending
 from services.executor.control.life.endpoints import Endpoints
@@ -430,7 +431,13 @@ def _sweeper(control: Control, clock: LaterClock) -> Reconciler:
     starting = Starting(records, peers, endpoints, removing)
     ending = Ending(records, peers, endpoints, removing, starting)
     return Reconciler(
-        records, peers, Nodes(control.database, "n1", clock), ending, removing, endpoints, Execs(records, peers)
+        records,
+        peers,
+        Nodes(control.database, "n1", clock, Liveness(control.context.bus, clock)),
+        ending,
+        removing,
+        endpoints,
+        Execs(records, peers),
     )
 
 

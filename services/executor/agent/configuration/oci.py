@@ -34,7 +34,6 @@ class SpecInput:
         joined_pid: Pid of a running container by its full id and the kind of the namespace shared with it.
         mounts: OCI mounts beside the defaults, in order.
         init_path: Host path of the static init to run as PID 1; empty without ``--init``.
-        cgroup: Path of the container's control group below the hierarchy's root.
     """
 
     order: ContainerOrder
@@ -43,7 +42,6 @@ class SpecInput:
     mounts: list[OciMount]
     init_path: str = ""
     cgroup_v2: bool = False
-    cgroup: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +231,7 @@ def oci_spec(source: SpecInput) -> SpecPlan:
     process["oomScoreAdj"] = host.oom_score_adj
     process["rlimits"] = _rlimits(host)
     masked, read_only = _paths(host, options)
+    parent = host.cgroup_parent or "/davit"
     spec = {
         "ociVersion": OCI_VERSION,
         "process": process,
@@ -244,7 +243,7 @@ def oci_spec(source: SpecInput) -> SpecPlan:
         "linux": {
             "namespaces": _namespaces(source),
             "devices": _devices(host),
-            "cgroupsPath": source.cgroup,
+            "cgroupsPath": f"/{parent.strip('/')}/{order.id}",
             "resources": oci_resources(host),
             "sysctl": defaults.sysctls(network=source.netns_path is not None) | host.sysctls,
             "maskedPaths": masked,

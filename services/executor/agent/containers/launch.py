@@ -21,7 +21,6 @@ from services.executor.agent.configuration.neighbours import SHARED_MEMORY, Neig
 from services.executor.agent.configuration.oci import SpecInput, oci_spec
 from services.executor.agent.containers import netfiles
 from services.executor.agent.containers.failures import translated
-from services.executor.agent.containers.netfiles import ResolverDefaults
 from services.executor.agent.containers.records import ContainerPaths, NodeRecord, NodeRecords
 from services.executor.agent.facts import init_binary
 from services.executor.agent.files.volumes import NodeVolumes
@@ -57,9 +56,7 @@ class Launcher:
         runtimes: Runtimes,
         *,
         cgroup_v2: bool,
-        resolver: ResolverDefaults,
     ) -> None:
-        self._resolver = resolver
         self._runtimes = runtimes
         self._layers = layers
         self._records = records
@@ -88,7 +85,7 @@ class Launcher:
             self._write_files(order, paths)
             await self._volumes.prepare(order, self._layers.lower(order))
             with translated():
-                request = self._request(order, paths, sandbox, record.cgroup)
+                request = self._request(order, paths, sandbox)
                 if record.runtime is not None:
                     _hand_over(request, record.runtime, order, paths)
                 fds = [sandbox.netns_fd] if sandbox is not None else []
@@ -149,7 +146,7 @@ class Launcher:
         # What tells of an earlier run: the exit record, and the socket of a shim that was killed.
         paths.exit.unlink(missing_ok=True)
         paths.socket.unlink(missing_ok=True)
-        netfiles.write(order, paths, self._resolver)
+        netfiles.write(order, paths)
 
     def _file_mounts(self, order: ContainerOrder, paths: ContainerPaths) -> list[dict[str, Any]]:
         owner = paths
@@ -157,9 +154,7 @@ class Launcher:
             owner = self._records.paths(order.network_mode.partition(":")[2])
         return mount_plan.generated_files(owner, {mount.target for mount in order.mounts})
 
-    def _request(
-        self, order: ContainerOrder, paths: ContainerPaths, sandbox: Sandbox | None, cgroup: str
-    ) -> dict[str, Any]:
+    def _request(self, order: ContainerOrder, paths: ContainerPaths, sandbox: Sandbox | None) -> dict[str, Any]:
         mounts = mount_plan.user_mounts(order.mounts, self._layers.root, self._volumes.mount)
         init = init_binary() if order.host_config.init else ""
         if order.host_config.init and not init:
@@ -173,7 +168,6 @@ class Launcher:
                 mounts=mount_plan.by_depth(self._file_mounts(order, paths) + mounts),
                 init_path=init,
                 cgroup_v2=self._cgroup_v2,
-                cgroup=cgroup,
             )
         )
         return {

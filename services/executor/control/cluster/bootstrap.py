@@ -15,12 +15,16 @@ from shared.cluster.membership import ClusterDirectory
 from shared.contracts import cluster as contract
 from shared.service import ServiceContext
 
+# Shorter than usual: what waits for it is the work of a node that is lost.
+LEASE_S = 3.0
+
 
 @dataclass(frozen=True)
 class ClusterParts:
     """What is served of the cluster to services, and to nodes; and what else asks who lives."""
 
     liveness: Liveness
+    watch: Watch
     served: list[tuple[Any, Any]]
     reported: list[tuple[Any, Any]]
 
@@ -34,10 +38,11 @@ async def cluster_parts(ctx: ServiceContext) -> ClusterParts:
     watch = Watch(database, ctx.bus, liveness, founding.admit, ctx.node)
     await watch.start()
     ctx.spawn(liveness.watch_for_ever(), name="liveness")
-    lease = Lease(ctx.bus, "control-cluster", f"{ctx.node}-{os.getpid()}")
+    lease = Lease(ctx.bus, "control-cluster", f"{ctx.node}-{os.getpid()}", ttl_s=LEASE_S, renew_s=LEASE_S / 4)
     ctx.spawn(lease.hold(watch.write_down_for_ever), name="cluster")
     return ClusterParts(
         liveness,
+        watch,
         served=[
             (contract.INIT, founding.init),
             (contract.INSPECT, founding.inspect),

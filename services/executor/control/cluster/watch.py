@@ -29,6 +29,9 @@ class Watch:
         self._admit = admit
         self._node = node
         self._changed = asyncio.Event()
+        self._lost: set[str] = set()
+        # Called in the copy that holds the lease, with each node that is lost.
+        self.on_lost: list[Callable[[str], Awaitable[None]]] = []
 
     async def start(self) -> None:
         await self._liveness.start()
@@ -37,6 +40,10 @@ class Watch:
         await self._admit()
 
     async def _noticed(self, node: str, state: NodeState) -> None:
+        if state == "down":
+            self._lost.add(node)
+        else:
+            self._lost.discard(node)
         self._changed.set()
 
     async def _membership_changed(self, _: bytes) -> None:
@@ -50,6 +57,9 @@ class Watch:
             while True:
                 self._changed.clear()
                 await self._write_down()
+                for node in sorted(self._lost):
+                    for move in self.on_lost:
+                        await move(node)
                 await self._changed.wait()
         finally:
             self._liveness.leader = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import posixpath
 
+from services.executor.control.cluster.placing import Placing
 from services.executor.control.creation import record as creation
 from services.executor.control.creation.limits import discard
 from services.executor.control.creation.mountspec import PlannedMount, plan_mounts
@@ -12,7 +13,6 @@ from services.executor.control.creation.names import checked_name, generated_nam
 from services.executor.control.creation.subject import Subject
 from services.executor.control.creation.validate import check, warnings
 from services.executor.control.domain import Record
-from services.executor.control.nodes.registry import Nodes
 from services.executor.control.peers import Peers
 from services.executor.control.state import sql
 from services.executor.control.state.records import Records
@@ -32,10 +32,10 @@ NAME_ATTEMPTS = 6
 class Creating:
     """Handler of CREATE."""
 
-    def __init__(self, records: Records, peers: Peers, nodes: Nodes, config: EngineConfig) -> None:
+    def __init__(self, records: Records, peers: Peers, placing: Placing, config: EngineConfig) -> None:
         self._records = records
         self._peers = peers
-        self._nodes = nodes
+        self._placing = placing
         self._config = config
 
     async def create(self, request: CreateContainer) -> CreatedContainer:
@@ -45,7 +45,7 @@ class Creating:
         name = checked_name(request.name) if request.name else ""
         if not request.config.image:
             raise InvalidArgument("no image specified", field="Image")
-        node = await self._nodes.choose(request.config.labels)
+        node = await self._placing.choose(request)
         host = creation.with_defaults(request.host_config, request.config, self._config, node)
         discarded = discard(host, node)
         subject = Subject(request.config, host, node, OWN_RUNTIMES | frozenset(node.runtimes))

@@ -87,7 +87,7 @@ class Reconciler:
                 self._endpoints.let_go_of(container_id, state.generation)
         if inventory.execs is not None:
             await self._settle_execs(inventory.node, set(inventory.execs), taken_ns - SETTLING_NS)
-        return InventoryAnswer(remove=await self._unwanted(items, set(known)))
+        return InventoryAnswer(remove=await self._unwanted(inventory.node, items, set(known)))
 
     async def _settle_execs(self, node: str, there: set[str], before_ns: int) -> None:
         """Execs that the node has nothing of any more: whoever watched them was killed with them."""
@@ -96,7 +96,7 @@ class Reconciler:
         for exec_id in running - there:
             await self._execs.ended(exec_id, KILLED)
 
-    async def _unwanted(self, items: dict[str, InventoryItem], known: set[str]) -> list[str]:
+    async def _unwanted(self, node: str, items: dict[str, InventoryItem], known: set[str]) -> list[str]:
         """Containers that the node has and control does not, and that are known to be leftovers.
 
         Others are left alone: a database that was lost or restored must not cost anybody's container its life.
@@ -106,10 +106,12 @@ class Reconciler:
             return []
         async with self._records.database.read() as reader:
             buried = await sql.buried(reader, set(strangers))
-            still = strangers.keys() - await sql.all_ids(reader)
+            on_record = await sql.nodes_of(reader, list(strangers))
+            still = strangers.keys() - on_record.keys()
         now = self._records.clock.time_ns()
         self._strangers_since = {one: self._strangers_since.get(one, now) for one in still}
-        unwanted = []
+        # Started again on another node, when this one was taken for lost.
+        unwanted = [one for one, where in on_record.items() if where != node]
         for one in still:
             abandoned = strangers[one].status == "created" and now - self._strangers_since[one] > SETTLING_NS
             if one in buried or abandoned:

@@ -18,7 +18,7 @@ HEALTH = ("starting", "healthy", "unhealthy", "none")
 KEYS = frozenset(
     {
         "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
-        "publish", "since", "status", "volume",
+        "node", "publish", "since", "status", "volume",
     }
 )  # fmt: skip
 # Filters that make sense for containers that do not run: with them a list shows those too.
@@ -97,6 +97,7 @@ def shown(summary: ContainerSummary, filters: Filters, ancestors: set[str]) -> b
         "publish": lambda values: bool(_ports(values) & _published(summary)),
         "expose": lambda values: bool(_ports(values) & set(summary.ports)),
         "is-task": lambda _: truth(filters, "is-task") is False,
+        "node": lambda values: summary.node in values,
         "isolation": lambda values: values[0] in ("", "default"),
     }
     return all(checks[key](values) for key, values in filters.items() if key in checks and values)

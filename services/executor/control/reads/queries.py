@@ -115,12 +115,14 @@ class Queries:
                 reader, after=after, limit=PAGE, statuses=() if everything else ("running", "paused", "restarting")
             )
             for summary, created_ns, node_name in rows:
-                after = summary.id
+                after, summary.node = summary.id, node_name
                 if not selection.takes(summary, created_ns):
                     continue
                 if not request.coded:
                     summary.status_text = status_text(summary.status, summary.status_text, now_ns)
                 summary.stale = away.get(node_name, (True, 0))[0]
+                if not self._nodes.in_a_cluster(node_name):
+                    summary.node = ""
                 found.append(summary)
                 if len(found) == wanted:
                     return ContainerPage(containers=found, next="" if request.limit == wanted else after)

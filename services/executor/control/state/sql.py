@@ -80,6 +80,7 @@ _update = Prepared(
     .values(
         name=sa.bindparam("new_name"),
         status=sa.bindparam("new_status"),
+        node=sa.bindparam("new_node"),
         generation=sa.bindparam("new_generation"),
         holding=sa.bindparam("new_holding"),
         changed_ns=sa.bindparam("new_changed_ns"),
@@ -89,7 +90,7 @@ _update = Prepared(
     )
 )
 
-_CHANGING = ("name", "status", "generation", "holding", "changed_ns", "version", "summary", "document")
+_CHANGING = ("name", "status", "node", "generation", "holding", "changed_ns", "version", "summary", "document")
 _insert = Prepared(sa.insert(containers))
 _delete = Prepared(sa.delete(containers).where(containers.c.id == sa.bindparam("key")))
 _delete_execs = Prepared(sa.delete(execs).where(execs.c.container_id == sa.bindparam("key")))
@@ -161,6 +162,7 @@ _mounting_images = Prepared(
         containers.c.summary.like('%"type":"image"%')
     )
 )
+_everywhere = Prepared(sa.select(containers.c.node, containers.c.summary))
 _count_by_status = Prepared(sa.select(containers.c.status, sa.func.count()).group_by(containers.c.status))
 _exec = Prepared(sa.select(execs.c.document).where(execs.c.id == sa.bindparam("key")))
 _execs_of = Prepared(sa.select(execs.c.document).where(execs.c.container_id == sa.bindparam("key")))
@@ -318,6 +320,14 @@ async def summaries(
     pages = (_next_page_of if after else _page_of) if statuses else (_next_page if after else _page)
     rows = (await reader.execute(pages, parameters)).all()
     return [(ContainerSummary.model_validate_json(row.summary), row.created_ns, row.node) for row in rows]
+
+
+async def everything_there(reader: Reader) -> dict[str, list[ContainerSummary]]:
+    """All containers by node: for those who ask to be beside one, or away from one."""
+    found: dict[str, list[ContainerSummary]] = {}
+    for row in await reader.execute(_everywhere):
+        found.setdefault(row.node, []).append(ContainerSummary.model_validate_json(row.summary))
+    return found
 
 
 class Known(NamedTuple):
