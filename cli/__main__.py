@@ -18,6 +18,8 @@ from cli.registry import COMMANDS
 from shared.errors import DavitError
 from shared.version import VERSION
 
+# A link of this name to the command takes dockerd's command line.
+DOCKERD = "dockerd"
 EXAMPLES = """\b
 Examples:
   davit up --detach                        start the engine
@@ -41,6 +43,8 @@ def davit(run_dir: str | None, host: str | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; its exit code."""
+    if arguments is None and os.path.basename(sys.argv[0]) == DOCKERD:
+        arguments = [DOCKERD, *sys.argv[1:]]
     try:
         result = davit.main(arguments, prog_name="davit", standalone_mode=False)
         return result if isinstance(result, int) else exits.OK

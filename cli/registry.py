@@ -17,6 +17,7 @@ COMMANDS = {
     "up": Lazy("cli.up", "Start the engine.", ENGINE),
     "down": Lazy("cli.down", "Stop the engine; containers go on.", ENGINE),
     "status": Lazy("cli.status", "Show processes, health, bus and database.", ENGINE),
+    "dockerd": Lazy("cli.dockerd", "Run the engine in the foreground, with dockerd's flags.", ENGINE),
     "events": Lazy("cli.events", "Tell what happens, as it happens.", ENGINE),
     "lab": Lazy("cli.lab", "Run clusters on this machine.", ENGINE),
     "run": Lazy("cli.run", "Run a command in a new container.", CONTAINERS),

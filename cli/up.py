@@ -71,6 +71,8 @@ def command(
             config, chosen, flags = as_member(membership, config, services, flags)
         else:
             chosen = chosen_services(services)
+        for sentence in config.without_effect:
+            click.echo(f"davit: without effect: {sentence}", err=True)
         prepare(config, chosen, flags, file)
     except (InvalidArgument, Unsupported) as error:
         raise exits.CommandFailed(str(error), exits.CONFIGURATION) from error

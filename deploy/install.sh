@@ -50,7 +50,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$want" ]; then
   # The engine runs with -OO.
   .venv/bin/python -m compileall -q -j 0 -o 0 -o 2 cli supervisor services shared migrations
   .venv/bin/python -m compileall -q -j 0 -o 2 .venv/lib/python3*/site-packages >/dev/null
-  echo "$want" >"$stamp"
+  echo "$want" >"$stamp.new" && mv -f "$stamp.new" "$stamp"
 else
   step "virtual environment: $PWD/.venv is up to date"
 fi

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from lab.lab import Lab, tear_down
+from lab.faults.keeping import keep, stop
+from lab.lab import Lab
 from lab.places import Places, existing
 from lab.record import Record, locked
+from lab.teardown import tear_down
 from lab.topology.load import read
 from shared.errors import Conflict
 
@@ -29,6 +31,7 @@ def up(root: Path, name: str | None, file: Path | None) -> Iterator[str]:
         lab = Lab(places, record)
         try:
             lab.up()
+            keep(lab)
         except BaseException:
             if new:
                 tear_down(places)
@@ -48,7 +51,12 @@ def apply(root: Path, name: str | None, file: Path) -> Iterator[str]:
     with locked(places):
         lab = Lab(places)
         lab.up()  # what should run already is no difference
+        other_faults = (after.faults, after.seed) != (lab.topology.faults, lab.topology.seed)
         lines = list(carry_out(lab, after).lines())
+        if other_faults:
+            stop(lab)
+            keep(lab)
+            lines.append("begin the timeline")
     yield from lines or ["nothing to do"]
 
 
@@ -88,3 +96,12 @@ def change_link(places: Places, one: str, other: str, values: Mapping[str, objec
         link(lab, one, other, values, both=both)
         lab.wire_up()
         lab.record.write(places)
+
+
+def begin_faults(places: Places, *, again: bool) -> None:
+    """Begin the timeline, or with `again` False end it where it is."""
+    with locked(places):
+        lab = Lab(places)
+        stop(lab)
+        if again:
+            keep(lab)

@@ -9,6 +9,8 @@ from lab.links import names
 from lab.links.fabric import OWN, Fabric
 from lab.links.wires import filed
 from lab.nodes.cgroups import Limits
+from lab.nodes.images import remove_container
+from lab.nodes.kinds import write_hosts
 from lab.topology.difference import Difference, difference
 from lab.topology.model import Topology
 from lab.topology.wiring import wire
@@ -26,9 +28,13 @@ def apply(lab: Lab, after: Topology) -> Difference:
     for key in changed:
         lab.record.changes.parameters.pop("|".join(key), None)  # the file has the last word on what it says anew
     for name in (*done.removed, *done.replaced):
+        was_container = lab.is_image(name)
         lab.switch_off(name)
         lab.record.nodes.pop(name, None)
-        shutil.rmtree(lab.places.node(name))
+        if was_container:
+            remove_container(lab, name)
+        else:
+            shutil.rmtree(lab.places.node(name))
     with Fabric(lab.namespaces) as fabric:
         for port in done.ports:
             fabric.remove(OWN, names.port(port.net, port.node))
@@ -36,8 +42,8 @@ def apply(lab: Lab, after: Topology) -> Difference:
     for name in done.limits:
         node = after.nodes[name]
         lab.cgroup(name).limit(Limits(node.memory, node.cpus))
-    for name in after.nodes:
-        lab.write_hosts(name)
+    for name in lab.machines:
+        write_hosts(lab, name)
     lab.start([name for name in after.nodes if name in {*done.added, *done.replaced}])
     for name in done.engines:
         lab.restart_engine(name)

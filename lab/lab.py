@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,25 +12,25 @@ from functools import cached_property
 from pathlib import Path
 
 from lab.links.fabric import OWN, Fabric
+from lab.links.forwarding import forward
 from lab.links.relaying import Relay
 from lab.links.shape import shape
 from lab.links.wires import Wires
-from lab.nodes.cgroups import ENGINE, Cgroup, Hierarchies, Limits
-from lab.nodes.join import Cluster, EngineStart
-from lab.nodes.machine import Machine
+from lab.nodes.cgroups import Cgroup, Hierarchies
+from lab.nodes.images import preload, start_container
+from lab.nodes.join import Cluster
+from lab.nodes.kinds import HOST, begin_machine, down_command, environment, up_command, write_files
 from lab.nodes.namespaces import Namespaces
-from lab.nodes.start import Starting, begin, bind, environment_of, run_in
+from lab.nodes.start import Entrance, run_in
 from lab.places import Places
 from lab.record import OFF, ON, PAUSED, Record
-from lab.topology.model import Topology
+from lab.topology.model import DATABASE_NODE, Topology
 from lab.topology.wiring import Net, Port, wire
-from services.executor.runtime.errors import KernelFailure
 from services.executor.runtime.kernel import calls
 from shared.docker.client import EngineClient
 from shared.errors import Conflict, Forbidden, NotFound, Unavailable
 
 READY_WITHIN_S = 60.0
-RUN_DIR = "/run/davit"
 
 
 class Lab:
@@ -73,24 +71,40 @@ class Lab:
     def ports_of(self, node: str) -> list[Port]:
         return [port for net in self.nets for port in net.ports if port.node == node]
 
+    def is_image(self, node: str) -> bool:
+        """Whether the node is a plain container."""
+        return node in self.topology.nodes and self.topology.nodes[node].role == "image"
+
+    @property
+    def machines(self) -> list[str]:
+        """All nodes that commands may name."""
+        return [*self.topology.nodes, *([DATABASE_NODE] if self.topology.database == "postgres" else [])]
+
     def cgroup(self, node: str) -> Cgroup:
-        return Cgroup(self.hierarchies, f"{self.places.cgroup}/{node}")
+        where = f"{HOST}/nodes/{node}" if self.is_image(node) else node
+        return Cgroup(self.hierarchies, f"{self.places.cgroup}/{where}")
 
     def node(self, name: str) -> str:
         """The name, if there is such a node. Raises NotFound."""
-        if name not in self.topology.nodes:
-            raise NotFound(f"lab {self.places.lab} has no node {name}; there are {', '.join(self.topology.nodes)}")
+        if name not in self.machines:
+            raise NotFound(f"lab {self.places.lab} has no node {name}; there are {', '.join(self.machines)}")
         return name
 
     def client(self, node: str) -> EngineClient:
         """The API of a manager. Raises Conflict when the node has none."""
-        if self.topology.nodes[self.node(node)].role != "manager":
+        if self.node(node) not in self.topology.managers():
             raise Conflict(f"{node} has no API of its own: ask a manager ({', '.join(self.topology.managers())})")
         return EngineClient(f"unix://{self.places.socket(node)}")
 
     def running(self) -> set[str]:
         """The nodes whose namespaces and processes are there."""
-        return {name for name in self.topology.nodes if self.namespaces.bound(name) and self.cgroup(name).pids()}
+        return {name for name in self._all if self.namespaces.bound(name) and self.cgroup(name).pids()}
+
+    @property
+    def _all(self) -> list[str]:
+        """The machines in the order in which they are started: first what others need."""
+        host = [HOST] if any(map(self.is_image, self.topology.nodes)) else []
+        return [*host, *sorted(self.machines, key=lambda name: (name != DATABASE_NODE, self.is_image(name)))]
 
     # -- up and down ----------------------------------------------------------------------------------------------
 
@@ -100,9 +114,8 @@ class Lab:
             raise Forbidden("davit lab must run as root: it makes namespaces, devices and control groups (try sudo)")
         self.places.check(list(self.topology.nodes))
         self._prepare()
-        missing = [name for name in self.topology.nodes
-                   if self.record.nodes.get(name, ON) == ON and name not in self.running()]  # fmt: skip
-        self.start(missing)
+        running = self.running()
+        self.start([name for name in self._all if self.record.nodes.get(name, ON) == ON and name not in running])
 
     def _prepare(self) -> None:
         """The lab's own namespace and directories; everything written down before anything is made."""
@@ -139,11 +152,33 @@ class Lab:
 
     def start(self, nodes: list[str]) -> None:
         """Start nodes, side by side, and return when they are ready for work."""
+        running = self.running()
+        needed = [name for name in self._all if name in (HOST, DATABASE_NODE)]
+        first = [name for name in needed if name in nodes or (name == HOST and name not in running)]
+        self._start_machines(first)
+        self._start_machines([name for name in nodes if name not in first and not self.is_image(name)])
+        images = [name for name in nodes if self.is_image(name)]
+        for name in images:
+            self._clear(name)
+            start_container(self, name)
+            self.record.nodes[name] = ON
+        if images:
+            self.wire_up()
+        self.record.write(self.places)
+        own = [name for name in nodes if name in self.topology.nodes]
+        self.await_members(own)
+        preload(self, own)
+        forward(self)
+        for name in own:
+            for command in self.topology.nodes[name].exec:
+                self.run_in(name, command)
+
+    def _start_machines(self, names: list[str]) -> None:
         starting = []
         try:
-            for name in nodes:
+            for name in names:
                 self._clear(name)
-                starting.append(self._begin(name))
+                starting.append(begin_machine(self, name))
             self.wire_up()
             for one in starting:
                 one.let_go()
@@ -151,9 +186,21 @@ class Lab:
             self.record.write(self.places)
         for one in starting:
             one.wait()
-            self.record.nodes[one.node] = ON
+            if one.node != HOST:
+                self.record.nodes[one.node] = ON
         self.record.write(self.places)
-        self.await_members(nodes)
+
+    def run_in(self, name: str, command: list[str]) -> str:
+        """Run a command in a node; its output. Raises Internal with what it said when it fails."""
+        return run_in(self.entrance(name), name, command)
+
+    def entrance(self, name: str) -> Entrance:
+        """The way into a node for a process. Raises Conflict when it is off."""
+        if self.node(name) not in self.running():
+            raise Conflict(f"{name} is off: davit lab restart {name}")
+        if self.is_image(name):
+            return Entrance.of_container(self.cgroup(name))
+        return Entrance.of_machine(self.namespaces, self.cgroup(name), name, environment())
 
     def _clear(self, name: str) -> None:
         """Nothing of an earlier life of the node is left but its data, as after a machine's reboot."""
@@ -165,51 +212,8 @@ class Lab:
         self.record.single_segments = [key for key in self.record.single_segments if key.partition("|")[0] != name]
         for key in [key for key in self.record.queues if key.startswith(f"{name}|")]:
             del self.record.queues[key]
-        shutil.rmtree(self.places.node(name) / "run", ignore_errors=True)
-
-    def _begin(self, name: str) -> Starting:
-        node, directory = self.topology.nodes[name], self.places.node(name)
-        for part in ("run", "data", "etc"):
-            (directory / part).mkdir(parents=True, exist_ok=True, mode=0o711)
-        start = self._write_files(name)
-        cgroup = self.cgroup(name)
-        cgroup.create()
-        cgroup.child(ENGINE).create()
-        cgroup.limit(Limits(node.memory, node.cpus))
-        machine = Machine(name, cgroup, self._directories(name), directory / "etc" / "hosts")
-        command, log = self._up_command(name, start), directory / "start.log"
-        starting = begin(name, machine, self.hierarchies, command, self._environment, start.beside, log)
-        bind(self.namespaces, starting)
-        return starting
-
-    @property
-    def _environment(self) -> dict[str, str]:
-        return environment_of(f"unix://{RUN_DIR}/docker.sock")
-
-    def _write_files(self, name: str) -> EngineStart:
-        etc = self.places.node(name) / "etc"
-        start = self.cluster.start_of(name, etc)
-        for file, text in (start.files | {"daemon.json": json.dumps(start.daemon_json)}).items():
-            (etc / file).write_text(text)
-        self.write_hosts(name)
-        return start
-
-    def write_hosts(self, name: str) -> None:
-        """In place, since the node has the file mounted."""
-        etc = self.places.node(name) / "etc"
-        if etc.exists():
-            (etc / "hosts").write_text(self.cluster.hosts(name))
-
-    def _up_command(self, name: str, start: EngineStart) -> list[str]:
-        directory = self.places.node(name)
-        where = ["--data-root", str(directory / "data"), "--run-dir", RUN_DIR]
-        where += ["--config-file", str(directory / "etc" / "daemon.json")]
-        return [sys.executable, "-P", "-m", "cli", "up", "--detach", *where, *start.arguments]
-
-    def _directories(self, name: str) -> dict[str, Path]:
-        """What has a place of its own in the node; /run is new there, and hides a lab that is below it."""
-        shown = {RUN_DIR: self.places.node(name) / "run"}
-        return ({str(self.places.base): self.places.base} if self.places.base.is_relative_to("/run") else {}) | shown
+        if self.places.node(name).exists():
+            shutil.rmtree(self.places.node(name) / "run", ignore_errors=True)
 
     def await_members(self, nodes: Iterable[str], within_s: float = READY_WITHIN_S) -> None:
         """Wait until a manager gives work to each of these. Raises Unavailable."""
@@ -224,21 +228,18 @@ class Lab:
                     raise Unavailable(f"{managers[0]} does not hear of {name}: davit lab logs {name}")
                 time.sleep(0.02)
 
-    def down(self) -> None:
-        """End the lab, and leave nothing of it; works from what is there, whatever the record says."""
-        tear_down(self.places)
-
     # -- wires ----------------------------------------------------------------------------------------------------
 
     def wire_up(self) -> None:
         """Have all devices, queues and rules as they are to be."""
-        alive = {name for name in self.topology.nodes if self.namespaces.bound(name)}
+        alive = {name for name in self._all if self.namespaces.bound(name)}
         dark = {name for name, state in self.record.nodes.items() if state != ON}
         with Fabric(self.namespaces) as fabric:
             made = fabric.connect(self.nets, alive)
             for name in alive:
                 fabric.loopback(name)
-                fabric.route(name, self.topology.nodes[name].routes)
+                if name in self.topology.nodes:
+                    fabric.route(name, self.topology.nodes[name].routes)
             for device in made:
                 self.record.queues.pop(device, None)
             shape(self, fabric, alive, dark)
@@ -258,12 +259,11 @@ class Lab:
 
     def restart_engine(self, name: str) -> None:
         """Start a node's engine again with the configuration that it is to have; containers go on."""
-        start = self._write_files(name)
+        start = write_files(self, name)
         if self.record.nodes.get(name, ON) != ON:
             return  # it has it when it starts
-        down = [sys.executable, "-P", "-m", "cli", "down", "--run-dir", RUN_DIR]
-        for command in (down, self._up_command(name, start)):
-            run_in(self.namespaces, self.cgroup(name), name, command, self._environment)
+        for command in (down_command(), up_command(self, name, start)):
+            self.run_in(name, command)
         self.await_members([name])
 
     def take_over(self, topology: Topology, choices: dict[str, str]) -> None:
@@ -298,29 +298,3 @@ class Lab:
             self.kill(name)
         self.record.nodes[name] = ON
         self.start([name])
-
-
-def tear_down(places: Places) -> None:
-    """Remove all that a lab has made: processes, mounts, devices, control groups, files."""
-    root = Cgroup(Hierarchies(), places.cgroup)
-    root.kill()
-    Namespaces(places.namespaces).close()
-    _unmount_below(places.base)
-    root.remove()
-    parent = Cgroup(Hierarchies(), places.cgroup.split("/", maxsplit=1)[0])
-    for directory in parent.directories:
-        with suppress(OSError):  # another lab's groups are in it
-            directory.rmdir()
-    shutil.rmtree(places.base, ignore_errors=False)
-    with suppress(OSError):
-        places.root.rmdir()
-
-
-def _unmount_below(base: Path) -> None:
-    from services.executor.runtime.kernel.mountcalls import umount
-
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        target = line.split()[4].encode().decode("unicode_escape")
-        if Path(target).is_relative_to(base):
-            with suppress(KernelFailure):
-                umount(target)

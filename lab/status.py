@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lab.faults.keeping import state
 from lab.lab import Lab
 from lab.record import ON
 
@@ -12,13 +13,14 @@ def collect(lab: Lab) -> dict[str, Any]:
     """The lab as JSON; ``healthy`` when all that is to run runs."""
     running = lab.running()
     nodes = {}
-    for name, node in lab.topology.nodes.items():
+    for name in lab.machines:
+        role = lab.topology.nodes[name].role if name in lab.topology.nodes else "database"
         wanted = lab.record.nodes.get(name, ON)
         addresses = {port.interface: list(port.addresses) for port in lab.ports_of(name)}
         pids = lab.cgroup(name).pids()
-        entry: dict[str, Any] = {"role": node.role, "state": wanted if name in running or wanted != ON else "dead",
+        entry: dict[str, Any] = {"role": role, "state": wanted if name in running or wanted != ON else "dead",
                                  "addresses": addresses, "processes": len(pids)}  # fmt: skip
-        if node.role == "manager":
+        if role == "manager":
             entry["docker_host"] = f"unix://{lab.places.socket(name)}"
         nodes[name] = entry
     links = [
@@ -27,9 +29,11 @@ def collect(lab: Lab) -> dict[str, Any]:
         if flow.cut or flow.impairment.anything
     ]
     relay = {"needed": lab.relay.needed, "running": lab.relay.running}
-    healthy = all(entry["state"] != "dead" for entry in nodes.values()) and relay["needed"] <= relay["running"]
+    faults = state(lab)
+    kept = faults["done"] == faults["planned"] or bool(faults["running"])
+    healthy = kept and all(entry["state"] != "dead" for entry in nodes.values()) and relay["needed"] <= relay["running"]
     return {"lab": lab.places.lab, "directory": str(lab.places.base), "healthy": healthy, "nodes": nodes,
-            "links": links, "relay": relay}  # fmt: skip
+            "links": links, "relay": relay, "faults": faults}  # fmt: skip
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -46,6 +50,10 @@ def lines(result: dict[str, Any]) -> list[str]:
     for link in result["links"]:
         does = "cut" if link["cut"] else link["does"]
         text.append(f"{link['net']:<20}{link['from']:<16}{link['to']:<16}{does}")
+    if result["faults"]["planned"]:
+        faults = result["faults"]
+        still = "" if faults["running"] or faults["done"] == faults["planned"] else "; nobody keeps to it: davit lab up"
+        text += ["", f"timeline: {faults['done']} of {faults['planned']} done{still}"]
     if result["relay"]["needed"] and not result["relay"]["running"]:
         text += ["", "the relay does not run, so that delayed links carry nothing: davit lab up starts it"]
     return text

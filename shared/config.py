@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from shared import configvalues as values_of
 from shared.contracts.docker import ULIMITS
@@ -39,16 +39,27 @@ _NOT_SETTINGS = frozenset(
 )
 # Docker's keys that this engine does not act on.
 _DOCKER_ONLY_KEYS = """
-    allow-nondistributable-artifacts authorization-plugins bridge builder cdi-spec-dirs cgroup-parent containerd
-    containerd-namespace containerd-plugin-namespace cpu-rt-period cpu-rt-runtime default-gateway default-gateway-v6
-    default-network-opts dns-opts dns-search exec-opts exec-root experimental features fixed-cidr fixed-cidr-v6
-    host-gateway-ip http-proxy https-proxy init-path insecure-registry ip-forward ip-masq ip6tables iptables ipv6
-    max-download-attempts metrics-addr min-api-version
-    network-control-plane-mtu network-diagnostic-port no-new-privileges no-proxy node-generic-resources
-    oom-score-adjust pidfile proxies raw-logs seccomp-profile selinux-enabled shutdown-timeout storage-driver
-    storage-opts swarm-default-advertise-addr userland-proxy userland-proxy-path userns-remap
+    allow-direct-routing allow-nondistributable-artifacts api-cors-header authorization-plugins bridge-accept-fwmark
+    builder cdi-spec-dirs cluster-advertise cluster-store cpu-rt-period cpu-rt-runtime default-gateway
+    default-gateway-v6 default-network-opts exec-opts features firewall-backend fixed-cidr-v6 host-gateway-ip
+    http-proxy https-proxy init-path insecure-registry ip-forward-no-drop ipv6 max-download-attempts metrics-addr
+    min-api-version network-control-plane-mtu network-diagnostic-port no-new-privileges no-proxy
+    node-generic-resources oom-score-adjust proxies raw-logs rootless seccomp-profile selinux-enabled storage-opts
+    userland-proxy-path userns-remap
 """
 _DOCKER_ONLY = frozenset(_DOCKER_ONLY_KEYS.split())
+# Docker's keys that are accepted because they change nothing here, and why; `davit up` and the log say so.
+WITHOUT_EFFECT = {
+    "containerd": "containers are the agent's: no containerd is asked",
+    "containerd-namespace": "containers are the agent's: no containerd is asked",
+    "containerd-plugin-namespace": "containers are the agent's: no containerd is asked",
+    "containerd-plugins-namespace": "containers are the agent's: no containerd is asked",
+    "experimental": "there is nothing experimental to switch on or off",
+    "storage-driver": "layers are overlay mounts, whichever name they have",
+    "swarm-default-advertise-addr": "nothing is advertised until a cluster is made, which names its own address",
+}
+NO_BRIDGE = "none"
+OVERLAYS = ("overlay2", "overlay", "overlayfs")
 
 
 def _listed(value: Any) -> Any:
@@ -180,6 +191,18 @@ class EngineConfig(BaseModel):
         audit_sign_command, audit_verifier: A command that signs instead, and its public key.
         audit_retention_s, audit_max_size: How long audit records are kept, and how much of them at most.
         audit_sinks: Where they are delivered.
+        instance: In the names of what several engines would otherwise have in common: default bridge, firewall
+            table, control group. Empty for the engine of a machine's default data root; chosen when another is new.
+        cgroup_parent: Below which control group containers are; empty: one of this engine's own.
+        pidfile: Where the pid of the engine's first process is written; empty for nowhere.
+        bridge: An existing bridge for the default network, or ``none`` for no such network.
+        fixed_cidr: The part of the default network's subnet that containers get their addresses from.
+        iptables, ip6tables: Whether the engine has a firewall table, and whether it is about IPv6 too.
+        ip_forward: Whether the engine turns forwarding on.
+        ip_masq: Whether traffic of the default network leaves with the host's address.
+        userland_proxy: Whether what the kernel cannot translate is carried by the agent.
+        live_restore: Whether containers go on when the engine is stopped; they always do when it is killed.
+        shutdown_timeout: Without live_restore, how long containers may take to end, in seconds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=_key, populate_by_name=True)
@@ -224,14 +247,28 @@ class EngineConfig(BaseModel):
     init: bool = False
     labels: Annotated[list[values_of.Label], _Listed] = Field(default_factory=list)
 
+    instance: str = Field(default="", pattern=r"^[a-z0-9]{0,8}$")
+    cgroup_parent: str = ""
+    pidfile: str = ""
+
     default_address_pools: Annotated[list[AddressPool], BeforeValidator(_parsed)] = Field(default_factory=list)
+    bridge: values_of.InterfaceName = ""
     bip: values_of.HostInNetwork = ""
+    fixed_cidr: values_of.Network4 = ""
     dns: Annotated[list[values_of.Address], _Listed] = Field(default_factory=list)
+    dns_opts: StringList = Field(default_factory=list)
+    dns_search: StringList = Field(default_factory=list)
+    iptables: bool = True
+    ip6tables: bool = True
+    ip_forward: bool = True
+    ip_masq: bool = True
+    userland_proxy: bool = True
     mtu: int = Field(default=1500, ge=68, le=65535)
     icc: bool = True
     ip: values_of.Address = "0.0.0.0"
 
     live_restore: bool = True
+    shutdown_timeout: int = Field(default=15, ge=0, le=3600)
     event_retention_s: int = Field(default=7 * DAY_S, ge=60)
 
     audit_mode: Literal["enforced", "best-effort"] = "best-effort"
@@ -243,10 +280,11 @@ class EngineConfig(BaseModel):
     audit_max_size: values_of.Size = "2g"
     audit_sinks: Annotated[list[AuditSink], BeforeValidator(_parsed)] = Field(default_factory=list)
 
+    _without_effect: list[str] = PrivateAttr(default_factory=list)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not self.live_restore:
-            raise ValueError("live-restore: containers always outlive the engine; false is not supported")
+        values_of.default_network(self.bridge, self.bip, self.fixed_cidr)
         try:
             check_options(self.log_driver, self.log_opts, "log-opts")
         except InvalidArgument as error:
@@ -307,10 +345,44 @@ class EngineConfig(BaseModel):
         for key in values:
             if key in _DOCKER_ONLY:
                 raise Unsupported(f"the configuration key {key} is not supported by this engine", field=key)
+        driver = values.get("storage-driver")
+        if driver and driver not in OVERLAYS:
+            raise Unsupported(f"configuration key storage-driver: there is no {driver} here", field="storage-driver")
+        known = {key: value for key, value in values.items() if key not in WITHOUT_EFFECT}
+        if exec_root := known.pop("exec-root", None):  # Docker's name for it
+            known.setdefault("run-dir", exec_root)
         try:
-            return cls.model_validate(values)
+            config = cls.model_validate(known)
         except ValidationError as error:
             raise _named(error) from error
+        config._without_effect += [key for key in values if key in WITHOUT_EFFECT]
+        return config
+
+    @property
+    def without_effect(self) -> list[str]:
+        """Sentences about settings that were given and change nothing."""
+        return [f"{key}: {WITHOUT_EFFECT[key]}" for key in self._without_effect]
+
+    @property
+    def default_cgroup(self) -> str:
+        """The control group that containers without a parent of their own are below."""
+        return self.cgroup_parent or (f"/davit-{self.instance}" if self.instance else "/davit")
+
+    @property
+    def firewall_table(self) -> str:
+        return f"davit_{self.instance}" if self.instance else "davit"
+
+    @property
+    def default_bridge(self) -> str:
+        """The bridge of the default network; empty for none."""
+        if self.bridge:
+            return "" if self.bridge == NO_BRIDGE else self.bridge
+        return f"davit-{self.instance}" if self.instance else "davit0"
+
+    @property
+    def stop_within_s(self) -> float:
+        """How long the containers may take to end with the engine."""
+        return 0.0 if self.live_restore else float(self.shutdown_timeout)
 
     def environment(self, flags: Mapping[str, Any]) -> dict[str, str]:
         """The variables that give a child process the settings that `load` got as flags."""
@@ -319,6 +391,9 @@ class EngineConfig(BaseModel):
         if "runtimes" in flags:  # those of the file may change
             dumped["runtimes"] = {name: dumped["runtimes"][name] for name in flags["runtimes"]}
         for name in flags:
+            if _key(name) in WITHOUT_EFFECT:  # for the log
+                variables[ENVIRONMENT_PREFIX + name.upper()] = str(flags[name])
+                continue
             value = dumped[_key(name)]
             variables[ENVIRONMENT_PREFIX + name.upper()] = value if isinstance(value, str) else _spelled(value)
         return variables
@@ -461,7 +536,7 @@ def _variable(key: str) -> str:
     return ENVIRONMENT_PREFIX + key.replace("-", "_").upper()
 
 
-_KEYS = frozenset(_key(name) for name in EngineConfig.model_fields)
+_KEYS = frozenset(_key(name) for name in EngineConfig.model_fields) | WITHOUT_EFFECT.keys() | {"exec-root"}
 
 
 def _named(error: ValidationError) -> InvalidArgument:

@@ -20,6 +20,8 @@ from shared.errors import InvalidArgument
 
 # The longest of a network with an address for a container beside the gateway's.
 LONGEST_PREFIX = 30
+# IFNAMSIZ without the final zero byte.
+LONGEST_INTERFACE = 15
 REGISTRY = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.-]*(?::\d{1,5})?$|^\[[0-9a-fA-F:]+\](?::\d{1,5})?$")
 
 
@@ -45,6 +47,33 @@ def host_in_network(text: str) -> str:
     if found.ip in (found.network.network_address, found.network.broadcast_address):
         raise ValueError(f"{text!r} is the address of a network, not of a host in it")
     return text
+
+
+def network4(text: str) -> str:
+    """An IPv4 network in CIDR notation; or nothing."""
+    if not text:
+        return text
+    try:
+        return str(ipaddress.IPv4Network(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IPv4 network, as 172.17.8.0/21 is") from None
+
+
+def interface_name(text: str) -> str:
+    """A name that an interface can have; or nothing. Source: dev_valid_name() of Linux, net/core/dev.c."""
+    if len(text) > LONGEST_INTERFACE or text in (".", "..") or re.search(r"[/:\s]", text):
+        raise ValueError(f"{text!r} is not an interface name of at most {LONGEST_INTERFACE} characters")
+    return text
+
+
+def default_network(bridge: str, bip: str, fixed_cidr: str) -> None:
+    """That the three settings of the default network go together, in dockerd's words where it has some."""
+    if bridge and bip:
+        raise ValueError("bridge and bip are mutually exclusive: an existing bridge has its own address")
+    if fixed_cidr and bip:
+        subnet, part = ipaddress.IPv4Interface(bip).network, ipaddress.IPv4Network(fixed_cidr)
+        if not part.subnet_of(subnet):
+            raise ValueError(f"fixed-cidr: {fixed_cidr} is not a part of the default network {subnet}")
 
 
 def pool(base: str, size: int) -> None:
@@ -107,6 +136,8 @@ def size(value: int | str) -> int | str:
 
 
 Address = Annotated[str, AfterValidator(address)]
+Network4 = Annotated[str, AfterValidator(network4)]
+InterfaceName = Annotated[str, AfterValidator(interface_name)]
 HostInNetwork = Annotated[str, AfterValidator(host_in_network)]
 Label = Annotated[str, AfterValidator(label)]
 LogDriver = Annotated[str, AfterValidator(log_driver)]

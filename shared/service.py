@@ -50,6 +50,7 @@ class ServiceContext:
     Attributes:
         node: This machine's name.
         database: The service's own; None for services without one.
+        stop_within_s: How long the closers may take together.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ServiceContext:
     _reloaders: list[Callable[[EngineConfig], Awaitable[None]]] = field(default_factory=list)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _failed: bool = False
+    stop_within_s: float = STOP_WITHIN_S
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run a background task that the process owns: cancelled at the end; its failure ends the process."""
@@ -275,11 +277,11 @@ class _Service:
 
     async def _shut_down(self, context: ServiceContext) -> None:
         try:
-            async with asyncio.timeout(STOP_WITHIN_S):
+            async with asyncio.timeout(context.stop_within_s):
                 await context.bus.stop_serving()
                 await _close_all(context)
         except TimeoutError:
-            self._log.warning("stopped without waiting any longer", timeout_s=STOP_WITHIN_S)
+            self._log.warning("stopped without waiting any longer", timeout_s=context.stop_within_s)
         if context.database is not None:
             await context.database.close()
         await context.bus.close()

@@ -6,6 +6,7 @@ What `davit up` was told is in the run directory's ``spec.json``, so that a supe
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from shared import logs
 from shared.config import EngineConfig
 from shared.errors import DavitError, Internal
 from supervisor.ownership import EXIT_LOST, Ownership
-from supervisor.process import set_title
+from supervisor.process import die_with_parent, set_title
 from supervisor.state import read_json, write_json
 
 EXIT_FAILURE = 1
@@ -30,11 +31,13 @@ class Spec:
     Attributes:
         environment: Variables that give every process the settings of the command line.
         locks: Inherited descriptors that hold the engine's locks.
+        tied: Whether all of the engine ends when its first process is killed, as with dockerd; else that comes back.
     """
 
     services: list[str]
     environment: dict[str, str]
     locks: list[int]
+    tied: bool = False
 
     def write(self, run_dir: Path) -> None:
         write_json(run_dir / "spec.json", asdict(self))
@@ -105,7 +108,11 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_LOST
     for descriptor in spec.locks:
         os.set_inheritable(descriptor, False)
+    if spec.tied:
+        die_with_parent(parsed.guardian)
     logs.configure("supervisor", level=config.python_log_level, json=config.log_format == "json")
+    for sentence in config.without_effect:
+        logging.getLogger("davit.supervisor").info("%s", sentence)
     from supervisor.supervisor import Supervisor
 
     return Supervisor(

@@ -16,7 +16,7 @@ LONGEST_RUN_DIR = 107 - len("/s/0123456789ab.sock")
 
 def check_root() -> None:
     if os.geteuid() != 0:
-        raise Forbidden("davit up must run as root: it makes namespaces, mounts and control groups (try sudo)")
+        raise Forbidden("the engine must run as root: it makes namespaces, mounts and control groups (try sudo)")
 
 
 def check_kernel() -> None:

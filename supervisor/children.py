@@ -188,11 +188,11 @@ class Children:
         due += [time.monotonic() + wait_s for wait_s in waits if wait_s]
         return min(due, default=None)
 
-    def stop(self, children: Iterable[Child]) -> None:
+    def stop(self, children: Iterable[Child], within_s: float = STOP_WITHIN_S) -> None:
         """End them: in order, and by force when that takes too long."""
         children = list(children)
         self.send(children, signal.SIGTERM)
-        give_up_at = time.monotonic() + STOP_WITHIN_S
+        give_up_at = time.monotonic() + within_s
         while any(child.running for child in children):
             self.reap()
             if time.monotonic() > give_up_at:

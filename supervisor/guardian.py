@@ -89,6 +89,10 @@ class Guardian:
         command = [*self._command, "--guardian", str(os.getpid())]
         if first:
             command.append("--first")
+        heard = None
+        if first and self._announce is None and os.environ.get("NOTIFY_SOCKET"):
+            heard, self._announce = os.pipe()
+            os.set_inheritable(self._announce, True)
         if self._announce is not None:
             command += ["--announce", str(self._announce)]
         # A session of its own: Ctrl-C at the terminal is for the guardian, which ends the engine in order.
@@ -96,6 +100,8 @@ class Guardian:
         if self._announce is not None:
             os.close(self._announce)
             self._announce = None
+        if heard is not None:
+            self._tell_systemd(heard)
         if self._stopping:
             self._forward(signal.SIGTERM)
         _, status = os.waitpid(self._supervisor, 0)
@@ -104,6 +110,19 @@ class Guardian:
         code = os.waitstatus_to_exitcode(status)
         # One that once ran well and now cannot start (its port was taken meanwhile, say) is worth another try.
         return code if first or code in (0, EXIT_LOST) or self._stopping else None
+
+    def _tell_systemd(self, heard: int) -> None:
+        """Pass on that the engine is ready: systemd listens to the process that it started. Source: sd_notify(3)."""
+        with os.fdopen(heard) as pipe:
+            said = pipe.readline().strip()
+        if said != "ready":
+            self._say(said.partition(" ")[2].partition(" ")[2] or "the engine ended while it was starting")
+            return
+        import socket
+
+        path = os.environ["NOTIFY_SOCKET"]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.sendto(b"READY=1", "\0" + path[1:] if path.startswith("@") else path)
 
     def _owns_directories(self) -> bool:
         """Whether each lock is still where it was taken."""

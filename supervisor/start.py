@@ -11,6 +11,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,10 +19,13 @@ from typing import Any, NoReturn
 from shared.cluster.membership import Membership
 from shared.config import EngineConfig
 from shared.errors import Conflict, InvalidArgument
-from supervisor import checks, enginelog
+from supervisor import checks, enginelog, pidfile
 from supervisor.__main__ import Spec, guardian_command
+from supervisor.instance import instance_of
 from supervisor.process import detach
 from supervisor.state import EngineLock, EngineState
+
+PATIENCE_S = 5.0
 
 
 class StartRefused(Exception):
@@ -32,12 +36,15 @@ class StartRefused(Exception):
         self.code = code
 
 
-def prepare(config: EngineConfig, services: list[str], flags: Mapping[str, Any], file: Path | None) -> None:
+def prepare(
+    config: EngineConfig, services: list[str], flags: Mapping[str, Any], file: Path | None, *, tied: bool = False
+) -> None:
     """Make sure that an engine can run here, and write down what it is to be.
 
     Args:
         flags: The settings that were given on the command line, by attribute name.
         file: The configuration file that was given there.
+        tied: The engine is to end when this process is killed.
 
     Raises:
         Conflict: Another engine has the run directory or the data root.
@@ -47,13 +54,17 @@ def prepare(config: EngineConfig, services: list[str], flags: Mapping[str, Any],
     if "agent" in services:
         checks.check_kernel()
     checks.check_paths(config.data_root, config.run_dir)
-    locks = _lock(config, services)
-    environment = config.environment(flags)
+    locks = _lock(config, services, patience_s=PATIENCE_S if tied else 0.0)
+    if not config.instance:
+        config = config.model_copy(update={"instance": instance_of(config.data_root)})
+    if config.pidfile:
+        pidfile.claim(Path(config.pidfile))
+    environment = config.environment({**flags, "instance": config.instance})
     if file is not None:
         environment["DAVIT_CONFIG_FILE"] = str(file)
     for lock in locks:
         os.set_inheritable(lock.descriptor, True)
-    Spec(services, environment, [lock.descriptor for lock in locks]).write(config.run_dir)
+    Spec(services, environment, [lock.descriptor for lock in locks], tied).write(config.run_dir)
 
 
 def chosen_services(text: str | None) -> list[str]:
@@ -94,8 +105,11 @@ def as_member(
     return config.model_copy(update=settings), ["agent"], {**flags, **settings}
 
 
-def _lock(config: EngineConfig, services: list[str]) -> list[EngineLock]:
+def _lock(config: EngineConfig, services: list[str], patience_s: float) -> list[EngineLock]:
     """Claim the run directory, and the data root for who owns what is in it; all or none.
+
+    Args:
+        patience_s: How long an engine that is ending may take to let go of them.
 
     Raises:
         Conflict: Another engine has one of them.
@@ -106,7 +120,10 @@ def _lock(config: EngineConfig, services: list[str]) -> list[EngineLock]:
     directories = (config.run_dir, config.data_root) if owner else (config.run_dir,)
     for directory in dict.fromkeys(directories):
         lock = EngineLock(directory)
-        if not lock.acquire():
+        give_up_at = time.monotonic() + patience_s
+        while not (held_now := lock.acquire()) and _is_ending(config.run_dir) and time.monotonic() < give_up_at:
+            time.sleep(0.02)
+        if not held_now:
             for held in locks:
                 held.close()
             state = EngineState.read(config.run_dir)
@@ -114,6 +131,13 @@ def _lock(config: EngineConfig, services: list[str]) -> list[EngineLock]:
             raise Conflict(f"davit is already running in {directory}{whose}: see davit status, or davit down first")
         locks.append(lock)
     return locks
+
+
+def _is_ending(run_dir: Path) -> bool:
+    """Whether the first process of the engine that has the lock is gone: the others follow it."""
+    state = EngineState.read(run_dir)
+    guardian = state.processes.get("guardian") if state is not None else None
+    return guardian is None or guardian.identity is None or not guardian.identity.alive
 
 
 def become_guardian(config: EngineConfig, announce: int | None = None) -> NoReturn:

@@ -28,8 +28,8 @@ from shared.config import EngineConfig
 from shared.contracts.builds import socket_path
 from shared.errors import Conflict, DavitError
 from shared.version import VERSION
-from supervisor import demand, enginelog, gate, migrations, nats, state, warm
-from supervisor.children import Child, Children
+from supervisor import demand, enginelog, gate, migrations, nats, pidfile, state, warm
+from supervisor.children import STOP_WITHIN_S, Child, Children
 from supervisor.ownership import EXIT_LOST, Ownership, containers_below
 from supervisor.process import Identity, fork, set_title
 from supervisor.state import EngineState, ProcessState
@@ -236,7 +236,8 @@ class Supervisor:
         from services.api.bootstrap import listeners_of
 
         try:
-            listeners = listeners_of(self._config, {})
+            activated = {host: int(host.removeprefix("fd://")) for host in self._config.api_hosts if "fd://" in host}
+            listeners = listeners_of(self._config, activated)
         except DavitError as error:
             raise StartFailed(str(error)) from error
         for listener in listeners:
@@ -415,9 +416,13 @@ class Supervisor:
     # -- stop -----------------------------------------------------------------------------------------------------
 
     def _stop_all(self) -> None:
-        """Stop the services together, then the bus. Containers are not touched."""
+        """Stop the services together, then the bus. Containers are not touched, unless they are to end as well."""
         self._stopping = self._children.stopping = True
         self._state.phase = "stopping"
+        if not self._config.live_restore:
+            # The agent first: what it tells of the containers that it ends is to be heard.
+            within_s = STOP_WITHIN_S + self._config.stop_within_s
+            self._children.stop([child for child in self._children if child.name == "agent"], within_s)
         self._children.stop(child for child in self._children if child.name not in BUSES)
         self._children.stop(child for child in self._children if child.name in BUSES)
         for host, listener in self._listeners.items():
@@ -427,6 +432,8 @@ class Supervisor:
         self._listeners.clear()
         if self._demand is not None:
             self._demand.close()
+        if self._config.pidfile:
+            pidfile.remove(Path(self._config.pidfile), self._guardian)
 
 
 def end_leftovers(run_dir: Path) -> None:

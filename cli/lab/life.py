@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 import click
 
 from cli.lab.group import Chosen, chosen_lab, subcommand
+
+
+@subcommand("init", "init > lab.yml", "init lab.yml")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+def init(file: Path | None) -> None:
+    """Write an example of a lab's file, with comments; to FILE, if that is new."""
+    text = (resources.files("lab.topology") / "example.yml").read_text()
+    if file is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        with file.open("x") as new:
+            new.write(text)
+    except FileExistsError as error:
+        raise click.ClickException(f"{file} is there already") from error
 
 
 @subcommand("up", "up demo.yml", "up            # after a reboot")

@@ -22,6 +22,65 @@ def status(chosen: Chosen, as_json: bool) -> None:
         raise SystemExit(1)
 
 
+@subcommand("graph", "graph", "graph --mermaid")
+@click.option("--mermaid", is_flag=True, help="As a diagram for documents.")
+@chosen_lab
+def graph(chosen: Chosen, mermaid: bool) -> None:
+    """Draw the lab's networks."""
+    from lab import graph as drawing
+
+    found = chosen.lab()
+    draw = drawing.mermaid if mermaid else drawing.text
+    click.echo("\n".join(draw(found.topology, found.nets, found.wires)))
+
+
+@subcommand("faults", "faults", "faults --again", "faults --stop")
+@click.option("--again", is_flag=True, help="Begin the timeline anew.")
+@click.option("--stop", is_flag=True, help="Do nothing more of it.")
+@chosen_lab
+def faults(chosen: Chosen, again: bool, stop: bool) -> None:
+    """Show the timeline of faults, and what became of each."""
+    from lab.faults.keeping import lines
+
+    found = chosen.lab()
+    if again or stop:
+        from lab.actions import begin_faults
+
+        begin_faults(found.places, again=again)
+        return
+    for line in lines(found):
+        click.echo(line)
+
+
+@subcommand("wait", "wait", "wait w1 w2 --timeout 10s", "wait --faults")
+@click.argument("nodes", nargs=-1)
+@click.option("--faults", is_flag=True, help="Until the timeline has come to its end.")
+@click.option("--timeout", default="60s", metavar="TIME", show_default=True)
+@chosen_lab
+def wait(chosen: Chosen, nodes: tuple[str, ...], faults: bool, timeout: str) -> None:
+    """Wait until all nodes, or the NODES, are ready for work."""
+    from lab.topology.units import duration
+    from lab.waiting import wait as until
+    from lab.waiting import wait_for_faults
+
+    try:
+        timeout_s = duration(timeout)
+    except ValueError as error:
+        raise click.UsageError(f"--timeout: {error}") from error
+    if faults:
+        wait_for_faults(chosen.lab(), timeout_s)
+    else:
+        until(chosen.lab(), nodes, timeout_s)
+
+
+@subcommand("schema", "schema > lab.schema.json")
+def schema() -> None:
+    """Print the JSON schema of a lab's file, for editors."""
+    from lab.topology.model import Topology
+
+    click.echo(json.dumps(Topology.model_json_schema(), indent=2))
+
+
 @subcommand("logs", "logs w1", "logs -f w1")
 @click.argument("node")
 @click.option("-f", "--follow", is_flag=True, help="Go on as the engine writes.")

@@ -23,12 +23,14 @@ def isolate(lab: Lab, node: str) -> None:
 
 
 def heal(lab: Lab, one: str | None = None, other: str | None = None) -> None:
-    """Undo cuts: all, those of one node or segment, or the one between two."""
+    """Undo cuts: all, those of one node or segment, the one between two, or with `ALL` the isolation of a node."""
     cuts = lab.record.changes.cuts
     if one is None:
         cuts.clear()
     elif other is None:
         lab.record.changes.cuts = {key for key in cuts if one not in key.split("|")}
+    elif other == ALL:
+        cuts.discard(cut_key(lab.node(one), ALL))
     else:
         directions(lab.nets, one, other)
         cuts.discard(cut_key(one, other))

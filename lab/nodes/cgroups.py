@@ -62,19 +62,19 @@ class Cgroup:
     """One group, in all hierarchies at once. `path` is relative to their roots."""
 
     def __init__(self, hierarchies: Hierarchies, path: str) -> None:
-        self._hierarchies = hierarchies
+        self.hierarchies = hierarchies
         self.path = path
 
     @property
     def directories(self) -> list[Path]:
-        return [root / self.path for root in self._hierarchies.roots]
+        return [root / self.path for root in self.hierarchies.roots]
 
     def child(self, name: str) -> Cgroup:
-        return Cgroup(self._hierarchies, f"{self.path}/{name}")
+        return Cgroup(self.hierarchies, f"{self.path}/{name}")
 
     def create(self) -> None:
         """Make the group and what is above it, ready to have processes."""
-        for root in self._hierarchies.roots:
+        for root in self.hierarchies.roots:
             directory = root
             for part in self.path.split("/"):
                 self._delegate(directory)
@@ -85,7 +85,7 @@ class Cgroup:
     def _delegate(self, directory: Path) -> None:
         """v2: let children have the controllers that there are."""
         control = directory / "cgroup.subtree_control"
-        if self._hierarchies.v1 or not control.exists():
+        if self.hierarchies.v1 or not control.exists():
             return
         there = (directory / "cgroup.controllers").read_text().split()
         control.write_text(" ".join(f"+{name}" for name in _WANTED_V2 if name in there))
@@ -108,7 +108,7 @@ class Cgroup:
     def limit(self, limits: Limits) -> None:
         """Set what all processes below may use together. Raises Unsupported without the controller."""
         quota = -1 if limits.cpus is None else int(limits.cpus * _CPU_PERIOD_US)
-        if self._hierarchies.v1:
+        if self.hierarchies.v1:
             self._write("memory", "memory.limit_in_bytes", -1 if limits.memory is None else limits.memory)
             self._write("cpu", "cpu.cfs_quota_us", quota)
             return
@@ -116,7 +116,7 @@ class Cgroup:
         self._write("", "cpu.max", f"{'max' if quota < 0 else quota} {_CPU_PERIOD_US}")
 
     def _write(self, controller: str, name: str, value: int | str) -> None:
-        root = self._hierarchies.v1.get(controller) if controller else self._hierarchies.v2
+        root = self.hierarchies.v1.get(controller) if controller else self.hierarchies.v2
         file = Path(root or "/nonexistent") / self.path / name
         if not file.exists():
             if str(value).split()[0] in ("-1", "max"):
@@ -126,15 +126,15 @@ class Cgroup:
 
     def freeze(self, frozen: bool) -> None:
         """Stop all processes below, or let them go on; returns once it is so. Raises Unsupported, Conflict."""
-        freezer = self._hierarchies.v1.get("freezer")
+        freezer = self.hierarchies.v1.get("freezer")
         if freezer:
             file, word = Path(freezer) / self.path / "freezer.state", "FROZEN" if frozen else "THAWED"
             if not file.parent.exists():
                 return
             file.write_text(word)
             _await(lambda: file.read_text().strip() == word, f"{self.path} to be {word.lower()}")
-        elif self._hierarchies.v2:
-            directory = Path(self._hierarchies.v2) / self.path
+        elif self.hierarchies.v2:
+            directory = Path(self.hierarchies.v2) / self.path
             if not directory.exists():
                 return
             (directory / "cgroup.freeze").write_text(str(int(frozen)))

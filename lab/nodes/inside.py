@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator
 from typing import NoReturn
 
-from lab.lab import RUN_DIR, Lab
-from lab.nodes.start import enter, environment_of
+from lab.lab import Lab
+from lab.nodes.kinds import RUN_DIR
 from shared.errors import Conflict, InvalidArgument
 
 _POLL_S = 0.1
@@ -17,19 +18,26 @@ _POLL_S = 0.1
 
 def become(lab: Lab, node: str, command: list[str]) -> NoReturn:
     """Become a program in a node. Raises Conflict when the node is off, InvalidArgument without the program."""
-    require_running(lab, node)
-    enter(lab.namespaces, lab.cgroup(node), node)
-    environment = environment_of(f"unix://{RUN_DIR}/docker.sock") | {"DAVIT_RUN_DIR": RUN_DIR}
+    entrance = lab.entrance(node)
+    entrance.go()
+    own = {} if lab.is_image(node) else {"DAVIT_RUN_DIR": RUN_DIR}
+    if lab.is_image(node):
+        _go_on_as_child()
     try:
-        os.execvpe(command[0], command, environment)
+        os.execvpe(command[0], command, entrance.environment | own)
     except OSError as error:
         raise InvalidArgument(f"{command[0]}: {error.strerror}") from error
 
 
-def require_running(lab: Lab, node: str) -> None:
-    """Raises Conflict when the node is not on, NotFound when there is none."""
-    if lab.node(node) not in lab.running():
-        raise Conflict(f"{node} is off: davit lab restart {node}")
+def _go_on_as_child() -> None:
+    """A process namespace that was entered is that of children; returns in one, and ends as that one does."""
+    pid = os.fork()
+    if not pid:
+        return
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)  # the terminal sends them to the child as well
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os._exit(code if code >= 0 else 128 - code)
 
 
 def logs(lab: Lab, node: str, *, follow: bool, tail: int | None) -> Iterator[str]:

@@ -108,6 +108,11 @@ class Cluster:
             return port.addresses[0].partition("/")[0]
         raise InvalidArgument(f"nodes.{of}: it has no address under which {seen_from} could reach it")
 
+    def others(self, node: str) -> list[str]:
+        """All other nodes as ``name:address``, by addresses that this one reaches them under."""
+        found = (line.split() for line in self.hosts(node).splitlines()[2:])
+        return [f"{name}:{address}" for address, name in found if name != node]
+
     def hosts(self, node: str) -> str:
         """A node's ``/etc/hosts``: itself, and all others by an address that it reaches them under."""
         lines = ["127.0.0.1 localhost", "::1 localhost"]

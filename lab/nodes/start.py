@@ -22,9 +22,14 @@ from lab.nodes.cgroups import ENGINE, Cgroup, Hierarchies
 from lab.nodes.join import Daemon
 from lab.nodes.machine import Machine, furnish, leave_home
 from lab.nodes.namespaces import KINDS, Namespaces
+from services.executor.runtime.kernel import calls
 from shared.errors import Internal
 
 _LAST_LINES = 5
+_CONTAINER = (
+    calls.CLONE_NEWNS | calls.CLONE_NEWUTS | calls.CLONE_NEWNET | calls.CLONE_NEWIPC | calls.CLONE_NEWPID
+    | calls.CLONE_NEWCGROUP
+)  # fmt: skip
 
 
 @dataclass
@@ -112,20 +117,49 @@ def bind(namespaces: Namespaces, starting: Starting) -> None:
     namespaces.bind(starting.node, starting.pid, tuple(KINDS))
 
 
-def enter(namespaces: Namespaces, cgroup: Cgroup, node: str) -> None:
-    """Move the calling process, which has one thread, into a node, as `davit lab exec` does."""
-    cgroup.child(ENGINE).join()
-    namespaces.enter(node)
-    os.chdir("/")
+@dataclass(frozen=True)
+class Entrance:
+    """The way into a node for a process with one thread: `go` moves it in; `environment` is what it finds there."""
+
+    go: Callable[[], None]
+    environment: dict[str, str]
+
+    @classmethod
+    def of_machine(
+        cls, namespaces: Namespaces, cgroup: Cgroup, node: str, environment: dict[str, str]
+    ) -> Entrance:  # fmt: skip
+        """Into a node that has an engine."""
+
+        def go() -> None:
+            cgroup.child(ENGINE).join()
+            namespaces.enter(node)
+            os.chdir("/")
+
+        return cls(go, environment)
+
+    @classmethod
+    def of_container(cls, cgroup: Cgroup) -> Entrance:
+        """Into a plain container; its children, not the process itself, are in its process namespace."""
+        first = min(cgroup.pids())
+        held = os.pidfd_open(first)
+        variables = Path(f"/proc/{first}/environ").read_text(errors="surrogateescape").split("\0")
+        environment = dict(text.split("=", 1) for text in variables if "=" in text)
+        group = next(path for path in Path(f"/proc/{first}/cgroup").read_text().splitlines()).rpartition(":")[2]
+        inside = Cgroup(cgroup.hierarchies, group.strip("/"))
+
+        def go() -> None:
+            inside.join()
+            calls.setns(held, _CONTAINER, f"process {first}")
+            os.chdir("/")
+
+        return cls(go, environment)
 
 
-def run_in(
-    namespaces: Namespaces, cgroup: Cgroup, node: str, command: Sequence[str], environment: dict[str, str]
-) -> str:  # fmt: skip
+def run_in(entrance: Entrance, node: str, command: Sequence[str]) -> str:
     """Run a command in a node; its output. Raises Internal with what it said when it fails."""
     done = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-        check=False, preexec_fn=lambda: enter(namespaces, cgroup, node),  # one thread
+        command, env=entrance.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        check=False, preexec_fn=entrance.go,  # one thread
     )  # fmt: skip
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines()[-_LAST_LINES:]

@@ -5,6 +5,7 @@ Source: YAML 1.1 as PyYAML's `safe_load` reads it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 
 from lab.topology import containerlab
 from lab.topology.check import FieldPath, checked, refused
-from lab.topology.model import Topology
+from lab.topology.model import Node, Topology
 from shared.errors import InvalidArgument
 
 
@@ -23,7 +24,21 @@ def read(path: Path) -> Topology:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"the lab file {path} cannot be read: {error}") from error
-    return parse(text, path.name, default_name=path.name.split(".")[0])
+    topology = parse(text, path.name, default_name=path.name.split(".")[0])
+    nodes = {name: _absolute(node, path.absolute().parent) for name, node in topology.nodes.items()}
+    return topology.model_copy(update={"nodes": nodes})
+
+
+def _absolute(node: Node, directory: Path) -> Node:
+    """The node with paths that do not depend on where the command was typed: they are the file's neighbours."""
+
+    def archive(text: str) -> str:
+        return str(directory / text) if (directory / text).is_file() else text
+
+    binds = [text if text.startswith("/") else os.path.normpath(directory / text) for text in node.binds]
+    changed: dict[str, Any] = {"image": archive(node.image) if node.image else ""}
+    changed |= {"images": [archive(text) for text in node.images], "binds": binds}
+    return node.model_copy(update={name: value for name, value in changed.items() if value != getattr(node, name)})
 
 
 def parse(text: str, file: str, *, default_name: str = "lab") -> Topology:
@@ -38,7 +53,26 @@ def parse(text: str, file: str, *, default_name: str = "lab") -> Topology:
         lines.foreign = True
     if found:
         raise refused(file, lines, found)
-    return checked({"name": default_name} | values, file, lines)
+    topology = checked({"name": default_name} | values, file, lines)
+    _feasible(topology, file, lines)
+    return topology
+
+
+def _feasible(topology: Topology, file: str, lines: _Lines) -> None:
+    """Whether there are addresses for all, and the timeline can be understood. Raises InvalidArgument."""
+    from lab.faults.plan import known_of, plan
+    from lab.topology.wiring import wire
+
+    try:
+        nets = wire(topology, {})
+    except ValueError as error:
+        field, _, text = str(error).partition(": ")
+        raise refused(file, lines, [(tuple(field.split(".")), text)]) from error
+    try:
+        plan(topology.faults, topology.seed, known_of(topology, nets))
+    except InvalidArgument as error:
+        _, _, index = str(error.detail["field"]).partition(".")
+        raise refused(file, lines, [(("faults", int(index)), str(error))]) from error
 
 
 def _yaml(text: str, file: str) -> tuple[yaml.Node | None, Any]:

@@ -98,7 +98,7 @@ class _Taken:
             if not any(candidate.version == other.version and candidate.overlaps(other) for other in self.subnets):
                 self.subnets.append(candidate)
                 return str(candidate)
-        raise ValueError(f"{within} has no room for another network of the lab: give it a subnet of its own")
+        raise ValueError(f"segments: {within} has no room for another network: give one a subnet of its own")
 
     def interface(self, node: str) -> str:
         number = 0

@@ -45,6 +45,7 @@ def facts_of(config: EngineConfig) -> EngineFacts:
         log_driver=config.log_driver,
         debug=config.debug,
         builds=str(socket_path(config.run_dir)),
+        live_restore=config.live_restore,
         address_pools=tuple({"base": pool.base, "size": pool.size} for pool in config.default_address_pools),
     )
 

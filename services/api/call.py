@@ -57,6 +57,7 @@ class EngineFacts:
     insecure_registries: tuple[str, ...] = ()
     log_driver: str = "json-file"
     debug: bool = False
+    live_restore: bool = True
     experimental: bool = False
     address_pools: tuple[dict[str, Any], ...] = ()
     http_proxy: str = ""

@@ -16,7 +16,6 @@ from shared.contracts.networks import CreateNetwork, Ipam, IpamPool, Network, No
 from shared.docker.words import parse_bool
 from shared.errors import Forbidden, InvalidArgument, NotFound, Unsupported
 
-DEFAULT_BRIDGE = "davit0"
 PREDEFINED = ("bridge", "host", "none")
 DRIVERS = ("bridge", "macvlan")
 SINGLE = {"host": "host", "null": "null", "none": "null"}
@@ -70,6 +69,7 @@ class NetworkRecord(BaseModel):
     icc: bool = True
     masquerade: bool = True
     host_binding_ip: str = ""
+    foreign_bridge: bool = False
 
     @property
     def predefined(self) -> bool:
@@ -121,19 +121,36 @@ class NetworkRecord(BaseModel):
             masquerade=self.masquerade,
             host_binding_ip=self.host_binding_ip,
             dns=self.has_names,
+            foreign_bridge=self.foreign_bridge,
             options=self.options,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What the operator configured: pools for networks without a subnet, the default bridge."""
+    """What the operator configured: pools for networks without a subnet, the default bridge.
+
+    Attributes:
+        bridge: The default network's interface; empty for no default network.
+        foreign_bridge: Whether it is there already, and configured by somebody else.
+        bip: Its address, if the operator or the bridge itself says it.
+        fixed_cidr: Where in its subnet containers get their addresses.
+    """
 
     pools: Sequence[tuple[str, int]]
+    bridge: str = "davit0"
+    foreign_bridge: bool = False
     bip: str = ""
+    fixed_cidr: str = ""
+    masquerade: bool = True
     mtu: int = 1500
     icc: bool = True
     host_binding_ip: str = "0.0.0.0"
+
+    @property
+    def user_pools(self) -> bool:
+        """Whether the default network's subnet is not the engine's to choose."""
+        return bool(self.bip or self.fixed_cidr)
 
 
 def new_network(
@@ -185,34 +202,57 @@ def new_network(
     return record.model_copy(update={"pools": [pool.view() for pool in pools]})
 
 
-def predefined_networks(ids: dict[str, str], created_at: str, defaults: Defaults) -> list[NetworkRecord]:
-    """The networks that are always there: bridge, host, none."""
-    subnet = defaults.bip or ""
-    if subnet:
-        gateway, _, _ = subnet.partition("/")
-        pool = ipam.parse_pool(IpamPool(subnet=subnet, gateway=gateway))
-    else:
-        pool = ipam.parse_pool(IpamPool(subnet=str(ipam.choose_subnet(defaults.pools, []))))
-    bridge = NetworkRecord(
-        id=ids["bridge"],
+def default_network(
+    network_id: str,
+    created_at: str,
+    defaults: Defaults,
+    *,
+    taken: Iterable[ipam.Net] = (),
+    before: NetworkRecord | None = None,
+) -> NetworkRecord:
+    """The network ``bridge`` as the operator wants it.
+
+    Args:
+        taken: Subnets that it cannot have, when it is to get one.
+        before: What it has been so far: its subnet and its bridge are kept unless the operator names others.
+    """
+    subnet, gateway, bridge = "", "", defaults.bridge
+    if before is not None and not before.user_pools:
+        subnet = before.pools[0].subnet
+    if before is not None and not (before.foreign_bridge or defaults.foreign_bridge):
+        bridge = before.bridge  # the name of the engine that made it; copies of this service may be called otherwise
+    if defaults.bip:
+        subnet, gateway = defaults.bip, defaults.bip.partition("/")[0]
+    elif defaults.fixed_cidr:  # all that there is, as in dockerd
+        subnet = defaults.fixed_cidr
+    subnet = subnet or str(ipam.choose_subnet(defaults.pools, taken))
+    pool = ipam.parse_pool(IpamPool(subnet=subnet, gateway=gateway, ip_range=defaults.fixed_cidr))
+    return NetworkRecord(
+        id=network_id,
         name="bridge",
         created_at=created_at,
-        bridge=DEFAULT_BRIDGE,
+        bridge=bridge,
+        foreign_bridge=defaults.foreign_bridge,
         pools=[pool.view()],
+        user_pools=defaults.user_pools,
         mtu=defaults.mtu,
         icc=defaults.icc,
+        masquerade=defaults.masquerade,
         host_binding_ip="" if defaults.host_binding_ip == "0.0.0.0" else defaults.host_binding_ip,
         options={
             DEFAULT: "true",
             ICC: "true" if defaults.icc else "false",
-            MASQUERADE: "true",
+            MASQUERADE: "true" if defaults.masquerade else "false",
             HOST_BINDING: defaults.host_binding_ip,
-            BRIDGE_NAME: DEFAULT_BRIDGE,
+            BRIDGE_NAME: bridge,
             MTU: str(defaults.mtu),
         },
     )
+
+
+def networks_without_addresses(ids: dict[str, str], created_at: str) -> list[NetworkRecord]:
+    """The two that are always there and have no subnet: host and none."""
     return [
-        bridge,
         NetworkRecord(id=ids["host"], name="host", created_at=created_at, driver="host"),
         NetworkRecord(id=ids["none"], name="none", created_at=created_at, driver="null"),
     ]

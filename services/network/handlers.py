@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from services.network import domain, filters, ipam
 from services.network.domain import Defaults, NetworkRecord
+from services.network.hostnets import HostSubnets
 from services.network.sql import EndpointRecord, KnownNetwork, NetworkStore, Source
 from shared.bus.client import EMPTY, Bus, Empty
 from shared.clock import Clock
@@ -29,7 +30,7 @@ from shared.docker.ids import meant
 from shared.docker.moments import rfc3339
 from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound
 from shared.events.record import DomainEvent
-from shared.state.database import Database
+from shared.state.database import Database, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,10 @@ log = logging.getLogger(__name__)
 class NetworkHandlers:
     """One method per contract."""
 
-    def __init__(self, database: Database, bus: Bus, clock: Clock, store: NetworkStore, defaults: Defaults) -> None:
+    def __init__(
+        self, database: Database, bus: Bus, clock: Clock, store: NetworkStore, defaults: Defaults, host: HostSubnets
+    ) -> None:
+        self._host = host
         self._database = database
         self._bus = bus
         self._clock = clock
@@ -52,16 +56,69 @@ class NetworkHandlers:
         await self._bus.serve(contract.PRUNE, self.prune)
 
     async def ensure_predefined(self) -> None:
-        """Create bridge, host and none where they are missing."""
+        """Create host, none and bridge where they are missing, and make bridge what the operator wants it to be."""
         async with self._database.transaction() as tx:
-            present = {known.record.name for known in await self._store.networks(tx)}
-            if set(domain.PREDEFINED) <= present:
-                return
+            known = await self._store.networks(tx)
+            present = {one.record.name: one for one in known}
             ids = {name: secrets.token_hex(32) for name in domain.PREDEFINED}
-            for record in domain.predefined_networks(ids, self._now(), self._defaults):
+            for record in domain.networks_without_addresses(ids, self._now()):
                 if record.name not in present:
                     await self._store.add_network(tx, record)
                     tx.emit(_event("create", record))
+            await self._ensure_default(tx, known, present.get("bridge"), ids["bridge"])
+        self._host.hold(_subnets(known))
+
+    async def _ensure_default(
+        self, tx: Transaction, known: Sequence[KnownNetwork], present: KnownNetwork | None, network_id: str
+    ) -> None:
+        """The default network. One that differs is replaced unless something is on it, as dockerd does at its start."""
+        if present is not None:
+            before = present.record
+            wanted = self._default(known, before.id, before.created_at, before) if self._defaults.bridge else None
+            if wanted == before:
+                return
+            if await self._store.of_network(tx, present):
+                log.warning("the default network has endpoints: it stays as it is, whatever the configuration says")
+                return
+            await self._store.remove_network(tx, before.id)
+            tx.emit(_event("destroy", before))
+            if wanted is None:
+                return
+            record = wanted.model_copy(update={"id": network_id, "created_at": self._now()})
+        elif self._defaults.bridge:
+            record = self._default(known, network_id, self._now(), None)
+        else:
+            return
+        await self._store.add_network(tx, record)
+        tx.emit(_event("create", record))
+
+    def _default(
+        self, known: Sequence[KnownNetwork], network_id: str, created: str, before: NetworkRecord | None
+    ) -> NetworkRecord:
+        """The record of the default network, with a subnet that nobody on this machine has."""
+
+        def made(taken: list[ipam.Net]) -> NetworkRecord:
+            return domain.default_network(network_id, created, self._defaults, taken=taken, before=before)
+
+        others = [one for one in known if one.record.name != "bridge"]
+        keeps = before is not None and not before.user_pools
+        return made(_subnets(others)) if keeps or self._defaults.user_pools else self._claimed(made, _subnets(others))
+
+    def _claimed(self, make: Callable[[list[ipam.Net]], NetworkRecord], taken: list[ipam.Net]) -> NetworkRecord:
+        """A network whose subnet was chosen, and that no other engine here is choosing.
+
+        What the machine uses counts as taken, but for the last resort: a machine may have a route to everywhere.
+        """
+        used = [*taken, *self._host.in_use()]
+        while True:
+            try:
+                record = make(used)
+            except NotFound:
+                return make(taken)
+            four = record.pool(4)
+            if four is None or self._host.claim(four.subnet):
+                return record
+            used.append(four.subnet)
 
     def _now(self) -> str:
         return rfc3339(self._clock.time_ns())
@@ -75,18 +132,28 @@ class NetworkHandlers:
             if any(one.record.name == request.name for one in known):
                 raise Conflict(f"network with name {request.name} already exists", field="Name")
             request = _from_configuration(request, known)
-            record = domain.new_network(
-                request,
-                network_id=secrets.token_hex(32),
-                created_at=self._now(),
-                taken=[] if request.config_only else _subnets(known),
-                defaults=self._defaults,
-                bridges=[one.record.bridge for one in known],
-            )
+            record = self._new(request, known)
             await self._store.add_network(tx, record)
             tx.emit(_event("create", record))
         log.info("network %s (%s) created", record.name, record.id[:12])
         return CreatedNetwork(id=record.id)
+
+    def _new(self, request: CreateNetwork, known: Sequence[KnownNetwork]) -> NetworkRecord:
+        network_id, created, bridges = secrets.token_hex(32), self._now(), [one.record.bridge for one in known]
+
+        def made(taken: list[ipam.Net]) -> NetworkRecord:
+            return domain.new_network(
+                request,
+                network_id=network_id,
+                created_at=created,
+                taken=taken,
+                defaults=self._defaults,
+                bridges=bridges,
+            )
+
+        chosen = bool(request.ipam and request.ipam.config)
+        taken = [] if request.config_only else _subnets(known)
+        return made(taken) if chosen or request.config_only else self._claimed(made, taken)
 
     async def inspect(self, request: NetworkRef) -> Network:
         async with self._database.read() as connection:
@@ -149,6 +216,7 @@ class NetworkHandlers:
 
     async def _withdraw(self, removed: Sequence[KnownNetwork]) -> None:
         """Tell every agent; one that does not hear it asks for everything wanted when it is back."""
+        self._host.release(_subnets(removed))
         for known in removed:
             body = ApplyNetwork(network=known.node_view).model_dump_json().encode()
             await hint(self._bus, contract.NETWORK_REMOVED, body)

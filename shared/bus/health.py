@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 SERVICES = ("api", "image", "network", "volume", "control", "agent", "audit")
 
 
+# For those that nobody expects: copies, and other nodes.
+LINGER_S = 0.1
+
+
 class Health(BaseModel):
     """One copy of a service.
 
@@ -71,6 +75,7 @@ async def ask_all(bus: Bus, *, wait_s: float = 0.5, expected: Set[tuple[str, int
             await bus.nats.publish(contract(service).subject, b"{}", reply=inbox)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(enough.wait(), wait_s)
+            await asyncio.sleep(LINGER_S)
     finally:
         with contextlib.suppress(nats.errors.Error):
             await subscription.unsubscribe()

@@ -105,12 +105,14 @@ class NodeNetwork(BaseModel):
     """What a node must know of a network to realise it in its kernel.
 
     Attributes:
-        bridge: Interface name (``davit0`` for the default network, ``dv-<12 hex>`` for others), 15 bytes at most.
+        bridge: Interface name, 15 bytes at most: ``davit0`` or the like for the default network, ``dv-<12 hex>`` for
+            others.
         subnet, gateway: CIDR of the pool and the bridge's own address; empty without that family.
         icc: Whether containers on it may talk to each other.
         masquerade: Whether traffic that leaves it is source-translated.
         host_binding_ip: Default address of published ports.
         dns: Whether 127.0.0.11 answers names on it (user-defined networks).
+        foreign_bridge: Whether somebody else made the bridge, and configures it.
     """
 
     id: str
@@ -127,6 +129,7 @@ class NodeNetwork(BaseModel):
     masquerade: bool = True
     host_binding_ip: str = ""
     dns: bool = True
+    foreign_bridge: bool = False
     options: dict[str, str] = Field(default_factory=dict)
 
 

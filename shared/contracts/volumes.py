@@ -61,15 +61,9 @@ class PrunedVolumes(BaseModel):
 
 
 class WantedVolume(BaseModel):
-    """A volume a container mounts; an empty name asks for a new anonymous one.
-
-    Attributes:
-        target, read_only: Where and how, for the event that tells of it.
-    """
+    """A volume a container mounts; an empty name asks for a new anonymous one."""
 
     name: str = ""
-    target: str = ""
-    read_only: bool = False
     driver: str = ""
     options: dict[str, str] = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -143,3 +144,20 @@ def test_nobody_else_reads_layers(cluster: Cluster) -> None:
             f"https://127.0.0.1:5000/v2/davit/layers/blobs/{digest}",
         )  # fmt: skip
         assert answer.stdout == "401"
+
+
+def test_that_node_s_status_is_whole_at_once_and_down_ends_its_containers(cluster: Cluster) -> None:
+    cluster.run_there("-d", "--name", "ends", "busybox", "sleep", "1000")
+    docker = cluster.engine.docker
+    pid = int(docker("inspect", "-f", "{{.State.Pid}}", "ends").stdout)
+    for _ in range(3):
+        status = cluster.status()
+        assert status["healthy"], status["processes"]
+        assert {health["node"] for health in status["others"]} <= {"first"}  # told apart from this node's
+    said = cluster.down()
+    assert "stopped 1 containers" in said
+    assert not Path(f"/proc/{pid}").exists()
+    cluster.up()
+    status = cluster.status()
+    assert status["processes"]["agent"]["healthy"], status["processes"]
+    eventually(lambda: docker("inspect", "-f", "{{.State.Status}}", "ends").stdout.strip() == "exited", what="its exit")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tests.lab.engine import DAVIT, ROOT, Engine, eventually
 from tests.lab.netns import NetworkNamespace, run
@@ -85,8 +86,9 @@ class Cluster:
             settings |= {"DAVIT_REGISTRY_TLS_CERT": str(cert), "DAVIT_REGISTRY_TLS_KEY": str(key)}
         return settings
 
-    def _davit(self, *arguments: str, check: bool = True) -> None:
-        run(*self._other.enter, str(DAVIT), *arguments, check=check, env=self.engine.environment, cwd=ROOT)
+    def _davit(self, *arguments: str, check: bool = True) -> str:
+        done = run(*self._other.enter, str(DAVIT), *arguments, check=check, env=self.engine.environment, cwd=ROOT)
+        return str(done.stdout)
 
     def up(self) -> None:
         """Start the second node, and wait until the first has heard of it."""
@@ -97,8 +99,15 @@ class Cluster:
         there = ("create", "--pull", "never", "--label", "davit.node=second", "none")
         eventually(lambda: "No such image" in self.engine.docker(*there, check=False).stderr, 15, "the second node")
 
-    def down(self) -> None:
-        self._davit("down", "--run-dir", str(self._run_dir), "--containers", check=False)
+    def status(self) -> dict[str, Any]:
+        """The second node's, as it is told there."""
+        status: dict[str, Any] = json.loads(
+            self._davit("status", "--json", "--run-dir", str(self._run_dir), check=False)
+        )
+        return status
+
+    def down(self) -> str:
+        return self._davit("down", "--run-dir", str(self._run_dir), "--containers", check=False)
 
     def kill_agent(self) -> None:
         """SIGKILL the second node's agent; it is started again."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +19,7 @@ import pytest
 from tests.lab.engine import DAVIT, ROOT, busybox_tar
 from tests.lab.netns import run
 
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # A ping of one's own: exact to microseconds, and there without a package.
 PING = """\
 import os, select, socket, statistics, struct, sys, time
@@ -129,6 +133,24 @@ class TestLab:
                 self.davit("down")
         finally:
             shutil.rmtree(self.base, ignore_errors=True)
+
+
+def busybox_archive(path: Path) -> Path:
+    """busybox:latest as `docker save` writes it, without an engine."""
+    layer = busybox_tar(path.with_suffix(".layer")).read_bytes()
+    digest = hashlib.sha256(layer).hexdigest()
+    config = {"architecture": ARCHITECTURES[os.uname().machine], "os": "linux", "config": {"Cmd": ["sh"]},
+              "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}}  # fmt: skip
+    manifest = [{"Config": "config.json", "RepoTags": ["busybox:latest"], "Layers": ["layer.tar"]}]
+    with tarfile.open(path, "w") as tar:
+        for name, data in (
+            ("config.json", json.dumps(config).encode()), ("layer.tar", layer),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):  # fmt: skip
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
 
 
 def require_root() -> None:

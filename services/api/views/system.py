@@ -127,7 +127,7 @@ def info(
         "Runtimes": _runtimes(node),
         "DefaultRuntime": node.default_runtime,
         "Swarm": swarm_info(cluster),
-        "LiveRestoreEnabled": True,
+        "LiveRestoreEnabled": facts.live_restore,
         "Isolation": "",
         "InitBinary": node.init_path,
         "ContainerdCommit": COMMIT,

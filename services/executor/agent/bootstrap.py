@@ -10,9 +10,11 @@ from services.executor.agent.containers.health import HealthChecks
 from services.executor.agent.containers.inventory import InventoryLoop
 from services.executor.agent.containers.launch import Launcher
 from services.executor.agent.containers.lifecycle import Containers
+from services.executor.agent.containers.netfiles import ResolverDefaults
 from services.executor.agent.containers.probes import Probes
 from services.executor.agent.containers.records import NodeRecords
 from services.executor.agent.containers.reports import Reporter
+from services.executor.agent.containers.shutdown import end_all
 from services.executor.agent.execs.launch import ExecLauncher
 from services.executor.agent.execs.watching import Execs
 from services.executor.agent.facts import node_facts, with_runtimes
@@ -58,9 +60,14 @@ async def start(ctx: ServiceContext) -> None:
     await layers.start()
     ctx.on_close(layers.close)
     runtimes = Runtimes(run_dir, config.runtimes)
-    launcher = Launcher(layers, records, zygote, network, volumes, runtimes, cgroup_v2=cgroups.kind == "v2")
+    resolver = ResolverDefaults.of(config)
+    launcher = Launcher(
+        layers, records, zygote, network, volumes, runtimes, cgroup_v2=cgroups.kind == "v2", resolver=resolver
+    )
     reporter = Reporter(ctx.bus, ctx.spawn, records.acknowledged)
-    containers = Containers(ctx.node, records, launcher, network, cgroups, reporter, ctx.spawn)
+    containers = Containers(
+        ctx.node, records, launcher, network, cgroups, reporter, ctx.spawn, default_cgroup=config.default_cgroup
+    )
     exec_launcher = ExecLauncher(containers, zygote)
     execs = Execs(ctx.node, ctx.bus, records, exec_launcher, reporter, ctx.spawn)
     probes = Probes(records, exec_launcher, ctx.spawn)
@@ -75,7 +82,7 @@ async def start(ctx: ServiceContext) -> None:
     await probes.recover()
     await containers.recover()
     await execs.recover()
-    handlers = Handlers(ctx.bus, containers, execs, network, volumes, archives, layers, cgroups, ctx.spawn)
+    handlers = Handlers(ctx.bus, containers, execs, network, volumes, archives, layers, cgroups, ctx.spawn, resolver)
     await handlers.serve(ctx.node)
     facts = with_runtimes(node_facts(ctx.node, cgroups.kind), runtimes, config.default_runtime)
     facts.labels, facts.version = list(config.labels), VERSION
@@ -86,6 +93,19 @@ async def start(ctx: ServiceContext) -> None:
         inventory.renew(with_runtimes(inventory.facts, runtimes, changed.default_runtime))
 
     ctx.on_reload(reload)
+    _end_containers_with_the_engine(ctx, containers)
     ctx.spawn(inventory.run(), name="inventory")
     await Member(ctx.bus, ctx.node, ClusterDirectory(data_root), records, ctx.spawn).start()
     await asyncio.sleep(0)
+
+
+def _end_containers_with_the_engine(ctx: ServiceContext, containers: Containers) -> None:
+    """Where the configuration wants it. Registered last, to be done first."""
+    within_s = ctx.config.stop_within_s
+    ctx.stop_within_s += within_s
+
+    async def end() -> None:
+        await end_all(containers, within_s)
+
+    if not ctx.config.live_restore:
+        ctx.on_close(end)

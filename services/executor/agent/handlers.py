@@ -11,6 +11,7 @@ from services.executor.agent.configuration.mounts import check_sources
 from services.executor.agent.configuration.resources import oci_resources
 from services.executor.agent.containers import netfiles, processes
 from services.executor.agent.containers.lifecycle import Containers
+from services.executor.agent.containers.netfiles import ResolverDefaults
 from services.executor.agent.containers.records import NodeRecord
 from services.executor.agent.containers.stats import docker_stats, with_previous
 from services.executor.agent.execs.watching import Execs
@@ -19,11 +20,10 @@ from services.executor.agent.files.volumes import NodeVolumes
 from services.executor.agent.layers.store import NodeLayers
 from services.executor.agent.network import NodeNetwork
 from services.executor.agent.output.attach import AttachSpec
-from services.executor.agent.output.logs import LogReader, end_of_log
+from services.executor.agent.output.logs import LogReader, encode, end_of_log
 from services.executor.runtime.cgroups.interface import CgroupBackend
 from shared.bus.batches import Batch, pack
 from shared.bus.client import EMPTY, Bus, Empty
-from shared.bus.handover import FIELD, Outlet, PipeRef, give
 from shared.bus.streams import ByteStream, StreamBroken, StreamCancelled, accept
 from shared.contracts import networks as network_contract
 from shared.contracts import node as contract
@@ -60,19 +60,6 @@ from shared.contracts.node import (
 )
 from shared.errors import DavitError, Internal, Unavailable
 
-
-def _outlet(pipe: PipeRef | None) -> Outlet | None:
-    """The pipe of who asks; None when it is on another machine."""
-    if pipe is None:
-        return None
-    try:
-        return give(pipe)
-    except Unavailable as error:
-        if error.detail.get("field") != FIELD:
-            raise
-        return None
-
-
 # Keys of attached clients that are remembered; one is asked again within seconds, or never.
 CLIENTS_KNOWN = 4096
 
@@ -91,7 +78,9 @@ class Handlers:
         layers: NodeLayers,
         cgroups: CgroupBackend,
         spawn: Callable[..., Any],
+        resolver: ResolverDefaults,
     ) -> None:
+        self._resolver = resolver
         self._bus = bus
         self._containers = containers
         self._execs = execs
@@ -229,24 +218,20 @@ class Handlers:
 
     async def logs(self, order: LogOrder) -> Empty:
         stream = await accept(self._bus, order.request.stream)
-        # Opened before the answer: who asks closes its own end of the pipe with that.
-        output = _outlet(order.request.pipe) or stream
-        self._spawn(self._send_logs(order.id, order.request, stream, output), name=f"logs {order.id[:12]}")
+        self._spawn(self._send_logs(order.id, order.request, stream), name=f"logs {order.id[:12]}")
         return EMPTY
 
-    async def _send_logs(
-        self, container_id: str, request: Logs, stream: ByteStream, output: ByteStream | Outlet
-    ) -> None:
+    async def _send_logs(self, container_id: str, request: Logs, stream: ByteStream) -> None:
         record = self._containers.records.find(container_id)
         tty = record.order.config.tty if record is not None else False
         max_files = int(record.order.log_options.get("max-file", 1)) if record is not None else 1
         paths = self._containers.records.paths(container_id)
         ended = self._containers.ended(container_id) if request.follow else None
         try:
-            async for data, position in LogReader(paths.log, request, max_files=max_files).read(ended, tty=tty):
-                await output.write(pack(Batch(position, data)))
+            async for records, position in LogReader(paths.log, request, max_files=max_files).read(ended):
+                await stream.write(pack(Batch(position, encode(records, request, tty=tty))))
             await stream.close_write()
-        except (StreamCancelled, StreamBroken, BrokenPipeError):  # the reader went away: nobody is left to tell
+        except (StreamCancelled, StreamBroken):  # the reader went away: nobody is left to tell
             return
         except DavitError as error:
             await stream.fail(error)
@@ -256,8 +241,6 @@ class Handlers:
             await stream.fail(Unavailable("the node's agent is being stopped"))  # not the end of the log
             raise
         finally:
-            if isinstance(output, Outlet):
-                output.close()
             await stream.aclose()
 
     async def attach(self, order: AttachOrder) -> Attached:
@@ -292,10 +275,8 @@ class Handlers:
         if record is None:
             return
         request = Logs(ref=container_id, stream=stream.ref, stdout=stdout, stderr=stderr)
-        reader = LogReader(self._containers.records.paths(container_id).log, request)
-        async for data, _ in reader.read(None, tty=record.order.config.tty):
-            if data:
-                await stream.write(data)
+        async for records, _ in LogReader(self._containers.records.paths(container_id).log, request).read(None):
+            await stream.write(encode(records, request, tty=record.order.config.tty))
 
     async def stat_path(self, order: PathOrder) -> PathStat:
         return await self._archives.stat(order.id, order.path)
@@ -356,5 +337,7 @@ class Handlers:
     async def _networks_changed(self, record: NodeRecord, before: list[Attachment]) -> Empty:
         self._containers.records.save(record)
         paths = self._containers.records.paths(record.id)
-        await asyncio.to_thread(netfiles.networks_changed, record.order, paths, before, record.started_at_ns)
+        await asyncio.to_thread(
+            netfiles.networks_changed, record.order, paths, before, record.started_at_ns, self._resolver
+        )
         return EMPTY

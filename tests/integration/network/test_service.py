@@ -10,6 +10,8 @@ import pytest
 
 from services.network import bootstrap
 from services.network.handlers import NetworkHandlers
+from services.network.hostnets import HostSubnets
+from services.network.ipam import Net
 from services.network.joining import EndpointHandlers
 from services.network.sql import NetworkStore
 from shared.bus.client import Bus, Contract, Empty
@@ -40,6 +42,16 @@ from shared.state.migrate import default_history
 ANY = "0.0.0.0"
 
 
+class NothingElse(HostSubnets):
+    """A machine on which nobody else has networks."""
+
+    def in_use(self) -> list[Net]:
+        return []
+
+    def claim(self, subnet: Net) -> bool:
+        return True
+
+
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     database = await Database.open(database_url, service="network", migrations=default_history("network"))
@@ -50,7 +62,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def service(bus: Bus, database: Database) -> Bus:
     store = NetworkStore()
-    networks = NetworkHandlers(database, bus, SystemClock(), store, bootstrap.defaults(EngineConfig()))
+    networks = NetworkHandlers(database, bus, SystemClock(), store, bootstrap.defaults(EngineConfig()), NothingElse())
     await networks.ensure_predefined()
     await networks.ensure_predefined()
     await networks.serve()

@@ -54,7 +54,17 @@ def test_what_a_child_gets_is_what_was_set(tmp_path: Path) -> None:
         ({"seccomp-profile": "/x"}, Unsupported, "seccomp-profile"),
         ({"mtu": "wide"}, InvalidArgument, "mtu"),
         ({"log-level": "loud"}, InvalidArgument, "log-level"),
-        ({"live-restore": False}, InvalidArgument, "live-restore"),
+        ({"live-restore": "perhaps"}, InvalidArgument, "live-restore"),
+        ({"storage-driver": "btrfs"}, Unsupported, "storage-driver: there is no btrfs"),
+        ({"bridge": "mine", "bip": "10.0.0.1/24"}, InvalidArgument, "bridge and bip are mutually exclusive"),
+        ({"bridge": "a/b"}, InvalidArgument, "bridge: 'a/b' is not an interface name"),
+        ({"fixed-cidr": "10.0.0.1/24"}, InvalidArgument, "fixed-cidr: '10.0.0.1/24' is not an IPv4 network"),
+        (
+            {"bip": "10.0.0.1/24", "fixed-cidr": "10.1.0.0/24"},
+            InvalidArgument,
+            "fixed-cidr: 10.1.0.0/24 is not a part of the default network 10.0.0.0/24",
+        ),
+        ({"instance": "A/B"}, InvalidArgument, "instance"),
         ({"default-runtime": "kata"}, InvalidArgument, "specified default runtime 'kata' does not exist"),
         ({"runtimes": {"kata": {"path": ""}}}, InvalidArgument, "runtimes.kata.path"),
         ({"runtimes": {"kata": {"runtimeType": "io.containerd.kata.v2"}}}, InvalidArgument, "runtimes.kata.path"),
@@ -171,6 +181,25 @@ def test_rights_and_tokens_are_for_users(key: str) -> None:
     with pytest.raises(InvalidArgument, match=f"{key}: without registry-users"):
         EngineConfig.checked({key: value})
     EngineConfig.checked({key: value, "registry-users": "/users"})
+
+
+def test_what_changes_nothing_is_taken_and_said(tmp_path: Path) -> None:
+    file = write(tmp_path / "daemon.json", {"containerd": "/run/c.sock", "exec-root": "/run/e"})
+    config = EngineConfig.load({}, file=file, flags={"storage_driver": "overlay2"})
+    assert [sentence.partition(":")[0] for sentence in config.without_effect] == ["containerd", "storage-driver"]
+    assert config.run_dir == Path("/run/e")
+    again = EngineConfig.load(config.environment({"storage_driver": "overlay2"}), file=file)
+    assert again.without_effect == config.without_effect
+
+
+def test_names_that_engines_would_have_in_common(tmp_path: Path) -> None:
+    plain = EngineConfig()
+    marked = EngineConfig(instance="ab12cd")
+    assert (plain.default_bridge, plain.firewall_table, plain.default_cgroup) == ("davit0", "davit", "/davit")
+    assert (marked.default_bridge, marked.firewall_table) == ("davit-ab12cd", "davit_ab12cd")
+    assert marked.default_cgroup == "/davit-ab12cd"
+    assert EngineConfig(bridge="none").default_bridge == ""
+    assert EngineConfig(bridge="mine", instance="ab12cd").default_bridge == "mine"
 
 
 def test_variables_of_others_are_left_alone_and_can_be_named(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class SpecInput:
         joined_pid: Pid of a running container by its full id and the kind of the namespace shared with it.
         mounts: OCI mounts beside the defaults, in order.
         init_path: Host path of the static init to run as PID 1; empty without ``--init``.
+        cgroup: Path of the container's control group below the hierarchy's root.
     """
 
     order: ContainerOrder
@@ -42,6 +43,7 @@ class SpecInput:
     mounts: list[OciMount]
     init_path: str = ""
     cgroup_v2: bool = False
+    cgroup: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,6 @@ def oci_spec(source: SpecInput) -> SpecPlan:
     process["oomScoreAdj"] = host.oom_score_adj
     process["rlimits"] = _rlimits(host)
     masked, read_only = _paths(host, options)
-    parent = host.cgroup_parent or "/davit"
     spec = {
         "ociVersion": OCI_VERSION,
         "process": process,
@@ -243,7 +244,7 @@ def oci_spec(source: SpecInput) -> SpecPlan:
         "linux": {
             "namespaces": _namespaces(source),
             "devices": _devices(host),
-            "cgroupsPath": f"/{parent.strip('/')}/{order.id}",
+            "cgroupsPath": source.cgroup,
             "resources": oci_resources(host),
             "sysctl": defaults.sysctls(network=source.netns_path is not None) | host.sysctls,
             "maskedPaths": masked,

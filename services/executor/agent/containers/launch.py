@@ -21,6 +21,7 @@ from services.executor.agent.configuration.neighbours import SHARED_MEMORY, Neig
 from services.executor.agent.configuration.oci import SpecInput, oci_spec
 from services.executor.agent.containers import netfiles
 from services.executor.agent.containers.failures import translated
+from services.executor.agent.containers.netfiles import ResolverDefaults
 from services.executor.agent.containers.records import ContainerPaths, NodeRecord, NodeRecords
 from services.executor.agent.facts import init_binary
 from services.executor.agent.files.volumes import NodeVolumes
@@ -56,7 +57,9 @@ class Launcher:
         runtimes: Runtimes,
         *,
         cgroup_v2: bool,
+        resolver: ResolverDefaults,
     ) -> None:
+        self._resolver = resolver
         self._runtimes = runtimes
         self._layers = layers
         self._records = records
@@ -85,7 +88,7 @@ class Launcher:
             self._write_files(order, paths)
             await self._volumes.prepare(order, self._layers.lower(order))
             with translated():
-                request = self._request(order, paths, sandbox)
+                request = self._request(order, paths, sandbox, record.cgroup)
                 if record.runtime is not None:
                     _hand_over(request, record.runtime, order, paths)
                 fds = [sandbox.netns_fd] if sandbox is not None else []
@@ -146,16 +149,17 @@ class Launcher:
         # What tells of an earlier run: the exit record, and the socket of a shim that was killed.
         paths.exit.unlink(missing_ok=True)
         paths.socket.unlink(missing_ok=True)
-        netfiles.write(order, paths)
+        netfiles.write(order, paths, self._resolver)
 
     def _file_mounts(self, order: ContainerOrder, paths: ContainerPaths) -> list[dict[str, Any]]:
         owner = paths
         if order.network_mode.startswith("container:"):
             owner = self._records.paths(order.network_mode.partition(":")[2])
-        taken = {mount.target for mount in order.mounts}
-        return mount_plan.generated_files(owner, taken, read_only=order.host_config.readonly_rootfs)
+        return mount_plan.generated_files(owner, {mount.target for mount in order.mounts})
 
-    def _request(self, order: ContainerOrder, paths: ContainerPaths, sandbox: Sandbox | None) -> dict[str, Any]:
+    def _request(
+        self, order: ContainerOrder, paths: ContainerPaths, sandbox: Sandbox | None, cgroup: str
+    ) -> dict[str, Any]:
         mounts = mount_plan.user_mounts(order.mounts, self._layers.root, self._volumes.mount)
         init = init_binary() if order.host_config.init else ""
         if order.host_config.init and not init:
@@ -169,6 +173,7 @@ class Launcher:
                 mounts=mount_plan.by_depth(self._file_mounts(order, paths) + mounts),
                 init_path=init,
                 cgroup_v2=self._cgroup_v2,
+                cgroup=cgroup,
             )
         )
         return {

@@ -80,7 +80,10 @@ class Containers:
         cgroups: CgroupBackend,
         reporter: Reporter,
         spawn: Callable[..., Any],
+        *,
+        default_cgroup: str = "/davit",
     ) -> None:
+        self._default_cgroup = default_cgroup
         self._node = node
         self.records = records
         self._launcher = launcher
@@ -93,6 +96,8 @@ class Containers:
         self._pending: dict[str, list[PendingAttach]] = {}
         self._backoffs: dict[str, Backoff] = {}
         self._restarts: dict[str, asyncio.Task[None]] = {}
+        # The engine ends: what would start again is left to the next agent.
+        self.closing = False
         self.on_started: list[Callable[[NodeRecord], None]] = []
         self.on_exited: list[Callable[[NodeRecord], None]] = []
 
@@ -123,8 +128,11 @@ class Containers:
         return event
 
     def cgroup_path(self, record: NodeRecord) -> str:
-        parent = record.order.host_config.cgroup_parent or "/davit"
-        return f"{parent.rstrip('/')}/{record.id}"
+        """Where it is since its start, or will be."""
+        if record.cgroup:
+            return record.cgroup
+        parent = record.order.host_config.cgroup_parent or self._default_cgroup
+        return f"/{parent.strip('/')}/{record.id}"
 
     # Start
 
@@ -149,6 +157,8 @@ class Containers:
             record.owed.append(record.exit)
         record.exit, record.unreported = None, False
         record.manually_stopped = False
+        record.cgroup = ""
+        record.cgroup = self.cgroup_path(record)
         record.run += 1
         self.records.save(record)
         waiting = self._pending.pop(record.id, [])
@@ -265,7 +275,7 @@ class Containers:
             self._report(record, "oom")
         self._report(record, "restarting" if again else "exited", exit=record.exit)
         await self._network.release(record.id)
-        if again:
+        if again and not self.closing:
             ran_s = (record.exit.finished_at_ns - record.exit.started_at_ns) / 1e9
             delay = self._backoffs.setdefault(record.id, Backoff()).next_delay_s(ran_s)
             self._restarts[record.id] = self._spawn(self._restart(record.id, delay), name=f"restart {record.id[:12]}")
@@ -351,6 +361,17 @@ class Containers:
         record.status, record.unreported = "exited", True
         self.records.keep(record)
         self._report(record, "exited", exit=record.exit)
+
+    async def end(self, container_id: str, signal: int, timeout_s: int) -> None:
+        """Stop one that runs without taking it for stopped by a user: its restart policy stays in force.
+
+        Raises:
+            Conflict: It does not run.
+        """
+        record, live = self.records.get(container_id), self.live(container_id)
+        if record.status == "paused":
+            await self.unpause(container_id)
+        await self._stop_process(record, live, signal, timeout_s)
 
     async def _stop_process(self, record: NodeRecord, live: Live, signal: int, timeout_s: int) -> None:
         if timeout_s != 0 or signal != signals.SIGKILL:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from services.executor.agent.containers.records import ContainerPaths
 from services.executor.agent.network.files import hosts_file, resolv_conf
+from shared.config import EngineConfig
 from shared.contracts.networks import Attachment
 from shared.contracts.node import ContainerOrder
 
@@ -23,17 +25,37 @@ LARGEST_BYTES = 1 << 20
 log = logging.getLogger(__name__)
 
 
-def write(order: ContainerOrder, paths: ContainerPaths) -> None:
+@dataclass(frozen=True, slots=True)
+class ResolverDefaults:
+    """What the engine's configuration says for containers that say nothing themselves (``dns`` and its neighbours)."""
+
+    servers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: EngineConfig) -> ResolverDefaults:
+        return cls(tuple(config.dns), tuple(config.dns_search), tuple(config.dns_opts))
+
+
+NO_DEFAULTS = ResolverDefaults()
+
+
+def write(order: ContainerOrder, paths: ContainerPaths, resolver: ResolverDefaults = NO_DEFAULTS) -> None:
     """All three, for a start; none for a container that shares another's network, and with it these files."""
     if order.network_mode.startswith("container:"):
         return
     paths.hosts.write_text(_hosts(order, order.attachments))
     paths.hostname.write_text(order.hostname + "\n")
-    paths.resolv_conf.write_text(_resolv_conf(order, order.attachments))
+    paths.resolv_conf.write_text(_resolv_conf(order, order.attachments, resolver))
 
 
 def networks_changed(
-    order: ContainerOrder, paths: ContainerPaths, before: Sequence[Attachment], started_ns: int
+    order: ContainerOrder,
+    paths: ContainerPaths,
+    before: Sequence[Attachment],
+    started_ns: int,
+    resolver: ResolverDefaults = NO_DEFAULTS,
 ) -> None:
     """Make the files of a running container say what its networks now are.
 
@@ -48,9 +70,9 @@ def networks_changed(
     lines = [line for line in _read(paths.hosts).splitlines() if line not in old or line in new]
     lines += [line for line in new if line not in old and line not in lines]
     _rewrite(paths.hosts, "\n".join(lines) + "\n")
-    wanted = _resolv_conf(order, order.attachments)
+    wanted = _resolv_conf(order, order.attachments, resolver)
     untouched = paths.resolv_conf.stat().st_mtime_ns <= started_ns
-    if untouched or _read(paths.resolv_conf) == _resolv_conf(order, before):
+    if untouched or _read(paths.resolv_conf) == _resolv_conf(order, before, resolver):
         _rewrite(paths.resolv_conf, wanted)
 
 
@@ -75,8 +97,12 @@ def _hosts(order: ContainerOrder, attachments: Sequence[Attachment]) -> str:
     )
 
 
-def _resolv_conf(order: ContainerOrder, attachments: Sequence[Attachment]) -> str:
+def _resolv_conf(order: ContainerOrder, attachments: Sequence[Attachment], resolver: ResolverDefaults) -> str:
     host = order.host_config
     return resolv_conf(
-        attachments, host.dns, host.dns_search, host.dns_options, host_network=order.network_mode == "host"
+        attachments,
+        host.dns or resolver.servers,
+        host.dns_search or resolver.search,
+        host.dns_options or resolver.options,
+        host_network=order.network_mode == "host",
     )

@@ -47,6 +47,7 @@ class NodeRecord(BaseModel):
         unreported: Whether the latest exit has not been acknowledged by control yet.
         owed: Exits before that one, each followed by a restart, that have not been acknowledged either.
         runtime: What it was last started with; None for davit's own.
+        cgroup: Its control group's path since its last start; empty before.
     """
 
     order: ContainerOrder
@@ -60,6 +61,7 @@ class NodeRecord(BaseModel):
     unreported: bool = False
     owed: list[ExitRecord] = Field(default_factory=list)
     runtime: ForeignRuntime | None = None
+    cgroup: str = ""
     run: int = 0
     """Counts process launches within a generation: the order's start, then each restart by policy."""
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from services.executor.agent.network import links, namespace, sandbox, wanted
 from services.executor.agent.network.netlink import Message, Netlink, NetlinkError
-from services.executor.agent.network.nft import Firewall
+from services.executor.agent.network.nft import Firewall, NoFirewall
+from services.executor.agent.network.policy import NetworkPolicy
 from services.executor.agent.network.ports import HostPorts
 from services.executor.agent.network.sandbox import Pair, Sandbox, SandboxPool
 from services.executor.agent.network.wanted import Bridge, Elements
@@ -29,12 +30,13 @@ FULL_CHECK_CHECKS = 30
 class KernelNetwork:
     """Bridges, sandboxes, host ports and the firewall of one node."""
 
-    def __init__(self, pool: SandboxPool) -> None:
+    def __init__(self, pool: SandboxPool, policy: NetworkPolicy) -> None:
+        self._policy = policy
         self._pool = pool
         self._host = Netlink()
         self._announced = Netlink(groups=[links.RTNLGRP_LINK])
-        self._firewall = Firewall()
-        self.ports = HostPorts(wanted.needs_proxy)
+        self._firewall = Firewall(policy.table, ipv6=policy.firewall6) if policy.firewall else NoFirewall()
+        self.ports = HostPorts(policy.needs_proxy)
         self._networks: dict[str, NodeNetwork] = {}
         self._bridges: dict[str, int] = {}
         self._sandboxes: dict[str, Sandbox] = {}
@@ -105,7 +107,11 @@ class KernelNetwork:
         elements = wanted.network_elements([gone])
         still = wanted.network_elements(self._networks.values())
         self._delete({name: texts - still.get(name, set()) for name, texts in elements.items()})
-        if gone.driver == "bridge" and not any(one.bridge == gone.bridge for one in self._networks.values()):
+        if (
+            gone.driver == "bridge"
+            and not gone.foreign_bridge
+            and not any(one.bridge == gone.bridge for one in self._networks.values())
+        ):
             self._bridges.pop(gone.bridge, None)
             link = links.get_link(self._host, gone.bridge)
             if link is not None and link.kind == "bridge":
@@ -114,7 +120,17 @@ class KernelNetwork:
     def _ensure_network_links(self, network: NodeNetwork) -> None:
         bridge = wanted.wanted_bridge(network)
         if bridge is not None:
-            self._bridges[bridge.name] = self._ensure_bridge(bridge)
+            find = self._foreign_bridge if network.foreign_bridge else self._ensure_bridge
+            self._bridges[bridge.name] = find(bridge)
+
+    def _foreign_bridge(self, bridge: Bridge) -> int:
+        """A bridge that somebody else made and configures; its interface index. Raises Conflict without one."""
+        link = links.get_link(self._host, bridge.name)
+        if link is None or link.kind != "bridge":
+            raise Conflict(f"bridge device {bridge.name} doesn't exist")
+        self._set_host_sysctls(bridge.name, ipv6=any(":" in address for address in bridge.addresses))
+        self._hairpin = _bridges_are_filtered()
+        return link.index
 
     def _ensure_bridge(self, bridge: Bridge) -> int:
         """Create or correct a bridge; its interface index."""
@@ -139,7 +155,7 @@ class KernelNetwork:
         # Published ports answer on 127.0.0.1 too: the kernel may route such packets onto this bridge (and only it).
         namespace.set_sysctl(f"net/ipv4/conf/{bridge}/route_localnet", "1")
         switches = ["net/ipv4/ip_forward"] + (["net/ipv6/conf/all/forwarding"] if ipv6 else [])
-        for name in switches:
+        for name in switches if self._policy.forwarding else ():
             if namespace.get_sysctl(name) != "1":
                 namespace.set_sysctl(name, "1")
         if ipv6:

@@ -93,9 +93,14 @@ class Firewall:
     """The engine's table: installed whole, changed by elements, compared with the kernel.
 
     Not for two threads at once.
+
+    Args:
+        table: Its name.
+        ipv6: Whether it is about IPv6 too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, table: str = TABLE, *, ipv6: bool = True) -> None:
+        self._table, self._ipv6 = table, ipv6
         self._nftables = Nftables()
         self._generations = Netlink(netlink.NETLINK_NETFILTER)
         self._generation = -1
@@ -107,7 +112,7 @@ class Firewall:
 
     def install(self, elements: Elements) -> None:
         """Replace the whole table in one transaction; connections in progress are not touched."""
-        self._nftables.run(ruleset(elements))
+        self._nftables.run(ruleset(elements, self._table, ipv6=self._ipv6))
         self._chains, _ = self._list()
         self._generation = self._current_generation()
 
@@ -121,7 +126,7 @@ class Firewall:
     def change(self, *, add: Elements | None = None, remove: Elements | None = None) -> None:
         """Add and remove elements in one transaction. Raises OSError when the kernel refuses any of them."""
         commands = [
-            f"{verb} element inet {TABLE} {name} {{ {', '.join(sorted(elements))} }}"
+            f"{verb} element inet {self._table} {name} {{ {', '.join(sorted(elements))} }}"
             for verb, wanted in (("delete", remove or {}), ("add", add or {}))
             for name, elements in wanted.items()
             if elements
@@ -148,7 +153,7 @@ class Firewall:
         return False
 
     def _list(self) -> tuple[list[Any], Elements]:
-        return parse_listing(self._nftables.run(f"list table inet {TABLE}"))
+        return parse_listing(self._nftables.run(f"list table inet {self._table}"))
 
     def _current_generation(self) -> int:
         answers = self._generations.ask(Message(NFT_MSG_GETGEN, NFGENMSG))
@@ -156,15 +161,36 @@ class Firewall:
         return int(generation)
 
 
-def ruleset(elements: Elements) -> str:
+class NoFirewall:
+    """In the place of `Firewall` on a node whose firewall is not the engine's to touch."""
+
+    def close(self) -> None:
+        return
+
+    def install(self, elements: Elements) -> None:
+        return
+
+    def present(self) -> Elements:
+        return {}
+
+    def change(self, *, add: Elements | None = None, remove: Elements | None = None) -> None:
+        return
+
+    def differs(self, wanted: Elements, *, extra_allowed: bool = False) -> bool:
+        return False
+
+
+def ruleset(elements: Elements, table: str = TABLE, *, ipv6: bool = True) -> str:
     """The commands that replace the table by one with these elements."""
-    lines = [f"add table inet {TABLE}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
+    lines = [f"add table inet {table}", f"delete table inet {table}", f"table inet {table} {{"]
     for name, (kind, kind_of, flags) in SETS.items():
         extras = f" flags {flags};" if flags else ""
         if elements.get(name):
             extras += f" elements = {{ {', '.join(sorted(elements[name]))} }};"
         lines.append(f"  {kind} {name} {{ type {kind_of};{extras} }}")
-    return "\n".join(lines) + CHAINS + "}\n"
+    # A rule in front of all others lets IPv6 pass by.
+    chains = CHAINS if ipv6 else CHAINS.replace("policy accept;\n", "policy accept;\n    meta nfproto ipv6 accept\n")
+    return "\n".join(lines) + chains + "}\n"
 
 
 def parse_listing(listing: bytes) -> tuple[list[Any], Elements]:

@@ -21,9 +21,9 @@ from services.executor.agent.network import dns, files
 from services.executor.agent.network.dns import DnsServer, DnsView
 from services.executor.agent.network.dnsrecords import NameRecords
 from services.executor.agent.network.kernel import KernelNetwork
+from services.executor.agent.network.policy import NetworkPolicy
 from services.executor.agent.network.proxy import PortProxy
 from services.executor.agent.network.sandbox import Sandbox, SandboxPool
-from services.executor.agent.network.wanted import needs_proxy
 from shared.bus.client import EMPTY, Bus, Contract, Empty
 from shared.config import EngineConfig
 from shared.contracts import networks as contract
@@ -59,6 +59,7 @@ class NodeNetwork:
     def __init__(self, bus: Bus | None, config: EngineConfig, node: str, state_dir: Path) -> None:
         self._bus = bus
         self._config = config
+        self._policy = NetworkPolicy.of(config)
         self._node = node
         self._state_file = Path(state_dir) / "wanted.json"
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="network")
@@ -86,7 +87,7 @@ class NodeNetwork:
         """
         known = self._load()
         self._records.replace(known.attachments)
-        self._kernel = await self._run(KernelNetwork, self._pool)
+        self._kernel = await self._run(KernelNetwork, self._pool, self._policy)
         await self._run(self.kernel.start, known.networks)
         self._pool.start()
         if self._bus is not None:
@@ -247,7 +248,7 @@ class NodeNetwork:
         for attachment in attachments:
             target = (attachment.address or attachment.address6).partition("/")[0]
             for held in self.kernel.ports.held.get(attachment.endpoint_id, []):
-                carried = held.port.protocol in ("tcp", "udp") and needs_proxy(attachment, held.port)
+                carried = held.port.protocol in ("tcp", "udp") and self._policy.needs_proxy(attachment, held.port)
                 if carried and held.socket is not None:
                     proxy = PortProxy(held.socket, (target, held.port.container_port))
                     self._proxies.setdefault(attachment.endpoint_id, []).append(proxy)

@@ -72,7 +72,7 @@ def with_defaults(host: HostConfig, own: ContainerConfig, config: EngineConfig, 
     """What Docker fills in and shows in inspect."""
     filled = host.model_copy(deep=True)
     if filled.network_mode in ("", "default"):
-        filled.network_mode = "bridge"
+        filled.network_mode = "bridge" if config.default_bridge else "none"
     if own.network_disabled:
         filled.network_mode = "none"
     filled.ipc_mode = host.ipc_mode or config.default_ipc_mode
