@@ -11,6 +11,7 @@
     ├── Unauthorized        who are you
     ├── Forbidden           you may not
     ├── Unavailable         a part is away; trying again may help
+    │   └── Unreachable     it is none of the engine's parts: a registry, a server somewhere
     ├── DeadlineExceeded    no answer in time; the outcome is unknown
     │   └── Interrupted     whoever worked on it died; whether it may be repeated, the caller knows
     └── Internal            a defect, or an answer nobody understands
@@ -78,6 +79,10 @@ class Unavailable(DavitError):
     code = "unavailable"
 
 
+class Unreachable(Unavailable):
+    code = "unreachable"
+
+
 class DeadlineExceeded(DavitError):
     code = "deadline_exceeded"
 
@@ -101,6 +106,7 @@ BY_CODE: dict[str, type[DavitError]] = {
         Unauthorized,
         Forbidden,
         Unavailable,
+        Unreachable,
         DeadlineExceeded,
         Interrupted,
         Internal,

@@ -21,6 +21,7 @@ from shared.errors import (
     NotModified,
     Unauthorized,
     Unavailable,
+    Unreachable,
     Unsupported,
 )
 
@@ -34,6 +35,7 @@ STATUS: dict[type[DavitError], int] = {
     Internal: 500,
     Unsupported: 501,
     Unavailable: 503,
+    Unreachable: 500,  # as Docker has it: the engine itself is well
     DeadlineExceeded: 504,
     Interrupted: 504,
 }

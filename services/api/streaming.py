@@ -113,6 +113,7 @@ async def progress_response(
     *,
     upload: Callable[[ByteStream], Coroutine[Any, Any, None]] | None = None,
     media_type: str = "application/json",
+    promised: bool = False,
 ) -> Response:
     """Long work with JSON progress lines: pull, push, load, import, build.
 
@@ -122,6 +123,7 @@ async def progress_response(
     Args:
         request: Sends the request that names the stream.
         upload: Sends the request's body to where `request` said that it comes from.
+        promised: Once the work is taken on, the answer is 200, whatever the first line says.
     """
     stream = await call.deps.offer()
     sending: asyncio.Task[None] | None = None
@@ -132,7 +134,7 @@ async def progress_response(
         else:
             await stream.close_write()
         first = await _first_chunk(stream, sending)
-        if error := first_error(first):
+        if not promised and (error := first_error(first)):
             raise error
     except BaseException as error:
         await end_tasks(sending)

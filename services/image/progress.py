@@ -23,6 +23,7 @@ from shared.errors import (
     NotFound,
     Unauthorized,
     Unavailable,
+    Unreachable,
     Unsupported,
 )
 
@@ -37,6 +38,7 @@ _STATUS: tuple[tuple[type[DavitError], int], ...] = (
     (InvalidArgument, 400),
     (Unauthorized, 401),
     (Forbidden, 403),
+    (Unreachable, 500),
     (Unavailable, 503),
     (DeadlineExceeded, 504),
 )
@@ -113,14 +115,18 @@ class Progress:
 
 
 @asynccontextmanager
-async def reported(stream: ByteStream, *, quiet: bool = False) -> AsyncIterator[Progress]:
+async def reported(stream: ByteStream, *, quiet: bool = False, promised: bool = False) -> AsyncIterator[Progress]:
     """Work that tells its progress on a stream, which is ended here whatever happens.
 
     An error before the first line ends the stream with it, so that the client gets a status; later it is a line.
     A client that goes away cancels the work.
+
+    Args:
+        promised: The client has been told of success, whatever comes: errors are lines from the beginning.
     """
     async with stream:
         progress = Progress(stream, quiet=quiet)
+        progress.started = promised
         try:
             yield progress
         except (StreamCancelled, StreamBroken):

@@ -94,6 +94,12 @@ class Reference:
         return replace(self, tag=None, digest=digest)
 
 
+def check_nameable(reference: Reference) -> None:
+    """Raises InvalidArgument for a name that would be read as a digest: ``sha256:…``."""
+    if reference.familiar_name == "sha256":
+        raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name", field="repo")
+
+
 def parse(text: str) -> Reference:
     """The reference that a client wrote, normalised; without a default tag.
 

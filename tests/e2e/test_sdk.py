@@ -47,7 +47,7 @@ class TestClient:
     def test_a_login_that_no_registry_answers(self, sdk: docker.DockerClient) -> None:
         with pytest.raises(APIError) as refused:
             sdk.login("somebody", "secret", registry="127.0.0.1:1")
-        assert refused.value.status_code in (500, 503)
+        assert refused.value.status_code == 500
         assert "secret" not in str(refused.value)
 
 

@@ -120,7 +120,7 @@ async def load(call: Call, query: Annotated[requests.LoadQuery, Query()]) -> Res
             contracts.LoadImages(stream=stream.ref, quiet=query.quiet, platforms=query.platform),
         )
 
-    return await progress_response(call, ask, upload=partial(upload_body, call))
+    return await progress_response(call, ask, upload=partial(upload_body, call), promised=True)
 
 
 @router.post(

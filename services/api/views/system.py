@@ -11,11 +11,11 @@ from services.api import versions
 from services.api.answers import system as answers
 from services.api.call import EngineFacts
 from services.api.versions import Version
-from services.api.views.swarm import GO_ARCHITECTURES
 from services.api.views.swarm import info as swarm_info
 from shared.contracts.cluster import ClusterState
 from shared.contracts.containers import NodeFacts, SystemInfo
 from shared.docker.moments import rfc3339_now
+from shared.docker.platforms import Platform
 
 WITHOUT_BRIDGE_FILTERS = (1, 50)
 COMMIT: answers.Commit = {"ID": "", "Expected": ""}
@@ -40,7 +40,7 @@ def facts_of(info: SystemInfo, facts: EngineFacts) -> NodeFacts:
 
 def version(info: SystemInfo, facts: EngineFacts) -> answers.SystemVersion:
     node = facts_of(info, facts)
-    architecture = GO_ARCHITECTURES.get(node.architecture, node.architecture)
+    architecture = Platform("linux", node.architecture).normalised().architecture
     details = {
         "ApiVersion": versions.NEWEST,
         "Arch": architecture,

@@ -125,7 +125,7 @@ class Record(BaseModel):
         self.kept_until_ns = 0
         self.holding = bool(self.requested_networks)
         check = self.container.config.healthcheck
-        if check is not None and check.test not in ([], ["NONE"]):
+        if check is not None and check.test[:1] in (["CMD"], ["CMD-SHELL"]):
             # what earlier runs' probes said stays to be read
             state.health = Health(status="starting", log=state.health.log if state.health is not None else [])
         return self.event("start")

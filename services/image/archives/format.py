@@ -19,6 +19,7 @@ import orjson
 
 from services.image.catalog import manifests
 from services.image.catalog.manifests import Descriptor, ImageConfig, Index, Manifest
+from shared.docker.platforms import own_platform
 from shared.docker.references import Reference, parse
 from shared.errors import InvalidArgument, NotFound
 
@@ -194,7 +195,7 @@ class Contents:
         if data is None:
             return []
         found = [item for item, _ in self._flattened(self._index(data), 1) if not manifests.is_attestation(item)]
-        own = manifests.own_platform()
+        own = own_platform()
         return sorted(found, key=lambda item: not (manifests.descriptor_platform(item) or own).matches(own))
 
 

@@ -10,22 +10,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
 from services.image.archives.intake import LayerIntake, TakenLayer
 from services.image.catalog.depot import Depot, Lease, image_event
 from services.image.catalog.domain import ImageRecord, LayerRecord, make_record
-from services.image.catalog.manifests import (
-    MAX_CONFIG_BYTES,
-    Descriptor,
-    ImageConfig,
-    Platform,
-    build_manifest,
-    digest_of,
-    own_platform,
-    parse_platform,
-)
+from services.image.catalog.manifests import MAX_CONFIG_BYTES, Descriptor, ImageConfig, build_manifest, digest_of
 from services.image.progress import Progress, reported
 from shared.bus.client import EMPTY, Bus, Empty
 from shared.bus.streams import ByteStream, accept
@@ -33,7 +25,8 @@ from shared.clock import Clock
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import CommitLayer, ImageId, ImportImage
 from shared.docker.moments import rfc3339_of
-from shared.docker.references import Reference, parse
+from shared.docker.platforms import Platform, own_platform, parse_platform
+from shared.docker.references import Reference, check_nameable, parse
 from shared.errors import InvalidArgument
 from shared.version import VERSION
 
@@ -244,6 +237,7 @@ def target_name(repo: str, tag: str) -> Reference | None:
     reference = parse(repo)
     if reference.digest is not None:
         raise InvalidArgument("cannot import digest reference", field="repo")
+    check_nameable(reference)
     return reference.with_tag(tag) if tag else reference.with_default_tag()
 
 
@@ -264,18 +258,21 @@ async def downloaded(source: str, progress: Progress) -> AsyncIterator[bytes]:
     """The bytes of a file tree at an address."""
     import httpx
 
-    from services.image.registry.errors import connection_failure
+    from services.image.registry.errors import check_url, connection_failure, source_failure
 
     address = source if "://" in source else f"http://{source}"
+    check_url(address)
     if not address.startswith(("http://", "https://")):
         raise InvalidArgument(f"cannot import from {source}: only http and https are supported", field="fromSrc")
+    if not urlsplit(address).hostname:
+        raise InvalidArgument(f'Get "{address}": http: no Host in request URL', field="fromSrc")
     try:
         async with (
             httpx.AsyncClient(follow_redirects=True, timeout=DOWNLOAD_TIMEOUT_S) as client,
             client.stream("GET", address) as response,
         ):
             if response.status_code >= 400:
-                raise InvalidArgument(f"cannot import from {address}: the server answered {response.status_code}")
+                raise await source_failure(response, address)
             # Only now, so that a server that is not there is a failed request and not a line of progress.
             await progress.line({"status": f"Downloading from {address}"})
             async for chunk in response.aiter_bytes():

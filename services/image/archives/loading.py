@@ -12,20 +12,12 @@ from services.image.archives.intake import LayerIntake, TakenLayer
 from services.image.bridge import Bridge
 from services.image.catalog.depot import Depot, Lease, image_event
 from services.image.catalog.domain import LayerRecord, make_record, short
-from services.image.catalog.manifests import (
-    Descriptor,
-    ImageConfig,
-    Manifest,
-    Platform,
-    build_manifest,
-    digest_of,
-    parse,
-    parse_platforms,
-)
+from services.image.catalog.manifests import Descriptor, ImageConfig, Manifest, build_manifest, digest_of, parse
 from services.image.progress import Progress, reported
 from shared.bus.client import EMPTY, Bus, Empty
 from shared.bus.streams import ByteStream, accept
 from shared.contracts.images import LoadImages
+from shared.docker.platforms import Platform, parse_platforms
 from shared.docker.references import Reference
 from shared.errors import DavitError, InvalidArgument, NotFound
 from shared.layers import compression, tarheader
@@ -175,7 +167,7 @@ class Loader:
         return EMPTY
 
     async def _load(self, request: LoadImages, stream: ByteStream, platforms: list[Platform]) -> None:
-        async with reported(stream, quiet=request.quiet) as progress, self._depot.lease() as lease:
+        async with reported(stream, quiet=request.quiet, promised=True) as progress, self._depot.lease() as lease:
             reader = await self._read(stream, progress)
             try:
                 told: list[ArchivedImage] = []

@@ -11,19 +11,13 @@ from services.image.archives.format import SavedImage, blob_path, documents
 from services.image.catalog.depot import Depot, image_event
 from services.image.catalog.domain import Name
 from services.image.catalog.lookup import as_reference, find_for
-from services.image.catalog.manifests import (
-    MAX_CONFIG_BYTES,
-    MAX_MANIFEST_BYTES,
-    Manifest,
-    Platform,
-    parse,
-    parse_platforms,
-)
+from services.image.catalog.manifests import MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest, parse
 from services.image.sql.catalog import Reader
 from services.image.sql.names import name_of
 from shared.bus.client import EMPTY, Bus, Empty
 from shared.bus.streams import ByteStream, accept
 from shared.contracts.images import SaveImages
+from shared.docker.platforms import Platform, parse_platforms
 from shared.docker.references import Reference
 from shared.errors import Internal, InvalidArgument, NotFound
 from shared.layers import tarheader

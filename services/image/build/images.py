@@ -29,11 +29,9 @@ from services.image.catalog.manifests import (
     MAX_CONFIG_BYTES,
     Descriptor,
     ImageConfig,
-    Platform,
     build_manifest,
     chain_ids,
     digest_of,
-    parse_platform,
 )
 from services.image.store.content import Ingest
 from shared.bus.client import Bus
@@ -42,6 +40,7 @@ from shared.clock import Clock
 from shared.contracts import images as contracts
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import RegistryAuth
+from shared.docker.platforms import Platform, parse_platform
 from shared.docker.references import parse
 from shared.errors import DavitError, InvalidArgument, NotFound, Unavailable
 from shared.layers.store import StagedFiles

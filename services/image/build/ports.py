@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from services.image.build.steps.layer import LayerTarget, WrittenLayer
-from services.image.catalog.manifests import Platform
 from shared.contracts.docker import ContainerConfig, HostConfig
 from shared.contracts.images import RegistryAuth
+from shared.docker.platforms import Platform
 
 Progress = Callable[[Mapping[str, Any]], Awaitable[None]]
 Output = Callable[[bool, bytes], Awaitable[None]]

@@ -18,7 +18,7 @@ from pathlib import Path
 from services.image.archives.intake import TakenLayer, unpack_stored
 from services.image.catalog.domain import ImageRecord, LayerRecord, platform_of
 from services.image.catalog.lookup import as_reference, find_for, no_such_image
-from services.image.catalog.manifests import Descriptor, Platform, chain_on
+from services.image.catalog.manifests import Descriptor, chain_on
 from services.image.jobs import Jobs
 from services.image.sql.catalog import SqlCatalog, Writer
 from services.image.sql.content import LEASE_S
@@ -26,6 +26,7 @@ from services.image.sql.images import Found
 from services.image.store.content import ContentStore
 from services.image.store.holds import Holds
 from services.image.store.presence import Presence
+from shared.docker.platforms import Platform
 from shared.docker.references import Reference
 from shared.errors import NotFound
 from shared.events.record import DomainEvent

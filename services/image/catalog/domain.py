@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from services.image.catalog.manifests import ImageConfig, Platform, chain_ids
+from services.image.catalog.manifests import ImageConfig, chain_ids
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import HistoryEntry, Image, ResolvedImage
 from shared.docker.moments import SECOND_NS, parse_rfc3339_ns
+from shared.docker.platforms import Platform
 from shared.docker.references import Reference, parse
 from shared.errors import Conflict, InvalidArgument
 

@@ -9,7 +9,7 @@ from services.image.catalog.depot import Depot, image_event
 from services.image.catalog.domain import Ancestor, Name, history, with_names
 from services.image.catalog.filters import LIST_KEYS, ImageFilter
 from services.image.catalog.lookup import as_reference, find_for
-from services.image.catalog.manifests import MAX_CONFIG_BYTES, ImageConfig, parse_platform
+from services.image.catalog.manifests import MAX_CONFIG_BYTES, ImageConfig
 from services.image.catalog.summaries import summaries
 from services.image.sql.catalog import Reader
 from services.image.sql.images import Found
@@ -29,6 +29,7 @@ from shared.contracts.images import (
     ResolvedImage,
     TagImage,
 )
+from shared.docker.platforms import parse_platform
 from shared.docker.references import parse
 from shared.errors import InvalidArgument
 

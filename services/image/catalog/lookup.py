@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from services.image.catalog.domain import platform_of
-from services.image.catalog.manifests import Platform
 from services.image.sql.catalog import Reader
 from services.image.sql.images import Found
 from services.image.sql.names import name_of
+from shared.docker.platforms import Platform
 from shared.docker.references import Reference, id_prefix, is_whole_id, parse
 from shared.errors import InvalidArgument, NotFound
 

@@ -6,13 +6,13 @@ Source: OCI image-spec (manifest.md, image-index.md, config.md); Docker image ma
 from __future__ import annotations
 
 import hashlib
-import platform as host
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from shared.docker.platforms import Platform, own_platform
 from shared.errors import InvalidArgument, NotFound
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -37,18 +37,6 @@ ACCEPTED = (*MANIFESTS, *INDEXES)
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
 MAX_LAYERS = 500
-
-_MACHINES = {
-    "x86_64": ("amd64", ""),
-    "aarch64": ("arm64", "v8"),
-    "armv7l": ("arm", "v7"),
-    "armv6l": ("arm", "v6"),
-    "i686": ("386", ""),
-    "ppc64le": ("ppc64le", ""),
-    "s390x": ("s390x", ""),
-    "riscv64": ("riscv64", ""),
-}
-_ALIASES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "armhf": "arm", "armel": "arm"}
 
 
 def digest_of(data: bytes) -> str:
@@ -258,74 +246,6 @@ def chain_on(parent: str, diff_id: str) -> str:
 
 
 # -- platforms --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Platform:
-    os: str
-    architecture: str
-    variant: str = ""
-
-    def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
-
-    @classmethod
-    def parse(cls, text: str) -> Platform:
-        """What `str` made of one."""
-        system, _, rest = text.partition("/")
-        architecture, _, variant = rest.partition("/")
-        return cls(system, architecture, variant)
-
-    def matches(self, wanted: Platform) -> bool:
-        """Whether an image for this platform runs where `wanted` is asked for. No variant asks for any."""
-        if (self.os, self.architecture) != (wanted.os, wanted.architecture):
-            return False
-        return not wanted.variant or self.variant == wanted.variant or not self.variant
-
-
-def own_platform() -> Platform:
-    """What this machine runs."""
-    architecture, variant = _MACHINES.get(host.machine(), (host.machine(), ""))
-    return Platform("linux", architecture, variant)
-
-
-def parse_platforms(texts: Iterable[str]) -> list[Platform]:
-    """Each as `parse_platform`, without empty ones."""
-    return [platform for text in texts if (platform := parse_platform(text)) is not None]
-
-
-def parse_platform(text: str | None) -> Platform | None:
-    """``os[/architecture[/variant]]``, an architecture alone, or JSON as API 1.48 has it; None for nothing.
-
-    Raises:
-        InvalidArgument: In Docker's words.
-    """
-    if not text:
-        return None
-    if text.lstrip().startswith("{"):
-        return _platform_of_json(text)
-    parts = text.lower().split("/")
-    if len(parts) > 3 or not all(part.replace("_", "").replace("-", "").isalnum() for part in parts):
-        raise InvalidArgument(f'"{text}": unknown operating system or architecture: invalid argument', field="platform")
-    own = own_platform()
-    if len(parts) == 1:
-        name = _ALIASES.get(parts[0], parts[0])
-        if name in {known for known, _ in _MACHINES.values()}:
-            return Platform("linux", name)
-        if name in ("linux", "windows", "darwin", "freebsd"):
-            return Platform(name, own.architecture, own.variant)
-        raise InvalidArgument(f'"{text}": unknown operating system or architecture: invalid argument', field="platform")
-    variant = parts[2] if len(parts) == 3 else ""
-    return Platform(parts[0], _ALIASES.get(parts[1], parts[1]), variant)
-
-
-def _platform_of_json(text: str) -> Platform:
-    value = load_object(text.encode(), "platform")
-    unknown = value.keys() - {"os", "architecture", "variant", "os.version", "os.features"}
-    system, architecture = value.get("os"), value.get("architecture")
-    if unknown or not isinstance(system, str) or not isinstance(architecture, str) or not system or not architecture:
-        raise InvalidArgument(f"invalid platform: {text}", field="platform")
-    return Platform(system, _ALIASES.get(architecture, architecture), str(value.get("variant") or ""))
 
 
 def descriptor_platform(descriptor: Descriptor) -> Platform | None:

@@ -25,13 +25,13 @@ from services.image.catalog.depot import Depot, image_event
 from services.image.catalog.domain import Name, User, check_delete, check_untag, is_single_reference
 from services.image.catalog.filters import PRUNE_KEYS, ImageFilter
 from services.image.catalog.lookup import as_reference, find_for, no_such_image
-from services.image.catalog.manifests import Platform, parse_platform
 from services.image.sql.catalog import Writer
 from services.image.sql.images import Found
 from services.image.sql.names import name_of
 from shared.bus.client import Bus
 from shared.contracts.containers import USING_IMAGE, UsingImage
 from shared.contracts.images import LAYERS_REMOVED, PruneImages, Removal, Removals, RemoveImage
+from shared.docker.platforms import Platform, parse_platform
 from shared.docker.references import Reference, id_prefix, is_whole_id
 from shared.errors import Conflict, Unavailable
 from shared.events.record import DomainEvent

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from services.image.catalog.domain import Name, platform_of
-from services.image.catalog.manifests import MAX_MANIFEST_BYTES, Platform, parse
+from services.image.catalog.manifests import MAX_MANIFEST_BYTES, parse
 from services.image.sql.catalog import Reader
 from services.image.store.content import ContentStore
 from shared.contracts.images import Image, ManifestSummary
 from shared.contracts.images import Platform as ShownPlatform
+from shared.docker.platforms import Platform
 from shared.errors import NotFound
 
 

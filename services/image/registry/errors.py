@@ -5,13 +5,23 @@ Source: distribution spec, "Error Codes".
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 from collections.abc import Iterator
 
 import httpx
 
-from shared.errors import DavitError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
+from shared.errors import (
+    DavitError,
+    Forbidden,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    Unreachable,
+)
 
 _BY_STATUS: dict[int, type[DavitError]] = {
     400: InvalidArgument,
@@ -23,6 +33,8 @@ _BY_STATUS: dict[int, type[DavitError]] = {
     416: InvalidArgument,
 }
 
+MAX_REFUSAL_BYTES = 1024
+_OF_SOURCES: dict[int, type[DavitError]] = {400: InvalidArgument, 401: Unauthorized, 403: Forbidden, 404: NotFound}
 # Answers to HEAD have no body that would say more.
 _WITHOUT_BODY = {
     401: "unauthorized: authentication required",
@@ -57,22 +69,41 @@ def failure_of(response: httpx.Response, what: str) -> DavitError:
     return kind(text, status=response.status_code)
 
 
+async def source_failure(response: httpx.Response, url: str) -> DavitError:
+    """What a server said instead of giving a file; the beginning of it, since it may be a page."""
+    body = b""
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_REFUSAL_BYTES:
+            break
+    said = body[:MAX_REFUSAL_BYTES].decode("utf-8", "replace").strip()
+    text = f"failed to GET {url} with status {response.status_code} {response.reason_phrase}"
+    kind = Unreachable if response.status_code >= 500 else _OF_SOURCES.get(response.status_code, Internal)
+    return kind(f"{text}: {said}" if said else text)
+
+
+def check_url(url: str) -> None:
+    """Raises InvalidArgument, in Docker's words, for characters that no address has."""
+    if any(ord(one) < 0x20 or ord(one) == 0x7F for one in url):
+        raise InvalidArgument(f"parse {json.dumps(url)}: net/url: invalid control character in URL", field="fromSrc")
+
+
 def connection_failure(error: httpx.HTTPError, url: str) -> DavitError:
     """What kept a request from being answered, said as Docker says it."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLError):
-            return Unavailable(f'Get "{url}": tls: {cause.reason or cause}', tls=True)
+            return Unreachable(f'Get "{url}": tls: {cause.reason or cause}', tls=True)
     text = str(error) or type(error).__name__
     if isinstance(error, httpx.ConnectError):
         host = httpx.URL(url).host
         if "Name or service not known" in text or "name resolution" in text or "No address" in text:
-            return Unavailable(f'Get "{url}": dial tcp: lookup {host}: no such host')
+            return Unreachable(f'Get "{url}": dial tcp: lookup {host}: no such host')
         text = next((os.strerror(number).lower() for item in causes if (number := _errno(item))), text)
-        return Unavailable(f'Get "{url}": dial tcp {httpx.URL(url).netloc.decode()}: connect: {text}')
+        return Unreachable(f'Get "{url}": dial tcp {httpx.URL(url).netloc.decode()}: connect: {text}')
     if isinstance(error, httpx.TimeoutException):
-        return Unavailable(f'Get "{url}": net/http: request canceled (Client.Timeout exceeded): {text}')
-    return Unavailable(f'Get "{url}": {text}')
+        return Unreachable(f'Get "{url}": net/http: request canceled (Client.Timeout exceeded): {text}')
+    return Unreachable(f'Get "{url}": {text}')
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

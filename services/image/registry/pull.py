@@ -19,14 +19,11 @@ from services.image.catalog.manifests import (
     Descriptor,
     ImageConfig,
     Manifest,
-    Platform,
     build_manifest,
     chain_ids,
     choose,
     digest_of,
-    own_platform,
     parse,
-    parse_platform,
 )
 from services.image.progress import Progress, reported, unless_gone
 from services.image.registry.client import Fetched, Repository
@@ -37,6 +34,7 @@ from services.image.store.content import Ingest
 from shared.bus.client import EMPTY, Bus, Empty
 from shared.bus.streams import ByteStream, accept
 from shared.contracts.images import PullImage, RegistryAuth
+from shared.docker.platforms import Platform, own_platform, parse_platform
 from shared.docker.references import Reference
 from shared.docker.references import parse as parse_reference
 from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable

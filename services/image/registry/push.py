@@ -20,11 +20,9 @@ from services.image.catalog.manifests import (
     OCI_LAYER,
     Descriptor,
     Manifest,
-    Platform,
     build_manifest,
     digest_of,
     parse,
-    parse_platform,
 )
 from services.image.progress import Progress, reported, unless_gone
 from services.image.registry.client import Repository
@@ -33,6 +31,7 @@ from services.image.store.content import ContentStore
 from shared.bus.client import EMPTY, Bus, Empty
 from shared.bus.streams import ByteStream, accept
 from shared.contracts.images import PushImage, RegistryAuth
+from shared.docker.platforms import Platform, parse_platform
 from shared.docker.references import Reference
 from shared.docker.references import parse as parse_reference
 from shared.errors import DavitError, Forbidden, Internal, InvalidArgument, NotFound, Unauthorized

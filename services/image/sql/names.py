@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from services.image.catalog.domain import Name
-from services.image.catalog.manifests import Platform, own_platform
 from services.image.sql.queries import Changes, Queries
 from services.image.sql.tables import images, name_variants, names
-from shared.docker.references import Reference
+from shared.docker.platforms import Platform, own_platform
+from shared.docker.references import Reference, check_nameable
 from shared.state.statements import Prepared
 
 _standing_for = sa.select(name_variants.c.name).where(name_variants.c.image_id == sa.bindparam("image_id"))
@@ -88,7 +88,12 @@ class NameChanges(NameQueries, Changes):
     """Names given and taken."""
 
     async def set_name(self, reference: Reference, image_id: str) -> str | None:
-        """Let a reference name an image; returns the id of the image that it named before, if another."""
+        """Let a reference name an image; returns the id of the image that it named before, if another.
+
+        Raises:
+            InvalidArgument: It would be read as a digest.
+        """
+        check_nameable(reference)
         name = name_of(reference)
         before: str | None = await self._transaction.scalar(_named, {"name": name})
         if before != image_id:

@@ -9,10 +9,11 @@ import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from .conftest import Asked, Question
+from .conftest import Asked, Question, UnixConnection
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -186,3 +187,131 @@ def test_what_a_link_leads_to_is_copied(davit: Asked, reference: Asked, path: st
         copied.append(sorted(str(one.relative_to(out)) for one in out.rglob("*")))
     assert copied[0] == copied[1]
     assert any(name.endswith("sub/g") for name in copied[0])
+
+
+# -- images and builds -----------------------------------------------------------------------------------------------
+
+
+def answered(asked: Asked, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
+    """Status, and whether the body tells of an error in the stream."""
+    connection = UnixConnection(asked.engine.url.removeprefix("unix://"))
+    try:
+        connection.request(method, f"/v1.41{path}", body, {"Content-Type": "application/x-tar"} if body else {})
+        response = connection.getresponse()
+        data = response.read()
+        return response.status, "error in the stream" if b"errorDetail" in data else ""
+    finally:
+        connection.close()
+
+
+CONTEXT = tar_of(Dockerfile=b"FROM busybox\nLABEL a=b\n")
+REQUESTS: dict[str, tuple[str, str, bytes | None]] = {
+    **{
+        f"tag {repo}": ("POST", f"/images/busybox/tag?repo={quote(repo, safe='')}&tag={tag}", None)
+        for repo, tag in (("sha256:x", ""), ("sha256", "x"), ("sha256/x", "1"), ("docker.io/sha256", "x"))
+    },
+    "load nothing": ("POST", "/images/load", b""),
+    "load junk": ("POST", "/images/load?quiet=1", b"junk" * 400),
+    "load zeros": ("POST", "/images/load", bytes(1024)),
+    **{
+        f"build for {text}": ("POST", f"/build?q=1&platform={quote(text, safe='')}", CONTEXT)
+        for text in ("foobar", "a/b/c/d", "/", "linux/", "linux/x86_64", "x86_64", "linux/amd64")
+    },
+    **{
+        f"import {source!r}": ("POST", f"/images/create?fromSrc={quote(source, safe='')}", None)
+        for source in ("http://127.0.0.1:1/x", "http://127.0.0.1:1/\x01x", "\x01", "nosuch.invalid/x.tar", "-x")
+    },
+    **{
+        f"pull {name}": ("POST", f"/images/create?fromImage={quote(name, safe='')}", None)
+        for name in ("127.0.0.1:1/x:latest", "nosuch.invalid/x:1", "BAD")
+    },
+}
+
+
+@pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
+def test_answers_about_images(davit: Asked, reference: Asked, request_: tuple[str, str, bytes | None]) -> None:
+    assert answered(davit, *request_) == answered(reference, *request_)
+
+
+@pytest.mark.parametrize("directory", ["/tmp/", "/a/../b", "/x//y/.", "/../z", "//d", "rel", ""])
+def test_working_directories(davit: Asked, reference: Asked, directory: str) -> None:
+    found = []
+    for asked in (davit, reference):
+        body = json.dumps({"Image": "busybox", "Cmd": ["pwd"], "WorkingDir": directory})
+        made = asked.ask(Question("POST", "/containers/create", body))
+        if made.status != 201:
+            found.append((made.status, made.message, ""))
+            continue
+        config = asked.ask(Question("GET", f"/containers/{made.json['Id']}/json")).json["Config"]
+        printed = asked.engine.docker("start", "-a", made.json["Id"]).stdout
+        found.append((201, config["WorkingDir"], printed))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("test", [["true"], [""], ["NONE", "x"], ["CMD"], ["CMD-SHELL"], ["none"], []], ids=str)
+def test_health_checks_of_any_kind_are_taken(davit: Asked, reference: Asked, test: list[str]) -> None:
+    body = json.dumps({"Image": "busybox", "Cmd": ["true"], "Healthcheck": {"Test": test}})
+    statuses = [asked.ask(Question("POST", "/containers/create", body)).status for asked in (davit, reference)]
+    assert statuses[0] == statuses[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["busybox", "docker.io/library/busybox", "*busy*", "busybox:l*", "docker.io/*/busybox"]
+)
+def test_reference_filters(davit: Asked, reference: Asked, text: str) -> None:
+    path = f"/images/json?filters={quote(json.dumps({'reference': [text]}))}"
+    found = [
+        {tag for one in asked.ask(Question("GET", path)).json for tag in one["RepoTags"]}
+        for asked in (davit, reference)
+    ]
+    assert ("busybox:latest" in found[0]) == ("busybox:latest" in found[1])
+
+
+FILTERS = [
+    ("GET", "/containers/json?all=1", {"label": {"l": False}}),
+    ("GET", "/containers/json?all=1", {"name": {"changed": False}}),
+    ("GET", "/containers/json", {"zzz": ["1"]}),
+    ("GET", "/containers/json", {"is-task": ["x"]}),
+    ("GET", "/images/json", {"dangling": ["T"]}),
+    ("GET", "/images/json", {"dangling": {"true": False}}),
+    ("GET", "/networks", {"dangling": ["True"]}),
+    ("GET", "/volumes", {"dangling": ["T"]}),
+    *(("POST", f"/{kind}/prune", {"zzz": ["1"]}) for kind in ("containers", "images", "networks", "volumes")),
+    *(("POST", f"/{kind}/prune", {"label": {"nosuch": False}}) for kind in ("containers", "networks", "volumes")),
+    ("POST", "/volumes/prune", {"until": ["1h"]}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "filters"), FILTERS, ids=str)
+def test_filters(davit: Asked, reference: Asked, method: str, path: str, filters: dict[str, object]) -> None:
+    join = "&" if "?" in path else "?"
+    question = Question(method, f"{path}{join}filters={quote(json.dumps(filters))}")
+    found, wanted = davit.ask(question), reference.ask(question)
+    assert found.status == wanted.status
+    if found.status == 200 and method == "GET":
+        assert sorted(one["Names"][0] for one in found.json) == sorted(one["Names"][0] for one in wanted.json)
+    if method == "POST":
+        assert [value for name, value in found.json.items() if name.endswith("Deleted") and value] == []
+
+
+@pytest.mark.parametrize("kind", ["network", "container"])
+def test_a_full_id_before_a_name_before_a_prefix(davit: Asked, reference: Asked, kind: str) -> None:
+    for asked in (davit, reference):
+        docker = asked.engine.docker
+        make = (["network", "create"], []) if kind == "network" else (["create", "--name"], ["busybox", "true"])
+
+        def create(name: str) -> str:
+            return docker(*make[0], name, *make[1]).stdout.strip()  # noqa: B023 (called before the next turn)
+
+        meant = create("meant")
+        by_id, by_prefix = create(meant), create(meant[:10])
+        remove = [kind, "rm"]
+        docker(*remove, meant[:10])
+        listed = docker(kind, "ls", *([] if kind == "network" else ["-a"]), "-q", "--no-trunc").stdout.split()
+        assert by_prefix not in listed, "a name, though an id begins with it"
+        assert {meant, by_id} <= set(listed)
+        docker(*remove, meant)
+        listed = docker(kind, "ls", *([] if kind == "network" else ["-a"]), "-q", "--no-trunc").stdout.split()
+        assert meant not in listed, "an id, though another has it as its name"
+        assert by_id in listed
+        docker(*remove, by_id)

@@ -18,9 +18,9 @@ from services.image.build.context.tree import MemoryTree
 from services.image.build.ports import BuiltImage, FinishedImage, NewImage, Output, PastStep, Progress, RunOrder
 from services.image.build.steps.layer import LayerPlan, LayerTarget, WrittenLayer
 from services.image.build.steps.upper import write_upper
-from services.image.catalog.manifests import Platform
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import RegistryAuth
+from shared.docker.platforms import Platform
 from shared.errors import InvalidArgument, NotFound
 
 

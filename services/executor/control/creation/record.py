@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass
 
@@ -208,6 +209,11 @@ class Draft:
         return self.container_id[:SHORT_ID]
 
 
+def cleaned(directory: str) -> str:
+    """A working directory without ``..`` and doubled slashes, by its text alone: ``/a/../b`` needs no /a."""
+    return posixpath.normpath("/" + directory.lstrip("/")) if directory else ""
+
+
 def new_record(
     draft: Draft, config: EngineConfig, name: str, planned: list[PlannedMount], volumes: dict[int, Volume]
 ) -> Record:
@@ -219,6 +225,7 @@ def new_record(
     request, host, merged, container_id = draft.request, draft.host, draft.merged, draft.container_id
     path, args = command(merged)
     merged.hostname = hostname = draft.hostname()
+    merged.working_dir = cleaned(merged.working_dir)
     directory = config.data_root / "containers" / container_id
     networks = requested_networks(request, host)
     container = Container(

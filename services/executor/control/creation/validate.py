@@ -89,8 +89,6 @@ def health(subject: Subject) -> None:
             raise refuse(f"{words} in Healthcheck cannot be less than 1ms", f"Healthcheck.{words}")
     if check.retries < 0:
         raise refuse("Retries in Healthcheck cannot be negative", "Healthcheck.Retries")
-    if check.test and check.test[0] not in ("NONE", "CMD", "CMD-SHELL"):
-        raise refuse(f"Unknown/Invalid health check type '{check.test[0]}'", "Healthcheck.Test")
 
 
 def check_restart_policy(policy: RestartPolicy) -> None:
@@ -306,4 +304,10 @@ def warnings(subject: Subject) -> list[str]:
         )
     if host.network_mode == "host" and (host.port_bindings or host.publish_all_ports):
         found.append("Published ports are discarded when using host network mode")
+    check = subject.config.healthcheck
+    if check is not None and check.test and check.test[0] not in ("NONE", "CMD", "CMD-SHELL"):
+        found.append(
+            f"Healthcheck.Test begins with {check.test[0]!r}, which is none of NONE, CMD and CMD-SHELL: "
+            "the container's health is not looked at"
+        )
     return found

@@ -17,16 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from shared.errors import DavitError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
+from shared.errors import InvalidArgument, Unavailable
 
 if TYPE_CHECKING:
-    import httpx
+    pass
 
 CONNECT_TIMEOUT_S = 30.0
 GIT_TIMEOUT_S = 600.0
 MAX_DOWNLOAD_BYTES = 16 << 30
-MAX_REFUSAL_BYTES = 1024
-_REFUSALS: dict[int, type[DavitError]] = {400: InvalidArgument, 401: Unauthorized, 403: Forbidden, 404: NotFound}
 _GIT_SUFFIX = re.compile(r"\.git(?:#.+)?$")
 _COMMIT = re.compile(r"^[0-9a-f]{7,64}$")
 
@@ -65,7 +63,7 @@ async def download(url: str, target: Path, *, checksum: str = "") -> Download:
     """
     import httpx
 
-    from services.image.registry.errors import connection_failure
+    from services.image.registry.errors import connection_failure, source_failure
 
     expected = _expected_digest(checksum)
     digest = hashlib.sha256()
@@ -77,7 +75,7 @@ async def download(url: str, target: Path, *, checksum: str = "") -> Download:
             client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response,
         ):
             if response.status_code >= 400:
-                raise await _refusal(response, url)
+                raise await source_failure(response, url)
             with target.open("wb") as out:
                 async for chunk in response.aiter_raw(1 << 20):
                     digest.update(chunk)
@@ -94,18 +92,6 @@ async def download(url: str, target: Path, *, checksum: str = "") -> Download:
     name = posixpath.basename(urlsplit(url).path)
     modified = _time_ns(response.headers.get("last-modified", ""))
     return Download(target, name, size, modified, response.headers.get("content-type", ""))
-
-
-async def _refusal(response: httpx.Response, url: str) -> DavitError:
-    """What a server said instead of giving a file; the beginning of it, since it may be a page."""
-    body = b""
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_REFUSAL_BYTES:
-            break
-    said = body[:MAX_REFUSAL_BYTES].decode("utf-8", "replace").strip()
-    text = f"failed to GET {url} with status {response.status_code} {response.reason_phrase}"
-    return _REFUSALS.get(response.status_code, Unavailable)(f"{text}: {said}" if said else text)
 
 
 def _expected_digest(checksum: str) -> str:

@@ -11,7 +11,8 @@ import orjson
 
 from services.image.buildkit.configs import finished_config
 from services.image.buildkit.exporters.pushing import push
-from services.image.catalog.manifests import OCI_INDEX, Platform, digest_of, parse, parse_platform
+from services.image.catalog.manifests import OCI_INDEX, digest_of, parse
+from shared.docker.platforms import Platform, parse_platform
 from shared.docker.references import Reference
 from shared.docker.references import parse as parse_reference
 from shared.errors import InvalidArgument
