@@ -19,6 +19,7 @@ COMMANDS = {
     "status": Lazy("cli.status", "Show processes, health, bus and database.", ENGINE),
     "dockerd": Lazy("cli.dockerd", "Run the engine in the foreground, with dockerd's flags.", ENGINE),
     "events": Lazy("cli.events", "Tell what happens, as it happens.", ENGINE),
+    "audit": Lazy("cli.audit", "Show, check and export the log of who did what.", ENGINE),
     "lab": Lazy("cli.lab", "Run clusters on this machine.", ENGINE),
     "run": Lazy("cli.run", "Run a command in a new container.", CONTAINERS),
     "ps": Lazy("cli.ps", "List containers.", CONTAINERS),

@@ -22,6 +22,7 @@ from services.api.routes import (
     absent,
     archive,
     attach,
+    audit,
     build,
     buildkit,
     containers,
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     from services.api.description import Description
 
 _OF_CONTAINERS = (containers, wait, attach, execs, archive, stats)
-_MODULES = (*_OF_CONTAINERS, images, build, buildkit, volumes, networks, system, events, swarm, absent, description)
+_OTHERS = (images, build, buildkit, volumes, networks, system, events, audit, swarm)
+_MODULES = (*_OF_CONTAINERS, *_OTHERS, absent, description)
 
 Table = dict[str, list[EdgeRoute]]
 

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.api import body
+from services.api.auditing.following import Follower
 from services.api.hijack import EXTENSION_HIJACK, Headers, RawConnection
 from services.api.reads import Answer, Fixed, Reads
 from services.api.versions import Version
@@ -81,6 +82,7 @@ class Deps:
         membership: Which cluster this machine is in; replaced when that changes.
         offer: Opens a byte stream whose reference is put into a request.
         reads: What has been answered and may be answered again.
+        records: Follows the audit log, once for all who do.
     """
 
     bus: Requester
@@ -89,6 +91,10 @@ class Deps:
     facts: EngineFacts = field(default_factory=EngineFacts)
     reads: Reads = field(default_factory=Reads)
     membership: Membership | None = None
+    records: Follower = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.records = Follower(self.bus)
 
 
 class Call(Request):

@@ -72,6 +72,7 @@ class Verifier:
         self._hints_from = 0
         self._suspect: int | None = None
         self._number = 0
+        self._announced = 0
 
     def check(self, lines: Iterable[bytes]) -> Findings:
         """Read all lines, up to the first that shows that something is wrong."""
@@ -108,6 +109,7 @@ class Verifier:
             raise InvalidArgument("the export does not say what was before its first record")
         self._frontier = Frontier(first, before)
         self._number = self.findings.first = self.findings.end = first
+        self._announced = int(head.get("end", 0))
         if self._key is None:
             self._key = VerifierKey.parse(str(head["key"]))
         self.findings.key = str(self._key)
@@ -160,6 +162,9 @@ class Verifier:
 
     def _end(self) -> None:
         if self.findings.problems:
+            return
+        if self._number < self._announced:
+            self._problem(f"records {self._number} to {self._announced - 1} are missing at the end")
             return
         for size in sorted(self._known):
             if size > self._number:

@@ -108,6 +108,19 @@ _TABLE = """
     GET    /info                          system    info       reads
     GET    /system/df                     system    df         reads
     GET    /events                        system    events     reads
+    GET    /swarm                         cluster   inspect    discloses
+    POST   /swarm/init                    cluster   create     changes
+    POST   /swarm/join                    cluster   join       changes
+    POST   /swarm/leave                   cluster   leave      changes
+    POST   /swarm/update                  cluster   update     changes
+    GET    /swarm/unlockkey               cluster   unlockkey  discloses
+    POST   /swarm/unlock                  cluster   unlock     changes
+    GET    /nodes                         node      list       reads
+    GET    /nodes/{}                      node      inspect    reads
+    POST   /nodes/{}/update               node      update     changes
+    DELETE /nodes/{}                      node      remove     changes
+    POST   /session                       build     session    changes
+    POST   /grpc                          build     control    changes
     POST   /auth                          registry  login      changes
     GET    /audit                         audit     read       discloses
     GET    /audit/state                   audit     inspect    reads
@@ -118,7 +131,7 @@ _TABLE = """
     GET    /audit/sinks                   audit     inspect    reads
 """
 # Docker's resources that this engine does not have: each of their requests is refused.
-_ABSENT = frozenset({"swarm", "nodes", "services", "tasks", "secrets", "configs", "plugins", "session", "grpc"})
+_ABSENT = frozenset({"services", "tasks", "secrets", "configs", "plugins"})
 
 
 def _parsed(table: str) -> dict[tuple[str, str], Action]:
@@ -139,7 +152,7 @@ def action_of(method: str, template: str) -> Action | None:
     path = _PARAMETER.sub("{}", template)
     found = ACTIONS.get((method, path))
     if found is None and (first := path.split("/")[1]) in _ABSENT:
-        return Action(first.removesuffix("s"), method.lower(), Effect.READS)
+        return Action(first.removesuffix("s"), method.lower(), Effect.READS if method == "GET" else Effect.CHANGES)
     return found
 
 

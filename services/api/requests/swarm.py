@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.api.parameters import FilterMap, Flag, QueryModel, Text
+from shared.auditing.secret import WHOLE
 from shared.contracts.docker import DockerModel
 from shared.docker.null import Str, StrMap
 
@@ -25,7 +26,7 @@ class SwarmInitBody(DockerModel):
     force_new_cluster: bool = False
     auto_lock_managers: bool = False
     availability: Literal["", "active", "pause", "drain"] = "active"
-    spec: dict[str, Any] | None = None
+    spec: Annotated[dict[str, Any] | None, WHOLE] = None
 
 
 class SwarmSpecBody(BaseModel):
