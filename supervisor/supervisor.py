@@ -5,7 +5,7 @@ new supervisor (the guardian starts one) begins with a clean table; containers b
 
 ::
 
-    nats-server ─► migrations (a child that ends) ─► image network volume control agent api
+    nats-server ─► migrations (a child that ends) ─► image network volume control agent audit api
                                                        │ each writes "ready" or "error <code> <reason>" to its pipe
     a child ends ─► wait 0.1 s, doubling to 5 s, anew after 10 s of running ─► start it again
 """

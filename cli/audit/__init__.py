@@ -13,4 +13,4 @@ COMMANDS = {
     "sinks": Lazy("cli.audit.sinks", "Show where records are delivered, and how far that is."),
 }
 
-command = LazyGroup("audit", lazy=COMMANDS, help="Who did what: the engine's audit log.")
+command = LazyGroup("audit", lazy=COMMANDS, help="Show, check and export the log of who did what.")

@@ -22,6 +22,11 @@ def command(engine: Engine, *, first: int, end: int | None, output: Path | None)
 
     JSON lines: records, and between them the checkpoints that sign them, so that `davit audit verify --file` needs
     nothing else, on any machine.
+
+    \b
+    Examples:
+      davit audit export -o audit.jsonl
+      davit audit export --from 1000 -o audit.jsonl.zst
     """
     compressed = export(engine.client(), first, end)
     if output is not None and output.suffix == ".zst":

@@ -21,6 +21,11 @@ def command(engine: Engine, *, number: int, key: str | None) -> None:
 
     Without --key it is proved by the key that the engine names, which shows that the log fits together, and not who
     wrote it.
+
+    \b
+    Examples:
+      davit audit show 1200
+      davit audit show 1200 --key davit.pub
     """
     client = engine.client()
     data = b"".join(client.stream("GET", f"/audit?from={number}&limit=1&wait=0")).rstrip(b"\n")

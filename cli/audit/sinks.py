@@ -23,5 +23,11 @@ COLUMNS = {
 @engine_options
 @listing_options
 def command(engine: Engine, *, as_json: bool, form: str | None) -> None:
-    """Show where records are delivered, and how far that is."""
+    """Show where records are delivered, and how far that is.
+
+    \b
+    Examples:
+      davit audit sinks
+      davit audit sinks --format '{{.Name}}: {{.Behind}} behind'
+    """
     show(engine.client().get("/audit/sinks"), COLUMNS, as_json=as_json, form=form)

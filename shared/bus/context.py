@@ -94,6 +94,12 @@ def current_context() -> RequestContext:
     return _current.get() or RequestContext()
 
 
+def is_own_work() -> bool:
+    """Whether the engine does it by itself, and nobody has asked."""
+    actor = current_context().actor
+    return actor == "system" or actor.startswith("system:")
+
+
 def current_request_id() -> str:
     """The id of the request being served, or nothing outside of any."""
     context = _current.get()

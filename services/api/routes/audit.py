@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from services.api.auditing.following import Follower
 from services.api.call import Call, json_response
-from services.api.declared import answers, may
+from services.api.declared import may, streams
 from services.api.requests.audit import (
     CheckpointsQuery,
     ConsistencyQuery,
@@ -41,7 +41,7 @@ PAGE = 1000
 router = EdgeRouter("Audit")
 
 
-@router.get("/audit", operation_id="AuditFollow", responses=may(404) | answers(LINES, "Records, one a line."))
+@router.get("/audit", operation_id="AuditFollow", responses=may(404) | streams(LINES, "Records, one a line."))
 async def follow(
     call: Call,
     query: Annotated[FollowQuery, Query()],
@@ -127,7 +127,7 @@ async def sinks(call: Call) -> Response:
     return json_response(views.sinks(await call.ask(contracts.SINKS, EMPTY)))
 
 
-@router.get("/audit/export", operation_id="AuditExport", responses=may(404) | answers(ZSTD, "JSON lines."))
+@router.get("/audit/export", operation_id="AuditExport", responses=may(404) | streams(ZSTD, "JSON lines."))
 async def export(call: Call, query: Annotated[ExportQuery, Query()]) -> Response:
     """Records, checkpoints and what else it takes to check them, as JSON lines, compressed with zstd."""
     _check("from", query.first)

@@ -130,6 +130,11 @@ class Record(BaseModel):
             state.health = Health(status="starting", log=state.health.log if state.health is not None else [])
         return self.event("start")
 
+    def restart_cause(self) -> str:
+        """Why its node starts it again, before that start is applied."""
+        policy, state = self.container.host_config.restart_policy, self.container.state
+        return f"restart policy {policy.name}: it ended with exit code {state.exit_code}"
+
     def ended(self, exit_: ExitRecord, *, restarting: bool) -> DomainEvent | None:
         """Apply an exit; None when it has been applied before or belongs to an older start."""
         if exit_.generation != self.generation or exit_.finished_at_ns <= self.last_exit_ns:

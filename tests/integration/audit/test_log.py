@@ -181,6 +181,10 @@ def test_the_engines_own_restarts_are_in_the_log(engine: Engine) -> None:
     made = engine.docker("run", "-d", "--restart", "on-failure:1", "busybox", "sh", "-c", "exit 4").stdout.strip()
     own = eventually(lambda: find(engine, kind="engine", verb="start", object=made), 20)[0]
     assert own["actor"]["name"].startswith("system:")
+    assert own["cause"] == "restart policy on-failure: it ended with exit code 4"
+    engine.docker("run", "--rm", "busybox", "true")
+    removed = eventually(lambda: find(engine, kind="engine", verb="destroy"), 10)[0]
+    assert removed["cause"] == "it has ended and was to be removed then"
 
 
 def test_numbers_have_no_gap_and_sources_neither(engine: Engine) -> None:

@@ -12,11 +12,15 @@ from services.executor.control.life.endpoints import Endpoints
 from services.executor.control.peers import Peers
 from services.executor.control.state import sql
 from services.executor.control.state.records import Records
+from shared.bus.context import is_own_work
 from shared.errors import Conflict, DavitError, NotFound
 from shared.events.record import DomainEvent
 from shared.failpoints import holdpoint
 
 log = logging.getLogger(__name__)
+
+ENDED = "it has ended and was to be removed then"
+GOES_ON = "its removal goes on"
 
 
 class Removing:
@@ -98,6 +102,9 @@ class Removing:
         async with self._records.database.transaction() as tx:
             if not await sql.delete(tx, record, self._records.clock.time_ns()):
                 return  # somebody else has finished it
-            tx.emit(record.event("destroy"))
+            destroyed = record.event("destroy")
+            if is_own_work():
+                destroyed.cause = ENDED if record.auto_remove else GOES_ON
+            tx.emit(destroyed)
         self._endpoints.forget(record.id)
         await self._records.changes.announce(record.id)

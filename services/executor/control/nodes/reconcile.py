@@ -170,7 +170,9 @@ class Reconciler:
                 current.container.restart_count = item.restart_count
                 if joined is not None:
                     current.take(joined)
-                events.append(current.started(item.pid, item.started_at_ns))
+                started = current.started(item.pid, item.started_at_ns)
+                started.cause = f"it was found running on node {current.container.node}"
+                events.append(started)
             if item.status != current.status and current.status in ("running", "paused"):
                 current.become("paused" if item.status == "paused" else "running")
                 events.append(current.event("pause" if item.status == "paused" else "unpause"))

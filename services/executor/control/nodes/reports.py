@@ -63,7 +63,10 @@ class Reports:
             if current.status == "removing":
                 raise NotModified("it is being removed")
             current.container.restart_count = report.restart_count
-            return [current.started(report.pid, report.started_at_ns)]
+            cause = current.restart_cause()
+            started = current.started(report.pid, report.started_at_ns)
+            started.cause = cause
+            return [started]
 
         await self._records.change(await self._record(report), apply)
 
