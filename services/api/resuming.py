@@ -10,6 +10,7 @@ import asyncio
 import codecs
 from typing import TYPE_CHECKING
 
+from services.api.copies import Download
 from services.api.repeating import ATTEMPTS, until_answered
 from services.api.streaming import end_stream
 from shared.bus.batches import Batch, BatchReader
@@ -35,7 +36,7 @@ class LogLink:
     """A log on one stream after another.
 
     Attributes:
-        request: What is asked for; `stream` in it is replaced.
+        request: What is asked for; `stream` and `pipe` in it are replaced.
 
     Raises:
         DavitError: From all methods, what the other services answer.
@@ -44,7 +45,7 @@ class LogLink:
     def __init__(self, call: Call, request: Logs) -> None:
         self.request = request
         self._call = call
-        self._stream: ByteStream | None = None
+        self._output: Download | None = None
         self._batches: BatchReader | None = None
         self._losses = 0
 
@@ -55,10 +56,12 @@ class LogLink:
 
     async def _ask(self) -> AttachInfo:
         await self.end()
-        stream = self._stream = await self._call.deps.offer()
-        self._batches = BatchReader(stream)
-        info = await self._call.ask(contracts.LOGS, self.request.model_copy(update={"stream": stream.ref}))
-        await stream.close_write()
+        stream = await self._call.deps.offer()
+        output = self._output = Download(stream)
+        self._batches = BatchReader(output)
+        where = {"stream": stream.ref, "pipe": output.ref()}
+        info = await self._call.ask(contracts.LOGS, self.request.model_copy(update=where))
+        await output.begin()
         return info
 
     async def read(self) -> Batch | None:
@@ -89,9 +92,9 @@ class LogLink:
             await asyncio.sleep(RETRY_PAUSE_S)
 
     async def end(self) -> None:
-        if self._stream is not None:
-            await end_stream(self._stream, finished=False)
-            self._stream = None
+        if self._output is not None:
+            await end_stream(self._output, finished=False)
+            self._output = None
 
 
 class LogOutput:

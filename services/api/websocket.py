@@ -1,24 +1,19 @@
-"""The server's side of WebSocket, over a raw connection: enough for attach/ws.
+"""attach/ws: a container's streams in WebSocket messages, over a raw connection. wsproto makes and reads the frames.
 
-::
-
-    +-+-------+-+-------------+-------------------------------+
-    |F| opcode|M| length 7 bit| 16 or 64 bit length, when 126 |   client -> server: M is set, 4 bytes of mask,
-    | | (4)   | |             | or 127                        |   payload xored with them
-    +-+-------+-+-------------+-------------------------------+
-
-Source: RFC 6455, sections 4.2.2 (handshake) and 5 (frames).
+Source: RFC 6455, section 4.2.2, for the handshake's answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
-import hashlib
-import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import LocalProtocolError, generate_accept_token
 
 from services.api.hijack import Headers, RawConnection
 from services.api.streaming import end_stream, end_tasks
@@ -26,11 +21,9 @@ from shared.docker.frames import Demultiplexer
 from shared.errors import DavitError, InvalidArgument
 
 if TYPE_CHECKING:
-    from shared.bus.streams import ByteStream
+    from wsproto.events import Event
 
-GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-FRAME_LIMIT_BYTES = 16 * 1024 * 1024
+    from shared.bus.streams import ByteStream
 
 
 def handshake_key(headers: Mapping[str, str]) -> str:
@@ -42,70 +35,46 @@ def handshake_key(headers: Mapping[str, str]) -> str:
 
 
 def accept_headers(key: str) -> Headers:
-    digest = hashlib.sha1(key.encode() + GUID, usedforsecurity=False).digest()
     return [
         (b"Upgrade", b"websocket"),
         (b"Connection", b"Upgrade"),
-        (b"Sec-WebSocket-Accept", base64.b64encode(digest)),
+        (b"Sec-WebSocket-Accept", generate_accept_token(key.encode("latin-1"))),
     ]
 
 
-def frame(opcode: int, payload: bytes) -> bytes:
-    """An unmasked, final frame."""
-    size = len(payload)
-    if size < 126:
-        head = struct.pack("!BB", 0x80 | opcode, size)
-    elif size < 1 << 16:
-        head = struct.pack("!BBH", 0x80 | opcode, 126, size)
-    else:
-        head = struct.pack("!BBQ", 0x80 | opcode, 127, size)
-    return head + payload
-
-
-class FrameReader:
-    """Takes frames out of a raw connection. Yields (opcode, payload); ends at the connection's end."""
+class _Socket:
+    """The two directions of one connection, which share a protocol's state."""
 
     def __init__(self, connection: RawConnection) -> None:
-        self._connection = connection
-        self._buffer = bytearray()
+        self._raw = connection
+        self._protocol = Connection(ConnectionType.SERVER)
 
-    async def _take(self, size: int) -> bytes:
-        while len(self._buffer) < size:
-            data = await self._connection.read()
-            if not data:
-                raise EOFError
-            self._buffer += data
-        taken = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return taken
+    async def send(self, event: Event) -> None:
+        try:
+            data = self._protocol.send(event)
+        except LocalProtocolError:  # the client has said goodbye: nothing is sent after that
+            return
+        await self._raw.write(data)
 
-    async def frames(self) -> AsyncIterator[tuple[int, bytes]]:
-        """Raises InvalidArgument for a frame that is too large."""
-        with contextlib.suppress(EOFError):
-            while True:
-                first, second = await self._take(2)
-                size = second & 0x7F
-                if size == 126:
-                    (size,) = struct.unpack("!H", await self._take(2))
-                elif size == 127:
-                    (size,) = struct.unpack("!Q", await self._take(8))
-                if size > FRAME_LIMIT_BYTES:
-                    raise InvalidArgument("WebSocket frame is too large")
-                mask = await self._take(4) if second & 0x80 else b""
-                payload = await self._take(size)
-                yield first & 0x0F, unmask(payload, mask) if mask else payload
-
-
-def unmask(payload: bytes, mask: bytes) -> bytes:
-    size = len(payload)
-    repeated = (mask * (size // 4 + 1))[:size]
-    return (int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")).to_bytes(size, "big")
+    async def receive_into(self, stream: ByteStream) -> None:
+        """What the client sends, until it goes or closes."""
+        while data := await self._raw.read():
+            self._protocol.receive_data(data)
+            for event in self._protocol.events():
+                if isinstance(event, CloseConnection):
+                    await self.send(event.response())
+                    return
+                if isinstance(event, Ping):
+                    await self.send(event.response())
+                elif isinstance(event, BytesMessage | TextMessage) and event.data:
+                    await stream.write(event.data.encode() if isinstance(event.data, str) else bytes(event.data))
 
 
 async def pump(connection: RawConnection, stream: ByteStream, *, multiplexed: bool) -> None:
     """Join a WebSocket client and a stream until either ends."""
-    inward = asyncio.create_task(_frames_to_stream(connection, stream))
-    outward = asyncio.create_task(_stream_to_frames(stream, connection, multiplexed))
+    socket = _Socket(connection)
+    inward = asyncio.create_task(socket.receive_into(stream))
+    outward = asyncio.create_task(_send_output(stream, socket, multiplexed))
     try:
         await asyncio.wait({inward, outward}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -115,23 +84,13 @@ async def pump(connection: RawConnection, stream: ByteStream, *, multiplexed: bo
         await connection.finish()
 
 
-async def _frames_to_stream(connection: RawConnection, stream: ByteStream) -> None:
-    async for opcode, payload in FrameReader(connection).frames():
-        if opcode == CLOSE:
-            return
-        if opcode == PING:
-            await connection.write(frame(PONG, payload))
-        elif opcode in (CONTINUATION, TEXT, BINARY) and payload:
-            await stream.write(payload)
-
-
-async def _stream_to_frames(stream: ByteStream, connection: RawConnection, multiplexed: bool) -> None:
+async def _send_output(stream: ByteStream, socket: _Socket, multiplexed: bool) -> None:
     demultiplexer = Demultiplexer() if multiplexed else None
     try:
         while chunk := await stream.read():
             payload = b"".join(one.payload for one in demultiplexer.feed(chunk)) if demultiplexer else chunk
             if payload:
-                await connection.write(frame(BINARY, payload))
-        await connection.write(frame(CLOSE, struct.pack("!H", 1000)))
+                await socket.send(BytesMessage(data=payload))
+        await socket.send(CloseConnection(code=CloseReason.NORMAL_CLOSURE))
     except DavitError:
-        await connection.write(frame(CLOSE, struct.pack("!H", 1011)))
+        await socket.send(CloseConnection(code=CloseReason.INTERNAL_ERROR))

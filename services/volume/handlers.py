@@ -262,9 +262,8 @@ class VolumeHandlers:
                 await self._store.release(tx, request.container_id)
                 fresh = {position: record.name for position, record in enumerate(chosen)}
             await self._store.hold(tx, request.container_id, fresh)
-            for name in dict.fromkeys(fresh.values()):
-                record = next(one for one in chosen if one.name == name)
-                tx.emit(_event("mount", record, container=request.container_id))
+            for position in fresh:
+                tx.emit(_mounted(chosen[position], request.volumes[position], request.container_id))
         return AcquiredVolumes(volumes=[self._view(record, [request.container_id]) for record in chosen])
 
     async def release(self, request: ReleaseVolumes) -> Empty:
@@ -295,6 +294,13 @@ class VolumeHandlers:
 
     def _view(self, record: VolumeRecord, holders: list[str]) -> Volume:
         return record.view(str(self._root / record.name / "_data"), holders)
+
+
+def _mounted(record: VolumeRecord, wanted: WantedVolume, container_id: str) -> DomainEvent:
+    more = {"container": container_id}
+    if wanted.target:
+        more |= {"destination": wanted.target, "read/write": str(not wanted.read_only).lower(), "propagation": ""}
+    return _event("mount", record, **more)
 
 
 def _event(action: str, record: VolumeRecord, **attributes: str) -> DomainEvent:

@@ -36,6 +36,15 @@ def pack(batch: Batch) -> bytes:
     return _HEAD.pack(len(position), len(batch.data)) + position + batch.data
 
 
+def _whole(chunk: bytes) -> Batch | None:
+    """The batch that a chunk is, when it is just one: most are, and need not be put together."""
+    position_bytes, data_bytes = _HEAD.unpack_from(chunk)
+    head_end = _HEAD.size + position_bytes
+    if len(chunk) != head_end + data_bytes:
+        return None
+    return Batch(chunk[_HEAD.size : head_end].decode(), chunk[head_end:])
+
+
 class BatchReader:
     """Puts batches together from what a stream gives."""
 
@@ -45,6 +54,11 @@ class BatchReader:
 
     async def read(self) -> Batch | None:
         """The next complete batch; None at the end. What the stream's `read` raises is raised here."""
+        if not self._buffer:
+            chunk = await self._source.read()
+            if len(chunk) >= _HEAD.size and (whole := _whole(chunk)) is not None:
+                return whole
+            self._buffer += chunk
         if not await self._fill(_HEAD.size):
             return None
         position_bytes, data_bytes = _HEAD.unpack_from(self._buffer)

@@ -60,22 +60,11 @@ def machine() -> str:
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
 
 
-class Sender:
-    """The end that writes. `taken` once the receiver has answered, `close` in any case.
+class Outlet:
+    """The end that writes. Made by `give`."""
 
-    Raises:
-        Unavailable: This process has no descriptors left.
-    """
-
-    def __init__(self) -> None:
-        self._reading, self._writing = _pipe()
-
-    def ref(self) -> PipeRef:
-        return _ref(self._reading)
-
-    def taken(self) -> None:
-        """The receiver has its own reading end: from now on a write fails when it is gone."""
-        self._reading = _closed(self._reading)
+    def __init__(self, descriptor: int) -> None:
+        self._writing = descriptor
 
     async def write(self, data: bytes) -> None:
         """Wait while the pipe is full. Raises BrokenPipeError when the receiver reads no further."""
@@ -89,7 +78,30 @@ class Sender:
 
     def close(self) -> None:
         """Idempotent."""
-        self._reading, self._writing = _closed(self._reading), _closed(self._writing)
+        self._writing = _closed(self._writing)
+
+
+class Sender(Outlet):
+    """A pipe made by who writes it. `taken` once the receiver has answered, `close` in any case.
+
+    Raises:
+        Unavailable: This process has no descriptors left.
+    """
+
+    def __init__(self) -> None:
+        self._reading, writing = _pipe()
+        super().__init__(writing)
+
+    def ref(self) -> PipeRef:
+        return _ref(self._reading)
+
+    def taken(self) -> None:
+        """The receiver has its own reading end: from now on a write fails when it is gone."""
+        self._reading = _closed(self._reading)
+
+    def close(self) -> None:
+        self.taken()
+        super().close()
 
 
 class Receiver:
@@ -158,6 +170,11 @@ def take(ref: PipeRef) -> Receiver:
         Unavailable: It is not on this machine, or is not there any more; ``detail["field"]`` is ``file``.
     """
     return Receiver(_open(ref, os.O_RDONLY | os.O_NONBLOCK))
+
+
+def give(ref: PipeRef) -> Outlet:
+    """The writing end of the pipe of an `Inbox`. Raises as `take`."""
+    return Outlet(_open(ref, os.O_WRONLY | os.O_NONBLOCK))
 
 
 def source(ref: PipeRef) -> int:

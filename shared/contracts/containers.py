@@ -274,9 +274,10 @@ class StatsResult(BaseModel):
 
 
 class Logs(ContainerRef):
-    """The log leaves on `stream` in batches (`shared.bus.batches`): multiplexed data unless the container has a TTY.
+    """The log leaves in batches (`shared.bus.batches`): multiplexed data unless the container has a TTY.
 
     Attributes:
+        stream, pipe: See `GetArchive`.
         since_ns, until_ns: Nanoseconds since the epoch.
         tail: Number of last lines; -1 is all.
         after: The position of a batch: go on behind it; `tail` was counted when the first one was asked for.
@@ -285,6 +286,7 @@ class Logs(ContainerRef):
     """
 
     stream: StreamRef
+    pipe: PipeRef | None = None
     stdout: bool = False
     stderr: bool = False
     follow: bool = False

@@ -61,9 +61,15 @@ class PrunedVolumes(BaseModel):
 
 
 class WantedVolume(BaseModel):
-    """A volume a container mounts; an empty name asks for a new anonymous one."""
+    """A volume a container mounts; an empty name asks for a new anonymous one.
+
+    Attributes:
+        target, read_only: Where and how, for the event that tells of it.
+    """
 
     name: str = ""
+    target: str = ""
+    read_only: bool = False
     driver: str = ""
     options: dict[str, str] = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)

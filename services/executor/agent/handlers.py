@@ -20,10 +20,11 @@ from services.executor.agent.files.volumes import NodeVolumes
 from services.executor.agent.layers.store import NodeLayers
 from services.executor.agent.network import NodeNetwork
 from services.executor.agent.output.attach import AttachSpec
-from services.executor.agent.output.logs import LogReader, encode, end_of_log
+from services.executor.agent.output.logs import LogReader, end_of_log
 from services.executor.runtime.cgroups.interface import CgroupBackend
 from shared.bus.batches import Batch, pack
 from shared.bus.client import EMPTY, Bus, Empty
+from shared.bus.handover import FIELD, Outlet, PipeRef, give
 from shared.bus.streams import ByteStream, StreamBroken, StreamCancelled, accept
 from shared.contracts import networks as network_contract
 from shared.contracts import node as contract
@@ -59,6 +60,19 @@ from shared.contracts.node import (
     UpdateOrder,
 )
 from shared.errors import DavitError, Internal, Unavailable
+
+
+def _outlet(pipe: PipeRef | None) -> Outlet | None:
+    """The pipe of who asks; None when it is on another machine."""
+    if pipe is None:
+        return None
+    try:
+        return give(pipe)
+    except Unavailable as error:
+        if error.detail.get("field") != FIELD:
+            raise
+        return None
+
 
 # Keys of attached clients that are remembered; one is asked again within seconds, or never.
 CLIENTS_KNOWN = 4096
@@ -218,20 +232,24 @@ class Handlers:
 
     async def logs(self, order: LogOrder) -> Empty:
         stream = await accept(self._bus, order.request.stream)
-        self._spawn(self._send_logs(order.id, order.request, stream), name=f"logs {order.id[:12]}")
+        # Opened before the answer: who asks closes its own end of the pipe with that.
+        output = _outlet(order.request.pipe) or stream
+        self._spawn(self._send_logs(order.id, order.request, stream, output), name=f"logs {order.id[:12]}")
         return EMPTY
 
-    async def _send_logs(self, container_id: str, request: Logs, stream: ByteStream) -> None:
+    async def _send_logs(
+        self, container_id: str, request: Logs, stream: ByteStream, output: ByteStream | Outlet
+    ) -> None:
         record = self._containers.records.find(container_id)
         tty = record.order.config.tty if record is not None else False
         max_files = int(record.order.log_options.get("max-file", 1)) if record is not None else 1
         paths = self._containers.records.paths(container_id)
         ended = self._containers.ended(container_id) if request.follow else None
         try:
-            async for records, position in LogReader(paths.log, request, max_files=max_files).read(ended):
-                await stream.write(pack(Batch(position, encode(records, request, tty=tty))))
+            async for data, position in LogReader(paths.log, request, max_files=max_files).read(ended, tty=tty):
+                await output.write(pack(Batch(position, data)))
             await stream.close_write()
-        except (StreamCancelled, StreamBroken):  # the reader went away: nobody is left to tell
+        except (StreamCancelled, StreamBroken, BrokenPipeError):  # the reader went away: nobody is left to tell
             return
         except DavitError as error:
             await stream.fail(error)
@@ -241,6 +259,8 @@ class Handlers:
             await stream.fail(Unavailable("the node's agent is being stopped"))  # not the end of the log
             raise
         finally:
+            if isinstance(output, Outlet):
+                output.close()
             await stream.aclose()
 
     async def attach(self, order: AttachOrder) -> Attached:
@@ -275,8 +295,10 @@ class Handlers:
         if record is None:
             return
         request = Logs(ref=container_id, stream=stream.ref, stdout=stdout, stderr=stderr)
-        async for records, _ in LogReader(self._containers.records.paths(container_id).log, request).read(None):
-            await stream.write(encode(records, request, tty=record.order.config.tty))
+        reader = LogReader(self._containers.records.paths(container_id).log, request)
+        async for data, _ in reader.read(None, tty=record.order.config.tty):
+            if data:
+                await stream.write(data)
 
     async def stat_path(self, order: PathOrder) -> PathStat:
         return await self._archives.stat(order.id, order.path)

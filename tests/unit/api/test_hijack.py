@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import BytesMessage, Ping, TextMessage
 
-from services.api import websocket
 from shared.bus import streams
 from shared.bus.client import EMPTY
 from shared.contracts import containers as contracts
 from shared.contracts.containers import AttachInfo, Exec
-from shared.errors import InvalidArgument, NotFound
+from shared.errors import DavitError, InvalidArgument, NotFound
 
 UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 ATTACH = "/v1.41/containers/x/attach?stream=1&stdin=1&stdout=1"
@@ -189,34 +192,81 @@ async def test_an_exec_that_does_not_exist_is_http(edge_with_exec):
     assert reply.status == 404
 
 
-def masked(opcode, payload, mask=b"\x01\x02\x03\x04"):
-    return bytes([0x80 | opcode, 0x80 | len(payload)]) + mask + websocket.unmask(payload, mask)
+WEBSOCKET = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+WS_ATTACH = "/containers/x/attach/ws?stream=1&stdin=1&stdout=1"
 
 
-async def test_attach_over_websocket(edge):
+def echoing(edge, *, times):
+    """A container whose process answers each piece of input with the same."""
+
     async def attach(request):
         stream = await streams.accept(edge.bus, request.stream)
 
         async def work():
-            got = await stream.read()
-            await stream.write(b"\x01\0\0\0\0\0\0\x05" + got)
-            await stream.close_write()
-            await stream.aclose()
+            with contextlib.suppress(DavitError):  # the client may go first
+                for _ in range(times):
+                    got = await stream.read()
+                    await stream.write(b"\x01\0\0\0" + len(got).to_bytes(4, "big") + got)
+                await stream.close_write()
+                await stream.aclose()
 
         edge.task = asyncio.create_task(work())
         return AttachInfo(tty=False)
 
     edge.bus.answer(contracts.ATTACH, attach)
-    key = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+
+
+async def connected(edge):
+    """A WebSocket client, by the library's other half."""
     reader, writer = await edge.client.open()
-    writer.write(edge.client.head("GET", "/containers/x/attach/ws?stream=1&stdin=1&stdout=1", key))
+    writer.write(edge.client.head("GET", WS_ATTACH, WEBSOCKET))
     head = await read_head(reader)
     assert "101 " in head
     assert "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head  # RFC 6455, section 1.3
-    writer.write(masked(websocket.PING, b"p") + masked(websocket.BINARY, b"12345"))
-    data = await asyncio.wait_for(reader.read(), 5)
-    assert data == b"\x8a\x01p" + b"\x82\x0512345" + b"\x88\x02\x03\xe8"
+    return reader, writer, Connection(ConnectionType.CLIENT)
+
+
+async def test_attach_over_websocket(edge):
+    echoing(edge, times=2)
+    reader, writer, client = await connected(edge)
+    writer.write(client.send(Ping(payload=b"p")) + client.send(BytesMessage(data=b"12345")))
+    data = await asyncio.wait_for(reader.readexactly(3 + 7), 5)
+    assert data == b"\x8a\x01p" + b"\x82\x0512345"
+    writer.write(client.send(TextMessage(data="grün")))
+    client.receive_data(await asyncio.wait_for(reader.read(), 5))
+    message, close = client.events()
+    assert (message.data, close.code) == ("grün".encode(), 1000)
     writer.close()
+
+
+async def test_a_websocket_message_may_come_in_pieces_of_any_size(edge):
+    echoing(edge, times=1)
+    reader, writer, client = await connected(edge)
+    text = client.send(BytesMessage(data=b"a" * 70_000))
+    for at in range(0, len(text), 1000):
+        writer.write(text[at : at + 1000])
+        await writer.drain()
+    client.receive_data(await asyncio.wait_for(reader.read(), 5))
+    first = next(client.events())
+    assert first.data
+    assert set(first.data) == {ord("a")}
+    writer.close()
+
+
+@pytest.mark.parametrize("bad", [b"\x82\x05hello", b"\x83\x80abcd", b"\xf2\x80abcd"])
+async def test_a_websocket_client_that_breaks_the_rules_is_told(edge, bad):
+    echoing(edge, times=1)
+    reader, writer, client = await connected(edge)
+    writer.write(bad)  # not masked; an unknown opcode; reserved bits
+    client.receive_data(await asyncio.wait_for(reader.read(), 5))
+    (close,) = client.events()
+    assert close.code == 1002
+    writer.close()
+
+
+async def test_what_is_no_websocket_handshake_is_refused(edge):
+    reply = await edge.client.request("GET", WS_ATTACH)
+    assert reply.status == 400
 
 
 async def test_a_body_may_arrive_after_the_head(edge):

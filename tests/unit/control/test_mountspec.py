@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from services.executor.control.creation.mountspec import PlannedMount, mount_point, parse_bind, parse_mount, plan_mounts
+from services.executor.control.creation.mountspec import (
+    PlannedMount,
+    mount_point,
+    parse_bind,
+    parse_mount,
+    plan_mounts,
+    settle_propagation,
+)
 from shared.contracts.docker import ContainerConfig, HostConfig, Mount
 from shared.contracts.volumes import Volume, WantedVolume
 from shared.errors import InvalidArgument
@@ -130,7 +137,39 @@ def test_two_mounts_for_one_target(host: dict[str, Any]) -> None:
 
 
 def test_mount_points_as_inspect_shows_them() -> None:
-    bind = mount_point(parse_bind("/tmp:/t:ro"), None)
+    planned = parse_bind("/tmp:/t:ro")
+    settle_propagation([planned], "/var/lib/davit")
+    bind = mount_point(planned, None)
     assert (bind.type, bind.source, bind.mode, bind.rw, bind.propagation) == ("bind", "/tmp", "ro", False, "rprivate")
     volume = mount_point(parse_bind("data:/d"), Volume(name="data", mountpoint="/v/data/_data"))
     assert (volume.name, volume.source, volume.driver, volume.mode) == ("data", "/v/data/_data", "local", "z")
+
+
+@pytest.mark.parametrize("source", ["/", "/var", "/var/lib/davit", "/var/lib/davit/volumes/x"])
+def test_a_bind_that_shows_the_data_root_holds_on_to_none_of_its_mounts(source: str) -> None:
+    planned = parse_bind(f"{source}:/r")
+    settle_propagation([planned], "/var/lib/davit")
+    assert planned.mount.propagation == "rslave"
+    for word in ("private", "rprivate", "shared", "slave"):
+        with pytest.raises(InvalidArgument, match='must use either propagation mode "rslave" or "rshared"'):
+            settle_propagation([parse_bind(f"{source}:/r:{word}")], "/var/lib/davit")
+
+
+def test_a_bind_beside_the_data_root_is_private() -> None:
+    planned = parse_bind("/var/lib/davit-other:/r")
+    settle_propagation([planned], "/var/lib/davit")
+    assert planned.mount.propagation == "rprivate"
+
+
+@pytest.mark.parametrize("path", ["../x", "sub/../../x", "/abs", ".."])
+@pytest.mark.parametrize("kind", ["volume", "image"])
+def test_a_subpath_leads_nowhere_else(kind: str, path: str) -> None:
+    options = {"VolumeOptions" if kind == "volume" else "ImageOptions": {"Subpath": path}}
+    mount = Mount.model_validate({"Type": kind, "Source": "name", "Target": "/t", **options})
+    with pytest.raises(InvalidArgument, match="subpath must be a relative path within the"):
+        parse_mount(mount)
+
+
+def test_a_relative_image_volume_counts_from_the_root() -> None:
+    config = ContainerConfig.model_validate({"Volumes": {"data": {}, "/a/../b/": {}, "c/../d": {}}})
+    assert [one.mount.target for one in plan_mounts(config, HostConfig(), [])] == ["/data", "/b", "/d"]

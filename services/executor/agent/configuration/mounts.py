@@ -31,16 +31,22 @@ def check_sources(mounts: list[OrderedMount]) -> None:
             )
 
 
-def _bind(mount: OrderedMount) -> OciMount:
+def _bind(mount: OrderedMount, data_root: str) -> OciMount:
     if mount.create_source and not os.path.lexists(mount.source):
         try:
             os.makedirs(mount.source, mode=0o755, exist_ok=True)
         except OSError as error:
             raise InvalidArgument(f"error while creating mount source path '{mount.source}': {error}") from error
-    check_propagation(mount)
+    if mount.propagation != "rslave" or not _shows(mount.source, data_root):  # else that is the engine's choice
+        check_propagation(mount)
     options = ["rbind" if mount.recursive else "bind", mount.propagation or "rprivate"]
     options += _read_only(mount)
     return {"destination": mount.target, "type": "bind", "source": mount.source, "options": options}
+
+
+def _shows(source: str, root: str) -> bool:
+    one, other = source.rstrip("/") + "/", root.rstrip("/") + "/"
+    return one.startswith(other) or other.startswith(one)
 
 
 def check_propagation(mount: OrderedMount) -> None:
@@ -107,7 +113,7 @@ def user_mounts(mounts: list[OrderedMount], layers_root: Path, volume_source: Vo
     for mount in mounts:
         match mount.type:
             case "bind":
-                result.append(_bind(mount))
+                result.append(_bind(mount, str(layers_root.parent)))
             case "tmpfs":
                 result.append(_tmpfs(mount))
             case "volume":
@@ -137,14 +143,18 @@ def _image(mount: OrderedMount, layers_root: Path) -> OciMount:
     }
 
 
-def generated_files(paths: ContainerPaths, taken: set[str]) -> list[OciMount]:
-    """hosts, hostname and resolv.conf, except where the user mounted something of their own."""
+def generated_files(paths: ContainerPaths, taken: set[str], *, read_only: bool = False) -> list[OciMount]:
+    """hosts, hostname and resolv.conf, except where the user mounted something of their own.
+
+    Args:
+        read_only: As the rootfs they belong to is.
+    """
     return [
         {
             "destination": target,
             "type": "bind",
             "source": str(getattr(paths, attribute)),
-            "options": ["rbind", "rprivate", "rw"],
+            "options": ["rbind", "rprivate", "ro" if read_only else "rw"],
         }
         for target, attribute in GENERATED.items()
         if target not in taken

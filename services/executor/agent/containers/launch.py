@@ -155,7 +155,8 @@ class Launcher:
         owner = paths
         if order.network_mode.startswith("container:"):
             owner = self._records.paths(order.network_mode.partition(":")[2])
-        return mount_plan.generated_files(owner, {mount.target for mount in order.mounts})
+        taken = {mount.target for mount in order.mounts}
+        return mount_plan.generated_files(owner, taken, read_only=order.host_config.readonly_rootfs)
 
     def _request(
         self, order: ContainerOrder, paths: ContainerPaths, sandbox: Sandbox | None, cgroup: str

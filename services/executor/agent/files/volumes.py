@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from services.executor.agent.configuration.mounts import beneath
 from services.executor.agent.files.rootfs import Place, look, tree_bytes
 from services.executor.agent.layers.views import image_view
 from shared.bus.client import EMPTY, Empty
@@ -100,19 +101,34 @@ class NodeVolumes:
                     f"mount {device}:{self.directory(mount.source)}: no such file or directory"
                 )
             return {"destination": mount.target, "type": "bind", "source": device, "options": [*words, "rprivate"]}
+        if kind == "tmpfs" and mount.copy_up:
+            words = [*words, "tmpcopyup"]
         return {"destination": mount.target, "type": kind, "source": device or kind, "options": words}
 
     async def prepare(self, order: ContainerOrder, lower: list[str]) -> None:
         """Before a start: make missing directories, and copy the image's data into volumes that are empty."""
-        plain = [one for one in order.mounts if one.type == "volume" and not one.volume_options.get("device")]
-        if plain:
-            await asyncio.to_thread(self._prepare, plain, lower)
+        mounts = [one for one in order.mounts if one.type == "volume"]
+        if mounts:
+            await asyncio.to_thread(self._prepare, mounts, lower)
 
     def _prepare(self, mounts: list[OrderedMount], lower: list[str]) -> None:
         for mount in mounts:
-            directory = self._ensure(mount.source)
-            if mount.copy_up and not any(os.scandir(directory)):
+            if not mount.volume_options.get("device"):
+                self._ensure(mount.source)
+            directory = self._to_fill(mount) if mount.copy_up else None
+            if directory is not None and not any(os.scandir(directory)):
                 self._copy_up(mount, directory, lower)
+
+    def _to_fill(self, mount: OrderedMount) -> Path | None:
+        """The directory that the container is going to see; None where that is another file system's, or no directory.
+
+        Of a tmpfs each container has its own, which the runtime fills.
+        """
+        entry = self.mount(mount)
+        if entry["type"] != "bind":
+            return None
+        path = Path(beneath(entry["source"], mount.subpath, mount.target) if mount.subpath else entry["source"])
+        return path if path.is_dir() else None
 
     def _copy_up(self, mount: OrderedMount, directory: Path, lower: list[str]) -> None:
         """Fill an empty volume from the image, with owners and modes, as Docker does at first use."""

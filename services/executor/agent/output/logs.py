@@ -9,18 +9,20 @@ Source: Docker's json-file driver.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import io
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import orjson
 
+from services.executor.agent.output.passing import Passing
 from shared.contracts.containers import Logs
 from shared.docker.frames import NUMBERS, header
 from shared.docker.moments import parse_rfc3339_ns, with_nine_digits
@@ -191,6 +193,29 @@ class LogReader:
         record.text = record.text[had:]
         return had > 0 and not record.text
 
+    def _passing(self, *, tty: bool) -> Passing | None:
+        """For requests that want lines as they are; None when each record has to be looked at."""
+        request = self._request
+        if request.details or any(self._skip.values()):
+            return None
+        first_ns = max(request.since_ns, self._after_ns + 1 if self._after_ns else 0)
+        streams = {name for name, wanted in ((b"stdout", request.stdout), (b"stderr", request.stderr)) if wanted}
+        return Passing(
+            frozenset(streams), tty=tty, timestamps=request.timestamps, first_ns=first_ns, last_ns=request.until_ns
+        )
+
+    def _encoded(self, data: bytes, passing: Passing | None, *, tty: bool) -> bytes:
+        if passing is not None:
+            whole = self._partial + data
+            end = whole.rfind(b"\n") + 1
+            passed = passing.on(whole[:end])
+            if passed is not None:
+                self._partial = whole[end:]
+                if passing.last_time:
+                    self._last_ns = parse_rfc3339_ns(passing.last_time)
+                return passed
+        return encode(list(self._records(data)), self._request, tty=tty)
+
     def _records(self, data: bytes) -> Iterator[LogRecord]:
         data = self._partial + data
         lines = data.split(b"\n")
@@ -236,15 +261,18 @@ class LogReader:
         self._after_ns = position.time_ns
         return files, 0
 
-    async def read(self, ended: asyncio.Event | None) -> AsyncIterator[tuple[list[LogRecord], str]]:
-        """Batches of records with their positions: what is there, then, when following, what comes until `ended`.
+    async def read(self, ended: asyncio.Event | None, *, tty: bool) -> AsyncIterator[tuple[bytes, str]]:
+        """What a client reads, with positions: what is there, then, when following, what comes until `ended`.
 
-        The first batch is empty, and says where reading begins.
+        The first one is empty, and says where reading begins.
 
         Args:
             ended: Set when the container's process is gone; None when the request does not follow.
+            tty: See `encode`.
         """
         files, offset = self.existing()
+        passing = self._passing(tty=tty)
+        convert = functools.partial(self._encoded, passing=passing, tty=tty)
         handle: IO[bytes] | None = None
         told = False
         try:
@@ -257,24 +285,24 @@ class LogReader:
                 handle.seek(0, os.SEEK_END) if offset < 0 else handle.seek(offset)
                 offset = 0
                 if not told:
-                    yield [], self._position(handle)
+                    yield b"", self._position(handle)
                     told = True
                 while data := handle.read(MAX_BATCH_BYTES):
-                    if batch := list(self._records(data)):
+                    if batch := convert(data):
                         yield batch, self._position(handle)
                     await asyncio.sleep(0)
             if not told:
-                yield [], self._position(None)
+                yield b"", self._position(None)
             if ended is not None:
-                async for following in self._follow(handle, ended):
+                async for following in self._follow(handle, ended, convert):
                     yield following
         finally:
             if handle is not None:
                 handle.close()
 
     async def _follow(
-        self, handle: IO[bytes] | None, ended: asyncio.Event
-    ) -> AsyncIterator[tuple[list[LogRecord], str]]:
+        self, handle: IO[bytes] | None, ended: asyncio.Event, convert: Callable[[bytes], bytes]
+    ) -> AsyncIterator[tuple[bytes, str]]:
         current = handle
         try:
             while True:
@@ -282,7 +310,7 @@ class LogReader:
                 if current is None and self._path.exists():
                     current = _open(self._path)
                 while current is not None and (data := current.read(MAX_BATCH_BYTES)):
-                    if batch := list(self._records(data)):
+                    if batch := convert(data):
                         yield batch, self._position(current)
                 if current is not None and self._rotated(current):
                     # The shim renames the full file and opens a new one: what was still unread of the old

@@ -8,7 +8,7 @@ import posixpath
 from services.executor.control.cluster.placing import Placing
 from services.executor.control.creation import record as creation
 from services.executor.control.creation.limits import discard
-from services.executor.control.creation.mountspec import PlannedMount, plan_mounts
+from services.executor.control.creation.mountspec import PlannedMount, plan_mounts, settle_propagation
 from services.executor.control.creation.names import checked_name, generated_name, new_id
 from services.executor.control.creation.subject import Subject
 from services.executor.control.creation.validate import check, warnings
@@ -56,6 +56,7 @@ class Creating:
         creation.command(merged)
         await self._resolve_containers(host)
         planned = plan_mounts(merged, host, await self._inherited(host.volumes_from))
+        settle_propagation(planned, str(self._config.data_root))
         await self._resolve_image_mounts(planned)
         draft = creation.Draft(
             request,
@@ -164,7 +165,11 @@ class Creating:
             raise
 
     async def _acquire(self, draft: creation.Draft, planned: list[PlannedMount]) -> dict[int, Volume]:
-        wanted = [(position, item.volume) for position, item in enumerate(planned) if item.volume is not None]
+        wanted = [
+            (position, item.volume.model_copy(update={"target": item.mount.target, "read_only": item.mount.read_only}))
+            for position, item in enumerate(planned)
+            if item.volume is not None
+        ]
         if not wanted:
             return {}
         found = await self._peers.acquire(draft.container_id, draft.node.node, [volume for _, volume in wanted])

@@ -80,7 +80,7 @@ def _bind_of(spec: str, source: str, target: str, words: list[str], mode: str) -
         source=posixpath.normpath(source),
         target=target,
         read_only="ro" in words,
-        propagation=next((word for word in words if word in PROPAGATIONS), "rprivate"),
+        propagation=next((word for word in words if word in PROPAGATIONS), ""),
         create_source=True,
     )
     return PlannedMount(mount, mode=mode)
@@ -141,8 +141,8 @@ def _bind_mount(mount: Mount, target: str) -> PlannedMount:
     if not mount.source.startswith("/"):
         raise _refuse(mount, f"invalid mount path: '{mount.source}' mount path must be absolute")
     options = mount.bind_options
-    propagation = options.propagation if options and options.propagation else "rprivate"
-    if propagation not in PROPAGATIONS:
+    propagation = options.propagation if options else ""
+    if propagation and propagation not in PROPAGATIONS:
         raise _refuse(mount, f"invalid propagation mode: {propagation}")
     recursive = "auto"
     if options and options.read_only_non_recursive:
@@ -170,6 +170,7 @@ def _volume_mount(mount: Mount, target: str) -> PlannedMount:
     subpath = options.subpath if options else ""
     if subpath and not mount.source:
         raise _refuse(mount, "must not set Subpath when using anonymous volumes")
+    _check_subpath(mount, subpath)
     driver = options.driver_config if options else None
     return PlannedMount(
         OrderedMount(
@@ -186,11 +187,18 @@ def _volume_mount(mount: Mount, target: str) -> PlannedMount:
     )  # fmt: skip
 
 
+def _check_subpath(mount: Mount, subpath: str) -> None:
+    """Raises InvalidArgument for one that leads out, wherever links may lead. Source: Go, filepath.IsLocal."""
+    if subpath and (subpath.startswith("/") or posixpath.normpath(subpath).split("/")[0] == ".."):
+        raise _refuse(mount, f"subpath must be a relative path within the {mount.type}: {subpath}")
+
+
 def _image_mount(mount: Mount, target: str) -> PlannedMount:
     """Its source is the reference until the image is found; then its id, with the layers."""
     if not mount.source:
         raise _refuse(mount, "field Source must not be empty")
     subpath = mount.image_options.subpath if mount.image_options else ""
+    _check_subpath(mount, subpath)
     return PlannedMount(OrderedMount(type="image", source=mount.source, target=target, read_only=True, subpath=subpath))
 
 
@@ -228,10 +236,39 @@ def plan_mounts(config: ContainerConfig, host: HostConfig, inherited: list[Plann
     for target in sorted(tmpfs & own):
         raise InvalidArgument(f"Duplicate mount point: {target}", field="HostConfig.Tmpfs")
     for path in config.volumes:
-        target = _target(path, "volume", path)
+        # a relative one counts from the root: -v data, VOLUME data
+        target = _target(path and posixpath.join("/", path), "volume", path)
         if target not in by_target and target not in tmpfs:
             by_target[target] = PlannedMount(OrderedMount(type="volume", target=target, copy_up=True), WantedVolume())
     return list(by_target.values())
+
+
+def settle_propagation(planned: list[PlannedMount], data_root: str) -> None:
+    """Decide how binds propagate where nobody said it.
+
+    What shows the engine's own directory must not hold on to its mounts, which would be busy for ever.
+
+    Raises:
+        InvalidArgument: Another propagation of such a bind than "rslave" or "rshared".
+    """
+    for mount in (one.mount for one in planned if one.mount.type == "bind"):
+        if not _shows(mount.source, data_root):
+            mount.propagation = mount.propagation or "rprivate"
+        elif mount.propagation in ("", "rslave", "rshared"):
+            mount.propagation = mount.propagation or "rslave"
+        else:
+            raise InvalidArgument(
+                'invalid mount config: must use either propagation mode "rslave" or "rshared" when mount source is '
+                f'within the daemon root, daemon root: "{data_root}", bind mount source: "{mount.source}", '
+                f'propagation: "{mount.propagation}"',
+                field="HostConfig.Mounts",
+            )
+
+
+def _shows(source: str, root: str) -> bool:
+    """Whether one of two directories is in the other."""
+    one, other = source.rstrip("/") + "/", root.rstrip("/") + "/"
+    return one.startswith(other) or other.startswith(one)
 
 
 def mount_point(planned: PlannedMount, volume: Volume | None) -> MountPoint:
