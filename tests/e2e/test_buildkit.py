@@ -6,7 +6,9 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -306,3 +308,78 @@ def test_privileges_need_the_clients_word(client: Client, tmp_path: Path) -> Non
     assert "security.insecure is not allowed" in client.build(str(where), check=False).stderr
     client.build("--allow", "security.insecure", "-t", "able", str(where))
     assert client.engine.docker("run", "--rm", "able", "ls", "/made").stdout == "/made\n"
+
+
+ASKED = """\
+# base is where it starts
+FROM busybox AS base
+# WHO is greeted
+ARG WHO=you
+FROM base
+WORKDIR rel
+RUN --mount=type=secret,id=token,required=true --mount=type=ssh true
+"""
+
+
+def test_questions_about_a_dockerfile(client: Client, tmp_path: Path) -> None:
+    where = str(context(tmp_path / "c", ASKED))
+    outline = client.run("build", "--call", "outline", where).stdout
+    assert re.search(r"WHO +you +is greeted", outline)
+    assert re.search(r"token +true", outline)
+    targets = client.run("build", "--call", "targets", where).stdout
+    assert re.search(r"base +is where it starts", targets)
+    checked = client.run("build", "--check", where, check=False)
+    assert checked.returncode == 1
+    assert "WARNING: WorkdirRelativePath" in checked.stdout
+    assert "   6 | >>> WORKDIR rel" in checked.stdout
+    context(tmp_path / "c", "# check=skip=WorkdirRelativePath\n" + ASKED)
+    assert "Check complete, no warnings found" in client.run("build", "--check", where).stdout
+    context(tmp_path / "c", "# check=error=true\n" + ASKED)
+    failed = client.build(where, check=False)
+    assert "lint violation found for rules: WorkdirRelativePath" in failed.stderr
+
+
+def test_an_agent_in_a_step(client: Client, tmp_path: Path) -> None:
+    agent = socket.socket(socket.AF_UNIX)
+    agent.bind(str(tmp_path / "agent"))
+    agent.listen()
+    try:
+        shown = "RUN --mount=type=ssh test -S $SSH_AUTH_SOCK && echo $SSH_AUTH_SOCK\n"
+        where = context(tmp_path / "c", f"FROM busybox\n{shown}RUN test -z $SSH_AUTH_SOCK\n")
+        told = client.build("--ssh", f"default={tmp_path / 'agent'}", str(where)).stderr
+        assert "/run/buildkit/ssh_agent" in told
+    finally:
+        agent.close()
+    required = context(tmp_path / "r", "FROM busybox\nRUN --mount=type=ssh,required true\n")
+    assert "unset ssh forward key default" in client.build(str(required), check=False).stderr
+
+
+COMPOSE = """
+services:
+  web:
+    build:
+      context: .
+      secrets: [s]
+      dockerfile_inline: |
+        FROM busybox
+        COPY f /f
+        RUN --mount=type=secret,id=s test -s /run/secrets/s
+        CMD cat /f
+    image: composed
+secrets: {s: {file: ./secret}}
+"""
+
+
+def test_compose_builds_with_bake(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "compose.yaml").write_text(COMPOSE)
+    (tmp_path / "f").write_text("by compose\n")
+    (tmp_path / "secret").write_text("x")
+    compose = str(Path(sys.executable).with_name("docker-compose"))
+    plugins = Path(client.environment["DOCKER_CONFIG"]) / "cli-plugins"
+    if not (plugins / "docker-compose").exists():
+        (plugins / "docker-compose").symlink_to(compose)
+    told = client.run("compose", "up", "--build", "--no-log-prefix", cwd=tmp_path)
+    assert "by compose" in told.stdout
+    assert "CACHED" not in told.stderr
+    assert "load build definition" in told.stdout + told.stderr
+    client.run("compose", "down", "--rmi", "all", cwd=tmp_path)

@@ -26,10 +26,10 @@ class Attributes:
         value = self._given.pop(name, "")
         if not value:
             return default
-        found = parse_bool(value)
-        if found is None:
-            raise InvalidArgument(f"non-bool value {value} specified for {name}", field=name)
-        return found
+        try:
+            return parse_bool(value)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"non-bool value {value} specified for {name}", field=name) from error
 
     def annotations(self) -> dict[str, str]:
         """Those of the manifest of each image. Raises Unsupported for other places."""

@@ -19,7 +19,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
+from services.image.build.dockerfile.instructions import Instruction
+from services.image.build.dockerfile.stages import Dockerfile
 from services.image.build.steps.platforms import check_platform
+from services.image.buildkit.checks import Finding, findings, parse_policy
+from services.image.buildkit.failures import failed
 from services.image.buildkit.kitchen import Kitchen
 from services.image.buildkit.loading import Files, Source
 from services.image.buildkit.options import Options, check_syntax
@@ -27,7 +31,7 @@ from services.image.buildkit.progress import Progress
 from services.image.buildkit.sessions import Session
 from services.image.buildkit.targets import Place, Target, read_dockerfile
 from services.image.buildkit.wire import control_pb2, gateway_pb2, ops_pb2
-from shared.errors import Conflict, DavitError, NotFound
+from shared.errors import Conflict, InvalidArgument, NotFound
 
 APPEARS_WITHIN_S = 15.0
 REMEMBERED = 64
@@ -95,6 +99,7 @@ class Build:
         source = await files.dockerfile()
         dockerfile = read_dockerfile(source, options.settings)
         check_syntax(options.syntax or dockerfile.directives.get("syntax", ""))
+        self._tell_findings(options, files, source, dockerfile)
         found: dict[str, Target] = {}
         for platform in options.platforms or ("",):
             target = Target(place, options, files, source, dockerfile, platform, inputs)
@@ -102,6 +107,18 @@ class Build:
             self.kitchen.results.add(target)
             found["/".join(part for part in check_platform(platform) if part)] = target
         return found
+
+    def _tell_findings(self, options: Options, files: Files, source: Source, dockerfile: Dockerfile) -> None:
+        """What checks find are warnings, or, if the Dockerfile says so, the end of the build."""
+        policy = parse_policy(options.check or dockerfile.directives.get("check", ""))
+        found = findings(dockerfile, policy)
+        for item in found:
+            self.progress.warn(warning_of(item, source, files.definition))
+        if found and policy.error:
+            rules = ", ".join(dict.fromkeys(item.rule for item in found))
+            cause = InvalidArgument(f"lint violation found for rules: {rules}", field="check")
+            place = Instruction(line=found[0].first, end_line=found[0].last)
+            raise failed(cause, source, place, files.definition)
 
     async def source(self, options: Options) -> Source:
         """The Dockerfile alone, for questions about it."""
@@ -214,5 +231,17 @@ async def _made(target: Target) -> None:
     await target.image()
 
 
-def error_of(error: BaseException) -> str:
-    return str(error) if isinstance(error, DavitError) else type(error).__name__
+def warning_of(item: Finding, source: Source, vertex: str) -> control_pb2.VertexWarning:
+    """A finding as clients show it."""
+    text = source.text.encode("utf-8", "surrogateescape")
+    warning = control_pb2.VertexWarning(
+        vertex=vertex,
+        level=1,
+        short=f"{item.rule}: {item.detail} (line {item.first})".encode(),
+        detail=[item.description.encode()],
+        url=item.url,
+        info=ops_pb2.SourceInfo(filename=source.name, data=text, language="Dockerfile"),
+    )
+    for number in range(item.first, item.last + 1):
+        warning.ranges.add(start=ops_pb2.Position(line=number), end=ops_pb2.Position(line=number))
+    return warning

@@ -21,6 +21,7 @@ import shutil
 import stat
 import tempfile
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ from services.image.buildkit.sessions import Session
 FILES, INDEX, LOCK = "files", "index", "lock"
 SAMPLE = 128
 MAX_SLOTS = 8
+# Indexes of 10,000 files are some 5 MB each.
+REMEMBERED = 4
 FORMAT = 1
 OPEN_AT_ONCE = 64
 # A record of the index: kind, mode, uid, gid, size, mtime_ns, link, device, xattrs (hex); the digest (hex) follows.
@@ -58,20 +61,31 @@ class Copy:
     digests: dict[str, str] = field(default_factory=dict)
     known: bool = False
     changed: bool = False
+    written_ns: int = 0
 
     @property
     def files(self) -> Path:
         return self.root / FILES
 
-    def load(self) -> None:
-        """Read the index, or, where there is none, look at the files. Blocks."""
+    def load(self, remembered: OrderedDict[Path, Copy]) -> None:
+        """Read the index, or, where there is none, look at the files. Blocks.
+
+        Args:
+            remembered: Copies that this process has used: their indexes need not be read if they are as they were.
+        """
         try:
+            written_ns = (self.root / INDEX).stat().st_mtime_ns
+            before = remembered.get(self.root)
+            if before is not None and before.written_ns == written_ns:
+                self.facts, self.digests = before.facts, before.digests
+                self.written_ns, self.known = written_ns, True
+                return
             value = orjson.loads((self.root / INDEX).read_bytes())
             if value["format"] != FORMAT:
                 raise ValueError("another format")
             self.facts = {path: _facts(record) for path, record in value["files"].items()}
             self.digests = value["digests"]
-            self.known = True
+            self.written_ns, self.known = written_ns, True
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             self.files.mkdir(parents=True, exist_ok=True)
             self.facts = dict(_on_disk(self.files, ""))
@@ -85,6 +99,7 @@ class Copy:
         part = self.root / f"{INDEX}.part"
         part.write_bytes(data)
         os.replace(part, self.root / INDEX)
+        self.written_ns = (self.root / INDEX).stat().st_mtime_ns
         self.known, self.changed = True, False
 
     def doubt(self) -> None:
@@ -205,6 +220,7 @@ class Contexts:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._remembered: OrderedDict[Path, Copy] = OrderedDict()
 
     async def receive(
         self, session: Session, wanted: Wanted, transferred: Transferred, stack: AsyncExitStack
@@ -234,7 +250,7 @@ class Contexts:
                 continue
             free += 1
             copy = Copy(path)
-            copy.load()
+            copy.load(self._remembered)
             likeness = copy.likeness(listing)
             if best is None or likeness > best[0]:
                 if best is not None:
@@ -251,12 +267,16 @@ class Contexts:
             path = Path(tempfile.mkdtemp(dir=home))
             copy, made = Copy(path), _try_lock(path)
             assert made is not None
-            copy.load()
+            copy.load(self._remembered)
             best = 0.0, copy, made
         _, copy, descriptor = best
         os.utime(copy.root)
         stack.callback(os.close, descriptor)
         stack.callback(copy.save)
+        self._remembered[copy.root] = copy
+        self._remembered.move_to_end(copy.root)
+        if len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
         return copy
 
     def entries(self) -> list[Path]:

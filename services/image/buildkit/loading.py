@@ -24,7 +24,7 @@ from services.image.build.workdirs import Scratch
 from services.image.buildkit.contexts import Contexts
 from services.image.buildkit.filesync import Wanted, read_small
 from services.image.buildkit.options import SESSION_UPLOAD, Options
-from services.image.buildkit.progress import Progress, TransferStatus
+from services.image.buildkit.progress import Progress, TransferStatus, digest_of
 from services.image.buildkit.sessions import Session, Sessions
 from shared.errors import InvalidArgument
 
@@ -44,6 +44,9 @@ class Files:
 
     Args:
         stack: Holds copies of directories until the build ends.
+
+    Attributes:
+        definition: The vertex with which the Dockerfile was read.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Files:
         self._remote: intake.Context | None = None
         self._ignore: list[str] | None = None
         self._trees: dict[str, Tree] = {}
+        self.definition = ""
         self._mains: dict[bool, Tree] = {}
         self._fetching = asyncio.Lock()
 
@@ -83,6 +87,7 @@ class Files:
             remote = await self._fetched()
             return Source(options.file, remote.dockerfile)
         name = options.file
+        self.definition = digest_of(f"[internal] load build definition from {posixpath.basename(name)}")
         follow = [name, f"{name}{IGNORE_FILE}"]
         if posixpath.basename(name) == "Dockerfile":
             follow.append(posixpath.join(posixpath.dirname(name), "dockerfile"))

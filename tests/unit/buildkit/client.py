@@ -14,7 +14,15 @@ from grpclib.const import Status
 from grpclib.server import Server
 
 from services.image.buildkit.sessions import Session
-from services.image.buildkit.wire import filesync_grpc, filesync_pb2, fsutil_pb2, secrets_grpc, secrets_pb2
+from services.image.buildkit.wire import (
+    filesync_grpc,
+    filesync_pb2,
+    fsutil_pb2,
+    secrets_grpc,
+    secrets_pb2,
+    ssh_grpc,
+    ssh_pb2,
+)
 
 Packet = fsutil_pb2.Packet
 GO_DIR, GO_SYMLINK = 1 << 31, 1 << 27
@@ -82,10 +90,23 @@ class Auth(filesync_grpc.AuthBase):
     async def VerifyTokenAuthority(self, stream: Any) -> None: ...
 
 
+class Agent(ssh_grpc.SSHBase):
+    async def CheckAgent(self, stream: Any) -> None:
+        request = await stream.recv_message()
+        if request.ID != "default":
+            raise GRPCError(Status.UNKNOWN, f"unset ssh forward key {request.ID}")
+        await stream.send_message(ssh_pb2.CheckAgentResponse())
+
+    async def ForwardAgent(self, stream: Any) -> None:
+        name = stream.metadata["buildkit.ssh.id"].encode()
+        while (message := await stream.recv_message()) is not None:
+            await stream.send_message(ssh_pb2.BytesMessage(data=name + b":" + message.data))
+
+
 @asynccontextmanager
 async def session(directory: Path, directories: Mapping[str, Directory]) -> AsyncIterator[Session]:
     """A session with such a client, over a unix socket."""
-    services: list[Any] = [Files(directories), Secrets(), Auth()]
+    services: list[Any] = [Files(directories), Secrets(), Auth(), Agent()]
     server = Server(services)
     path = str(directory / "client.sock")
     await server.start(path=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
@@ -136,10 +137,24 @@ async def test_secrets_and_credentials(tmp_path: Path) -> None:
         assert found is not None
         assert (found.username, found.password) == ("me", "pw")
         assert await client.credentials("other.example") is None
-        assert not await client.has_agent("default")
+        assert await client.has_agent("default")
+        assert not await client.has_agent("other")
 
 
 async def test_a_session_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.image.buildkit.sessions.APPEARS_WITHIN_S", 0.01)
     with pytest.raises(NotFound, match="no active session for nobody"):
         await Sessions().get("nobody")
+
+
+async def test_an_agent_is_reached_through_a_socket(tmp_path: Path) -> None:
+    async with session(tmp_path, {}) as client, AsyncExitStack() as stack:
+        place = tmp_path / "agent"
+        assert await client.listen("default", place, stack)
+        reader, writer = await asyncio.open_unix_connection(str(place))
+        writer.write(b"question")
+        assert await reader.readexactly(16) == b"default:question"
+        writer.close()
+        await writer.wait_closed()
+        assert not await client.listen("other", tmp_path / "none", stack)
+    assert not place.exists()
