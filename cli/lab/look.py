@@ -52,6 +52,31 @@ def faults(chosen: Chosen, again: bool, stop: bool) -> None:
         click.echo(line)
 
 
+@subcommand("check", "check", "check --within 30s --json")
+@click.option("--within", default="5s", metavar="TIME", show_default=True, help="Let differences go away so long.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@chosen_lab
+def check(chosen: Chosen, within: str, as_json: bool) -> None:
+    """Compare records, event log and every node's kernel; end with 1 when they differ."""
+    from lab.checks.run import check as compare
+    from lab.topology.units import duration
+
+    try:
+        within_s = duration(within)
+    except ValueError as error:
+        raise click.UsageError(f"--within: {error}") from error
+    found = compare(chosen.lab(), within_s)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for name, problems in found.items():
+            click.echo(f"{name}: {'ok' if not problems else ''}".rstrip())
+            for problem in problems:
+                click.echo(f"  {problem}")
+    if any(found.values()):
+        raise SystemExit(1)
+
+
 @subcommand("wait", "wait", "wait w1 w2 --timeout 10s", "wait --faults")
 @click.argument("nodes", nargs=-1)
 @click.option("--faults", is_flag=True, help="Until the timeline has come to its end.")

@@ -63,7 +63,7 @@ class Cluster:
         labels = [f"{key}={value}" for key, value in self._topology.nodes[node].labels.items()]
         if labels:
             daemon["labels"] = [*daemon.get("labels", []), *labels]  # type: ignore[misc]
-        arguments = ["--node", node, "--nats", self._bus_url(node)]
+        arguments = ["--node", node, "--nats", self.bus_url(node)]
         files: dict[str, str] = {}
         beside: list[Daemon] = []
         if node == self._first:
@@ -89,7 +89,8 @@ class Cluster:
             f'authorization {{ user: davit, password: "{self._secret}" }}\n'
         )
 
-    def _bus_url(self, node: str) -> str:
+    def bus_url(self, node: str) -> str:
+        """The bus, as a node reaches it."""
         address = "127.0.0.1" if node == self._first else self.address(self._first, node)
         return f"nats://davit:{self._secret}@{address}:{BUS_PORT}"
 

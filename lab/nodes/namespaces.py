@@ -78,11 +78,18 @@ class Namespaces:
     @contextlib.contextmanager
     def inside(self, node: str) -> Iterator[None]:
         """The calling thread is in a node's network namespace meanwhile; what it opens there stays there."""
+        with self.inside_of(self.path(node, "net")):
+            yield
+
+    @staticmethod
+    @contextlib.contextmanager
+    def inside_of(namespace: Path) -> Iterator[None]:
+        """As `inside`, of a network namespace's file."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            there = self.open(node, "net")
+            there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                calls.setns(there, calls.CLONE_NEWNET, f"{node}.net")
+                calls.setns(there, calls.CLONE_NEWNET, str(namespace))
             finally:
                 os.close(there)
             try:

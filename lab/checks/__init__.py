@@ -1,0 +1,1 @@
+"""Is a lab as it says it is? Each check looks at the kernel, the records and the event log, and lists what differs."""
