@@ -81,6 +81,9 @@ class NetworkRecord(BaseModel):
         return not self.predefined
 
     def pool(self, version: int) -> Pool | None:
+        """The addresses of a family, if the network has it: an IPv6 subnet alone does not switch that on."""
+        if not (self.enable_ipv6 if version == 6 else self.enable_ipv4):
+            return None
         for wanted in self.pools:
             pool = ipam.parse_pool(wanted)
             if pool.subnet.version == version:
@@ -323,8 +326,6 @@ def _pools(request: CreateNetwork, record: NetworkRecord, taken: list[ipam.Net],
         raise Forbidden("bridge driver doesn't support multiple subnets", field="IPAM.Config")
     if fours and not record.enable_ipv4:
         raise InvalidArgument("IPv4 is disabled, but an IPv4 subnet is given", field="IPAM.Config")
-    if sixes and not record.enable_ipv6:
-        raise InvalidArgument("IPv6 is disabled, but an IPv6 subnet is given: set EnableIPv6", field="EnableIPv6")
     for pool in pools:
         ipam.check_overlap(pool.subnet, taken)
     if not fours and record.enable_ipv4:

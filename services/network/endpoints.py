@@ -10,24 +10,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from services.network import ipam, ports
+from services.network.domain import CONTAINER_PREFIX, LONGEST_INTERFACE, NetworkRecord
 from services.network.ipam import Pool
 from services.network.sql import KnownNetwork, Occupancy
 from shared.contracts.docker import EndpointSettings, PortMap
-from shared.contracts.networks import Attachment
+from shared.contracts.networks import IFNAME, SYSCTLS, Attachment
+from shared.docker.addresses import check_mac, normal_mac
 from shared.errors import InvalidArgument, NotFound
 
 SHORT_ID = 12
-MAC = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
+SYSCTL = re.compile(r"net\.[a-z0-9_]+\.[a-z0-9_]+\.IFNAME\.[a-z0-9_]+=[^=]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Whose endpoints. first_interface: number of the first eth."""
+    """Whose endpoints."""
 
     container_id: str
     name: str
     hostname: str
-    first_interface: int = 0
 
 
 @dataclass(slots=True)
@@ -39,7 +40,33 @@ class Wanted:
     links: dict[str, str] = field(default_factory=dict)
 
 
-def new_endpoint(asker: Asker, wanted: Wanted, interface: int, endpoint_id: str) -> Attachment:
+def interface_names(asked: Sequence[tuple[NetworkRecord, EndpointSettings]], present: Iterable[str]) -> list[str]:
+    """What the endpoints' interfaces are called inside: as asked for, else the network's prefix and a number.
+
+    Args:
+        present: Names that the container's interfaces have.
+
+    Raises:
+        InvalidArgument: A name that no interface can have, or that another has.
+    """
+    used = set(present)
+    wishes = [settings.driver_opts.get(IFNAME, "") for _, settings in asked]
+    for wish in filter(None, wishes):
+        if len(wish) > LONGEST_INTERFACE or wish in (".", "..", "lo") or re.search(r"[\s/:]", wish):
+            raise InvalidArgument(f"invalid interface name: {wish!r}", field=f"DriverOpts.{IFNAME}")
+        if wish in used:
+            raise InvalidArgument(f"interface name {wish} is taken in this container", field=f"DriverOpts.{IFNAME}")
+        used.add(wish)
+    names = []
+    for (record, _), wish in zip(asked, wishes, strict=True):
+        prefix = record.options.get(CONTAINER_PREFIX, "") or "eth"
+        name = wish or next(f"{prefix}{number}" for number in range(len(used) + 1) if f"{prefix}{number}" not in used)
+        used.add(name)
+        names.append(name)
+    return names
+
+
+def new_endpoint(asker: Asker, wanted: Wanted, interface: str, endpoint_id: str) -> Attachment:
     """An endpoint with its addresses chosen; ports and gateway are decided over all of a container's endpoints.
 
     Raises:
@@ -66,8 +93,9 @@ def new_endpoint(asker: Asker, wanted: Wanted, interface: int, endpoint_id: str)
         container_id=asker.container_id,
         container_name=asker.name,
         network=network.node_view,
-        interface=f"eth{interface}",
-        mac_address=_normal_mac(settings.mac_address) or ipam.mac_address(address, endpoint_id),
+        interface=interface,
+        gw_priority=settings.gw_priority,
+        mac_address=normal_mac(settings.mac_address) or ipam.mac_address(address, endpoint_id),
         address=four,
         address6=six,
         default_gateway=False,
@@ -93,12 +121,13 @@ def _check(network: KnownNetwork, settings: EndpointSettings) -> None:
         )
     if record.config_only:
         raise InvalidArgument(f"network {record.name} is a configuration network and has no endpoints")
-    if settings.mac_address and not MAC.fullmatch(settings.mac_address):
-        raise InvalidArgument(f"invalid MAC address: {settings.mac_address}", field="MacAddress")
-
-
-def _normal_mac(text: str) -> str:
-    return text.replace("-", ":").lower()
+    check_mac(settings.mac_address, "MacAddress")
+    for text in filter(None, settings.driver_opts.get(SYSCTLS, "").split(",")):
+        if not SYSCTL.fullmatch(text):
+            raise InvalidArgument(
+                f"invalid endpoint sysctl: {text}: it is net.<family>.<group>.IFNAME.<name>=<value>",
+                field=f"DriverOpts.{SYSCTLS}",
+            )
 
 
 def _address(place: Occupancy, pool: Pool | None, wish: str) -> str:
@@ -167,7 +196,7 @@ def resolve_links(place: Occupancy, links: Iterable[str], find: Callable[[str], 
 def same_wish(one: EndpointSettings, other: EndpointSettings) -> bool:
     """Whether the same is asked for, whatever was given."""
     asked = {"ipam_config", "links", "aliases", "driver_opts", "gw_priority"}
-    if other.mac_address and _normal_mac(other.mac_address) != _normal_mac(one.mac_address):
+    if other.mac_address and normal_mac(other.mac_address) != normal_mac(one.mac_address):
         return False
     return one.model_dump(include=asked) == other.model_dump(include=asked)
 

@@ -201,9 +201,17 @@ def check_wish(pool: Pool | None, text: str, used: Set[str], *, configured: bool
         raise InvalidArgument(
             f"Invalid address {address}: It does not belong to any of this network's subnets", field="IPAMConfig"
         )
-    if str(address) in used or address == pool.gateway or address in pool.reserved.values():
+    taken = str(address) in used or address == pool.gateway or address in pool.reserved.values()
+    if taken or _is_everybodys(address, pool.subnet):
         raise Forbidden("Address already in use", field="IPAMConfig")
     return address
+
+
+def _is_everybodys(address: Address, subnet: Net) -> bool:
+    """Whether it stands for the subnet itself or for all in it (RFC 919; not in those of RFC 3021)."""
+    if subnet.version != 4 or subnet.num_addresses <= 2:
+        return False
+    return address in (subnet.network_address, subnet.broadcast_address)
 
 
 def mac_address(address: str, endpoint_id: str) -> str:

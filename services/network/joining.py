@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from services.network import endpoints, ports
 from services.network.domain import NetworkRecord
@@ -109,13 +109,12 @@ class EndpointHandlers:
                 return _joined([(places[0][0].network, own)], [])
             if own is not None:
                 raise Forbidden(f"endpoint with name {request.container_name} already exists in network {record.name}")
-            number = _next_interface(record for _, record in present)
-            asker = Asker(request.container_id, request.container_name.lstrip("/"), request.hostname, number)
-            made = await self._make(tx, asker, [(places[0][0], request.settings)])
+            used = [record.attachment.get("interface", "eth0") for _, record in present]
+            asker = Asker(request.container_id, request.container_name.lstrip("/"), request.hostname)
+            made = await self._make(tx, asker, [(places[0][0], request.settings)], used)
             before = [(one.on(network), one.priority) for network, one in present]
             gateway = endpoints.choose_gateway([*before, (made[0][0], request.settings.gw_priority)])
-            has_route = any(attachment.default_gateway for attachment, _ in before)
-            made[0][0].default_gateway = gateway is made[0][0] and (not has_route or request.settings.gw_priority > 0)
+            made[0][0].default_gateway = gateway is made[0][0]
             joined = await self._add(tx, request.node, made, request.generation)
         await self._records(contract.RECORD_ADDED, [made[0][0]])
         return _joined(joined, [])
@@ -172,13 +171,18 @@ class EndpointHandlers:
         return places
 
     async def _make(
-        self, tx: Transaction, asker: Asker, asked: Sequence[tuple[Occupancy, EndpointSettings]]
+        self,
+        tx: Transaction,
+        asker: Asker,
+        asked: Sequence[tuple[Occupancy, EndpointSettings]],
+        used: Sequence[str] = (),
     ) -> list[tuple[Attachment, EndpointSettings]]:
         made = []
-        for number, (place, settings) in enumerate(asked, asker.first_interface):
+        wishes = [(place.network.record, settings) for place, settings in asked]
+        for interface, (place, settings) in zip(endpoints.interface_names(wishes, used), asked, strict=True):
             links = await self._links(tx, place, settings)
             wanted = Wanted(place, settings, links)
-            made.append((endpoints.new_endpoint(asker, wanted, number, secrets.token_hex(32)), settings))
+            made.append((endpoints.new_endpoint(asker, wanted, interface, secrets.token_hex(32)), settings))
         return made
 
     async def _links(self, tx: Transaction, place: Occupancy, settings: EndpointSettings) -> dict[str, str]:
@@ -256,12 +260,6 @@ def _joined(present: Sequence[tuple[KnownNetwork, EndpointRecord]], exposed: Seq
         settings={network.record.name: record.settings for network, record in present},
         ports=ports.port_map(published, exposed),
     )
-
-
-def _next_interface(present: Iterable[EndpointRecord]) -> int:
-    """The lowest number no interface of the container has."""
-    used = {record.attachment.get("interface", "eth0") for record in present}
-    return next(number for number in range(len(used) + 1) if f"eth{number}" not in used)
 
 
 def _endpoint_event(action: str, record: NetworkRecord, container_id: str, node: str | None) -> DomainEvent:

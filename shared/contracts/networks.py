@@ -8,6 +8,10 @@ from shared.bus.client import Contract, Empty
 from shared.contracts.docker import EndpointSettings, PortMap
 from shared.docker.filters import Filters
 
+# Driver options of an endpoint: its interface's name, and settings for it (``net.ipv4.conf.IFNAME.log_martians=1,…``).
+IFNAME = "com.docker.network.endpoint.ifname"
+SYSCTLS = "com.docker.network.endpoint.sysctls"
+
 
 class IpamPool(BaseModel):
     """One address pool. CIDR texts; `aux` maps names to reserved addresses."""
@@ -150,6 +154,7 @@ class Attachment(BaseModel):
         address, address6: CIDR (``172.17.0.2/16``), empty without that family.
         container_name: Without the slash; for error texts.
         default_gateway: Whether the container's default route leaves through this endpoint.
+        gw_priority: Which endpoint gets it when that one goes: the highest, then the network's name that sorts first.
         dns_names: Names that resolve to this endpoint on this network: container name, aliases, short id, hostname.
     """
 
@@ -162,6 +167,7 @@ class Attachment(BaseModel):
     address: str = ""
     address6: str = ""
     default_gateway: bool = True
+    gw_priority: int = 0
     dns_names: list[str] = Field(default_factory=list)
     links: dict[str, str] = Field(default_factory=dict)
     ports: list[PublishedPort] = Field(default_factory=list)

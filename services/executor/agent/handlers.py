@@ -19,6 +19,7 @@ from services.executor.agent.files.archive import Archives
 from services.executor.agent.files.volumes import NodeVolumes
 from services.executor.agent.layers.store import NodeLayers
 from services.executor.agent.network import NodeNetwork
+from services.executor.agent.network.wanted import elect_gateway
 from services.executor.agent.output.attach import AttachSpec
 from services.executor.agent.output.logs import LogReader, end_of_log
 from services.executor.runtime.cgroups.interface import CgroupBackend
@@ -354,6 +355,7 @@ class Handlers:
                 if self._containers.runs(order.id):
                     await self._network.detach(order.id, record.pid, attachment)
                 record.order.attachments.remove(attachment)
+            elect_gateway(record.order.attachments)
             return await self._networks_changed(record, before)
 
     async def _networks_changed(self, record: NodeRecord, before: list[Attachment]) -> Empty:

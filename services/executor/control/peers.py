@@ -67,7 +67,7 @@ class Peers:
             node=record.node,
             networks=record.requested_networks,
             ports=host.port_bindings,
-            exposed=list(config.exposed_ports),
+            exposed=[] if host.network_mode in ("host", "none") else list(config.exposed_ports),
             publish_all=host.publish_all_ports,
             primary=host.network_mode,
             generation=generation,

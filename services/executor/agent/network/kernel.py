@@ -18,7 +18,7 @@ from services.executor.agent.network.policy import NetworkPolicy
 from services.executor.agent.network.ports import HostPorts
 from services.executor.agent.network.sandbox import Pair, Sandbox, SandboxPool
 from services.executor.agent.network.wanted import Bridge, Elements
-from shared.contracts.networks import Attachment, NodeNetwork
+from shared.contracts.networks import SYSCTLS, Attachment, NodeNetwork
 from shared.errors import Conflict, InvalidArgument, NotFound, Unsupported
 
 log = logging.getLogger(__name__)
@@ -302,8 +302,10 @@ class KernelNetwork:
             return self._macvlan(box, attachment)
         if network.driver != "bridge":
             raise Unsupported(f"network driver {network.driver} has no endpoints on a node", field="Driver")
-        if box.spare is not None and box.spare.interface == attachment.interface:
+        if box.spare is not None:
             pair, box.spare = box.spare, None
+            if pair.interface != attachment.interface:
+                _rename(box, pair, attachment.interface)
             if network.mtu != sandbox.DEFAULT_MTU:
                 self._host.run([links.set_link(pair.host_index, mtu=network.mtu)])
             return pair
@@ -329,6 +331,7 @@ class KernelNetwork:
         if attachment.address6:
             with namespace.entered(box.netns_fd):
                 namespace.set_sysctl(f"net/ipv6/conf/{pair.interface}/disable_ipv6", "0")
+        _set_sysctls(box, pair, attachment)
         mtu = attachment.network.mtu if attachment.network.mtu != sandbox.DEFAULT_MTU else 0
         messages = [links.set_link(pair.index, up=True, mac_address=attachment.mac_address, mtu=mtu)]
         messages += [links.add_address(pair.index, cidr) for cidr in _addresses(attachment)]
@@ -355,8 +358,7 @@ class KernelNetwork:
     def _reroute(self, container_id: str, box: Sandbox) -> None:
         """The default route went with its link: another endpoint's gateway takes over, as Docker does it."""
         routed: set[int] = set()
-        attachments = sorted(self.attachments(container_id), key=lambda one: not one.default_gateway)
-        for attachment in attachments:
+        for attachment in sorted(self.attachments(container_id), key=wanted.gateway_rank):
             pair = box.pairs.get(attachment.endpoint_id)
             if pair is None or attachment.network.internal:
                 continue
@@ -493,6 +495,26 @@ def _gateways(attachment: Attachment) -> list[str]:
     network = attachment.network
     pairs = ((attachment.address, network.gateway), (attachment.address6, network.gateway6))
     return [gateway.partition("/")[0] for address, gateway in pairs if address and gateway]
+
+
+def _rename(box: Sandbox, pair: Pair, name: str) -> None:
+    """Give the far end another name, which it can only get while it is down."""
+    changes = [links.set_link(pair.index, up=False), links.set_link(pair.index, name=name)]
+    box.socket().run([*changes, links.set_link(pair.index, up=True)])
+    pair.interface = name
+
+
+def _set_sysctls(box: Sandbox, pair: Pair, attachment: Attachment) -> None:
+    """Settings that the endpoint's options ask for, of its own interface. Raises InvalidArgument."""
+    for text in filter(None, attachment.driver_opts.get(SYSCTLS, "").split(",")):
+        name, _, value = text.partition("=")
+        path = name.replace(".", "/").replace("/IFNAME/", f"/{pair.interface}/")
+        try:
+            with namespace.entered(box.netns_fd):
+                namespace.set_sysctl(path, value)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise InvalidArgument(f"endpoint sysctl {text}: {reason}", field=f"DriverOpts.{SYSCTLS}") from error
 
 
 def _default_routes(pair: Pair, attachment: Attachment) -> list[Message]:

@@ -110,3 +110,17 @@ def merge(*parts: Elements) -> Elements:
 
 def _address(cidr: str) -> str:
     return cidr.partition("/")[0]
+
+
+def gateway_rank(attachment: Attachment) -> tuple[bool, int, str]:
+    """The order in which endpoints get the default route: who has it, then priority, then the network's name."""
+    return (not attachment.default_gateway, -attachment.gw_priority, attachment.network.name)
+
+
+def elect_gateway(attachments: list[Attachment]) -> None:
+    """Let the next one have the default route when who had it is gone, also at the container's next start."""
+    candidates = [
+        one for one in attachments if not one.network.internal and (one.network.gateway or one.network.gateway6)
+    ]
+    if candidates and not any(one.default_gateway for one in attachments):
+        min(candidates, key=gateway_rank).default_gateway = True

@@ -14,6 +14,7 @@ from shared.contracts.docker import ContainerConfig, EndpointSettings, HealthCon
 from shared.contracts.images import ResolvedImage
 from shared.contracts.node import OrderedMount
 from shared.contracts.volumes import Volume, WantedVolume
+from shared.docker.addresses import check_ip, check_mac
 from shared.docker.moments import rfc3339
 from shared.docker.sizes import binary_bytes
 from shared.errors import InvalidArgument
@@ -157,12 +158,26 @@ def expand_tag(template: str, container_id: str, name: str, image_id: str, image
     return re.sub(r"\{\{\s*\.?(\w+)\s*\}\}", value, template)
 
 
+def check_endpoint(settings: EndpointSettings) -> None:
+    """What can be seen to be wrong before a network is looked at. Raises InvalidArgument."""
+    wish = settings.ipam_config
+    if wish is not None:
+        check_ip(wish.ipv4_address, 4, "IPAMConfig.IPv4Address")
+        check_ip(wish.ipv6_address, 6, "IPAMConfig.IPv6Address")
+    check_mac(settings.mac_address, "MacAddress")
+
+
 def requested_networks(request: CreateContainer, host: HostConfig) -> dict[str, EndpointSettings]:
-    """What was asked of each network; the one that NetworkMode names comes first. Empty for none, host, container."""
+    """What was asked of each network; the one that NetworkMode names comes first. Empty for container:…"""
     mode = host.network_mode
-    if mode in ("none", "host") or mode.startswith("container:"):
+    if mode.startswith("container:"):
         return {}
     given = dict(request.networking_config.endpoints_config)
+    for settings in given.values():
+        check_endpoint(settings)
+    check_mac(request.config.mac_address, "MacAddress")
+    if mode in ("none", "host"):  # no others beside these
+        return {mode: given.get(mode) or EndpointSettings()}
     primary = given.pop(mode, None) or (given.pop("default", None) if mode == "bridge" else None) or EndpointSettings()
     if request.config.mac_address and not primary.mac_address:
         primary.mac_address = request.config.mac_address
@@ -238,7 +253,7 @@ def new_record(
         config=merged,
         host_config=host,
         mounts=[mount_point(item, volumes.get(position)) for position, item in enumerate(planned)],
-        networks=networks or ({host.network_mode: EndpointSettings()} if host.network_mode in ("none", "host") else {}),
+        networks=networks,
         node=draft.node.node,
         layers=draft.image.layers,
         log_path=str(directory / f"{container_id}-json.log") if host.log_config.type != "none" else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.executor.control.creation.record import check_endpoint
 from services.executor.control.domain import Record
 from services.executor.control.peers import Peers
 from services.executor.control.state.records import Records
@@ -44,13 +45,15 @@ class Connecting:
             raise InvalidArgument(
                 "container cannot be connected to multiple networks with one of the networks in private (none) mode"
             )
+        check_endpoint(request.settings)
         network = await self._network(request.network)
-        if _reference_to(network, record) is not None:
+        known = _reference_to(network, record)
+        if known is not None and record.alive:
             raise Forbidden(f"endpoint with name {record.name} already exists in network {network.name}")
         joined = await self._join_now(record, network, request.settings) if record.alive else None
 
         def apply(current: Record) -> list[DomainEvent]:
-            current.requested_networks[network.name] = request.settings
+            current.requested_networks[known or network.name] = request.settings  # of one that does not run: anew
             if joined is None:
                 current.container.networks[network.name] = request.settings
             else:
