@@ -36,6 +36,8 @@ from typing import Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from services.api.heads import Cycle
+
 EXTENSION_HIJACK = "davit.hijack"
 EXTENSION_PEER = "davit.peer"
 SO_PEERPIDFD = 77
@@ -174,6 +176,10 @@ class HijackProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_bytes = None
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.__class__ = Cycle  # uvicorn makes its own, and asks nobody which
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         if self._head_bytes is not None and self._aside is None:

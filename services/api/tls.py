@@ -20,6 +20,10 @@ from typing import Any
 
 HANDSHAKE_TIMEOUT_S = 10.0
 READ_BYTES = 64 * 1024
+# What Go's server says, and to which beginnings.
+BEGINNING_BYTES = 5
+HTTP_BEGINNINGS = (b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO", b"DELET")
+SPOKEN_TO_IN_HTTP = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 
 
 class TlsProtocol(asyncio.Protocol):
@@ -39,6 +43,7 @@ class TlsProtocol(asyncio.Protocol):
         self._eof = False
         self._paused = False
         self._timeout: asyncio.TimerHandle | None = None
+        self._first = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -46,6 +51,8 @@ class TlsProtocol(asyncio.Protocol):
         self._timeout = asyncio.get_running_loop().call_later(HANDSHAKE_TIMEOUT_S, transport.abort)
 
     def data_received(self, data: bytes) -> None:
+        if not self._established and len(self._first) < BEGINNING_BYTES:
+            self._first += data[:BEGINNING_BYTES]
         self._incoming.write(data)
         self.advance()
 
@@ -71,7 +78,10 @@ class TlsProtocol(asyncio.Protocol):
                 return
             self._read()
         except ssl.SSLError:
-            self.flush()  # the alert that tells the peer why
+            if not self._established and self._first.startswith(HTTP_BEGINNINGS):
+                self.raw.write(SPOKEN_TO_IN_HTTP)
+            else:
+                self.flush()  # the alert that tells the peer why
             self.raw.close()
         else:
             self.flush()

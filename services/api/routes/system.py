@@ -49,7 +49,7 @@ async def ping(call: Call) -> Response:
     """Whether the engine answers."""
     membership = call.deps.membership
     headers = PING_HEADERS if membership is None else PING_HEADERS | {"Swarm": f"active/{membership.role}"}
-    return Response(b"OK", 200, headers, "text/plain")
+    return Response(b"" if call.method == "HEAD" else b"OK", 200, headers, "text/plain")
 
 
 @router.get("/version", operation_id="SystemVersion", response_model=answers.SystemVersion, responses=may())

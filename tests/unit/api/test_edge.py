@@ -11,7 +11,7 @@ import pytest
 from services.api.errors import STATUS, status_of
 from shared.bus.client import EMPTY
 from shared.contracts import containers as contracts
-from shared.contracts.containers import ContainerPage, CreatedContainer, SystemInfo
+from shared.contracts.containers import ContainerPage, CreatedContainer, PathStat, SystemInfo, WaitResult
 from shared.errors import BY_CODE, Conflict, Internal, NotFound, NotModified
 
 
@@ -119,6 +119,40 @@ async def test_who_asks_travels_with_the_request(edge):
     reply = await edge.client.request("POST", "/containers/x/kill")
     assert edge.bus.contexts[0].actor == f"uid:{os.getuid()}"
     assert edge.bus.contexts[0].request_id == reply.headers["x-request-id"]
+
+
+async def raw_head(edge, method, path, body=b""):
+    """A response's head as it is on the wire: the names of its headers."""
+    reader, writer = await edge.client.open()
+    headers = {"Content-Type": "application/json"} if body else {}
+    writer.write(edge.client.head(method, path, headers, body))
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    writer.close()
+    return dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:] if line)
+
+
+async def test_headers_are_spelled_as_docker_spells_them(edge):
+    edge.bus.answer(contracts.STAT_PATH, PathStat(name="x", size=1, mode=0, mtime="", link_target=""))
+    common = {"Api-Version", "Docker-Experimental", "Ostype", "Server", "Date", "X-Request-Id"}
+    assert set(await raw_head(edge, "GET", "/_ping")) >= {
+        *common,
+        "Builder-Version",
+        "Swarm",
+        "Cache-Control",
+        "Pragma",
+    }
+    assert {"X-Docker-Container-Path-Stat", *common} <= set(
+        await raw_head(edge, "HEAD", "/containers/x/archive?path=/x")
+    )
+    refused = await raw_head(edge, "GET", "/containers/x/json")
+    assert {"Content-Type", "Content-Length", *common} == set(refused)
+    edge.bus.answer(contracts.WAIT, WaitResult(pending=True))
+    assert (await raw_head(edge, "POST", "/containers/x/wait"))["Transfer-Encoding"] == "chunked"
+
+
+async def test_the_head_of_a_ping_has_no_length(edge):
+    assert (await raw_head(edge, "HEAD", "/_ping"))["Content-Length"] == "0"
+    assert (await raw_head(edge, "GET", "/_ping"))["Content-Length"] == "2"
 
 
 async def test_one_connection_serves_many_requests(edge):

@@ -152,6 +152,22 @@ async def test_a_client_without_a_certificate_gets_nowhere(tls_edge, certificate
     assert tls_edge.bus.requests == []
 
 
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS"])
+async def test_who_speaks_http_to_a_tls_port_is_told(tls_edge, method):
+    reader, writer = await asyncio.open_connection("127.0.0.1", tls_edge.port)
+    writer.write(tls_edge.client.head(method, "/_ping"))
+    text = await asyncio.wait_for(reader.read(), 5)
+    assert text == b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+    writer.close()
+
+
+async def test_what_is_neither_tls_nor_http_gets_an_alert(tls_edge):
+    reader, writer = await asyncio.open_connection("127.0.0.1", tls_edge.port)
+    writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+    assert not (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP")
+    writer.close()
+
+
 async def test_new_files_are_for_new_connections_and_bad_ones_change_nothing(tls_edge, certificates):
     """The client's own certificate as the server's: only the name tells them apart."""
 
