@@ -12,9 +12,10 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from typing import Any
 
 from services.image.build import intake
 from services.image.build.context.directories import KnownDigests
@@ -150,9 +151,7 @@ class Builder:
         failed: tuple[DavitError, StageOutput | None] | None = None
         try:
             image = await solver.build()
-            await shop.images.flush()
-            for name in names:
-                await shop.images.tag(image.id, name)
+            await _unhurried(_publish(shop, image.id, names))
         except StageFailed as failure:
             failed = failure.cause, out.of_stage(failure.stage)
         except DavitError as error:
@@ -165,6 +164,21 @@ class Builder:
             await fail(out, *failed)
             return None
         return image
+
+
+async def _publish(shop: Workshop, image_id: str, names: list[str]) -> None:
+    await shop.images.flush()
+    await shop.images.announce(image_id, names)
+
+
+async def _unhurried(work: Coroutine[Any, Any, None]) -> None:
+    """Finish what has been begun, also for a client that goes away meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 def check_request(request: BuildImage) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -364,6 +364,17 @@ class DepotSession:
             for platform, image_id in images.items():
                 await writer.set_variant(reference, index_digest, platform, image_id)
                 writer.emit(image_event("tag", image_id, reference.familiar))
+
+    async def announce(self, image_id: str, names: Sequence[str]) -> None:
+        references = [parse(name).with_default_tag() for name in names]
+        labels = (await self.get(image_id)).config.labels
+        async with self.images.depot.catalog.writing() as writer:
+            if await writer.by_id(image_id) is None:
+                raise NotFound(f"No such image: {image_id}")  # a step from the cache, removed since it was found
+            writer.emit(image_event("create", image_id, image_id, labels))
+            for reference in references:
+                await writer.set_name(reference, image_id)
+                writer.emit(image_event("tag", image_id, reference.familiar, labels))
 
     async def tag(self, image_id: str, name: str) -> None:
         await self.flush()

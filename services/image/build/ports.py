@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +121,9 @@ class ImageStore(Protocol):
 
     async def tag_index(self, index_digest: str, images: Mapping[Platform, str], name: str) -> None:
         """Give images for several platforms one name, after a `flush`."""
+
+    async def announce(self, image_id: str, names: Sequence[str]) -> None:
+        """Tell that an image was built, and give it names, after a `flush`."""
 
     async def tag(self, image_id: str, name: str) -> None:
         """Give an image a name, after a `flush`."""

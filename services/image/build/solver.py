@@ -182,7 +182,8 @@ class Solver:
         arguments = StageArguments(self._arguments)
         state = StageState.from_base(base, arguments, self._file.escape)
         enabled = not self._shop.request.no_cache and stage.name not in self._shop.uncached
-        probe = CacheProbe(self._shop.images, self._cache_sources, enabled=enabled)
+        only = bool(self._shop.request.cache_from)
+        probe = CacheProbe(self._shop.images, self._cache_sources, enabled=enabled, only_sources=only)
         builder = StageBuilder(self._shop, state, probe, out, lambda name: self._origin(name, stage))
         triggers = base.config.on_build or []
         await self._triggers(triggers, builder, out)
@@ -194,6 +195,7 @@ class Solver:
             await builder.carry_out(instruction)
         image = await builder.image()
         if image.id:
+            await self._shop.images.flush()  # a client that has heard of it may hang up and come again
             await out.image(image.id)
         return image
 
@@ -209,7 +211,10 @@ class Solver:
         base = self._base(stage)
         if not base.name:
             raise InvalidArgument(f"base name ({stage.start.base}) should not be blank", line=stage.start.line)
-        check_platform(base.platform)  # also where it changes nothing: a wrong one is an error
+        try:
+            check_platform(base.platform)  # also where it changes nothing: a wrong one is an error
+        except InvalidArgument as error:
+            raise InvalidArgument(f"failed to parse platform {base.platform}: {error}", **error.detail) from error
         if base.name == SCRATCH:
             return _scratch(base.platform)
         named = await self._shop.contexts.find(base.name, base.platform)

@@ -315,3 +315,35 @@ def test_a_full_id_before_a_name_before_a_prefix(davit: Asked, reference: Asked,
         assert meant not in listed, "an id, though another has it as its name"
         assert by_id in listed
         docker(*remove, by_id)
+
+
+def test_what_cache_from_takes(davit: Asked, reference: Asked) -> None:
+    """How many steps are taken from the cache, by the images that are named and by what was built before."""
+    counts = []
+    for asked in (davit, reference):
+        context = tar_of(Dockerfile=b"FROM busybox\nENV cached=1\nLABEL cached=2\n")
+        other = tar_of(Dockerfile=b"FROM busybox\nENV other=1\n")
+        piped(asked, context, "build", "-t", "cached:1", "-")
+        piped(asked, other, "build", "-t", "other:1", "-")
+        found = [
+            piped(asked, context, "build", *flags, "-")[1].count("Using cache")
+            for flags in ([], ["--cache-from", "other:1"], ["--cache-from", "cached:1"], ["--cache-from", "absent:1"])
+        ]
+        counts.append(found)
+    assert counts[0] == counts[1]
+
+
+def test_a_dockerfile_from_elsewhere(davit: Asked, reference: Asked, tmp_path: Path) -> None:
+    """`-f -` and `-f /elsewhere`: the CLI's own archives end with the last file's bytes."""
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context/file").write_text("content\n")
+    (tmp_path / "Elsewhere").write_text("FROM busybox\nCOPY file /\n")
+    for asked in (davit, reference):
+        dockerfile = (tmp_path / "Elsewhere").read_bytes()
+        for flags in (["-f", "-"], ["-f", str(tmp_path / "Elsewhere")]):
+            code, output = piped(asked, dockerfile, "build", "-q", *flags, str(tmp_path / "context"))
+            assert code == 0, (asked.engine, flags)
+            assert (
+                asked.engine.docker("run", "--rm", output.strip().splitlines()[-1], "cat", "/file").stdout
+                == "content\n"
+            )

@@ -257,4 +257,5 @@ async def test_a_pulled_image_is_a_cache(images: Images, registry: DockerRegistr
     after = await images.inspect("again:1")
     assert (after.id, after.diff_ids) == (before.id, before.diff_ids)
     changed = await images.build(dockerfile, {**files, "g": b"other"}, cache_from=[name], **arguments)
-    assert "".join(line.get("stream", "") for line in changed).count("Using cache") >= 3
+    # The first stage is known here, but not to the named image, which alone decides.
+    assert "".join(line.get("stream", "") for line in changed).count("Using cache") == 2

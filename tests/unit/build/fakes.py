@@ -8,7 +8,7 @@ import itertools
 import os
 import shutil
 import tarfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +50,7 @@ class FakeImages:
         self.cache: dict[tuple[str, str], str] = {}
         self.stored: list[NewImage] = []
         self.pulled: list[str] = []
+        self.announced: list[str] = []
         self.targets: list[FileTarget] = []
         self._numbers = itertools.count()
         self.visible: set[str] = set()
@@ -142,6 +143,12 @@ class FakeImages:
 
     async def tag_index(self, index_digest: str, images: Mapping[Platform, str], name: str) -> None:
         self.names[name] = next(iter(images.values()))
+
+    async def announce(self, image_id: str, names: Sequence[str]) -> None:
+        assert not image_id or image_id in self.visible
+        self.announced.append(image_id)
+        for name in names:
+            await self.tag(image_id, name)
 
     async def tag(self, image_id: str, name: str) -> None:
         assert image_id in self.visible

@@ -336,6 +336,36 @@ async def test_cache_from_uses_history(lab: Lab, tmp_path: Path) -> None:
     assert files_of(longer.image)["two"] == b"2\n"
 
 
+async def test_with_cache_from_it_alone_decides(lab: Lab) -> None:
+    lab.executor.script = echo
+    dockerfile = "FROM busybox\nRUN echo 1 > /one\nENV x=1\n"
+    await lab.build(dockerfile, tags=["own:1"])
+    await lab.build("FROM busybox\nRUN echo 9 > /nine\n", tags=["other:1"])
+    assert "Using cache" not in (await lab.build(dockerfile, cache_from=["other:1"])).text
+    assert "Using cache" not in (await lab.build(dockerfile, cache_from=["absent"])).text
+    assert (await lab.build(dockerfile, cache_from=["own:1"])).text.count("Using cache") == 2
+    shorter = await lab.build("FROM busybox\nRUN echo 1 > /one\n", cache_from=["own:1"])
+    assert shorter.text.count("Using cache") == 1
+
+
+async def test_what_a_client_has_heard_of_can_be_found(lab: Lab) -> None:
+    """It may hang up after the id and come again at once."""
+    heard: list[bool] = []
+    stream = FakeStream(tar({"Dockerfile": "FROM busybox\nLABEL a=b\n"}))
+    write = stream.write
+
+    async def writing(data: bytes) -> None:
+        for line in data.splitlines():
+            if "aux" in (record := json.loads(line)):
+                heard.append(record["aux"]["ID"] in lab.images.visible)
+        await write(data)
+
+    stream.write = writing  # type: ignore[method-assign]
+    await lab.builder.serve(Source(BuildImage(stream=StreamRef(id="x")), stream))  # type: ignore[arg-type]
+    assert heard == [True]
+    assert len(lab.images.announced) == 1
+
+
 async def test_secret_reaches_the_command_and_nothing_else(lab: Lab) -> None:
     seen: list[bytes] = []
 

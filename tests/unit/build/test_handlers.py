@@ -16,6 +16,8 @@ from shared.errors import Unavailable
 
 
 class ClosedBus:
+    stream_scope = ""
+
     async def listen(self, subject: str, received: Any) -> Any:
         raise Unavailable("the bus is closed")
 

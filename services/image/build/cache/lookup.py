@@ -2,7 +2,8 @@
 
 A step is known by its parent image and a key made of what it does: its command as history shows it (with checksums of
 what it copies and the build arguments it sees) and the configuration it leads to. Images named by ``--cache-from`` are
-compared by their histories, since nothing else of how they were built came along with them.
+compared by their histories, since nothing else of how they were built came along with them. With `--cache-from` it is
+they who decide: what was built here counts only as far as one of them was built on it.
 
 Source: Docker documentation, "Build cache invalidation"; docker build, ``--cache-from``.
 """
@@ -31,9 +32,12 @@ def cache_key(command: Sequence[str], config: ContainerConfig, extra: Sequence[s
 class CacheProbe:
     """The cache as one stage sees it: once a step had to be done, all later ones have to be."""
 
-    def __init__(self, images: ImageStore, sources: Sequence[BuiltImage], *, enabled: bool) -> None:
+    def __init__(
+        self, images: ImageStore, sources: Sequence[BuiltImage], *, enabled: bool, only_sources: bool = False
+    ) -> None:
         self._images = images
         self._sources = sources
+        self._only_sources = only_sources
         self._usable = self.enabled = enabled
 
     async def find(self, parent_id: str, key: str, new: Callable[[], Awaitable[NewImage]]) -> str | None:
@@ -46,6 +50,8 @@ class CacheProbe:
         if not self._usable:
             return None
         found = await self._images.cached(parent_id, key)
+        if found is not None and self._only_sources and not key.startswith(CACHE_ONLY):
+            found = await self._in_sources(found)
         if found is None and self._sources:
             image = await self._from_sources(await new())
             found = image.id if image else None
@@ -57,6 +63,15 @@ class CacheProbe:
         found = await self._images.cached(parent_id, key)
         self._usable = found is not None
         return found
+
+    async def _in_sources(self, image_id: str) -> str | None:
+        """The image, if a cache source is it or was built on it."""
+        image = await self._images.get(image_id)
+        for source in self._sources:
+            same = source.history == image.history and source.diff_ids == image.diff_ids
+            if same or next_step(image, source) is not None:
+                return image_id
+        return None
 
     async def _from_sources(self, new: NewImage) -> BuiltImage | None:
         if new.cache_key.startswith(CACHE_ONLY):

@@ -22,19 +22,20 @@ from services.image.catalog.domain import CACHE_ONLY, unix_time
 from services.image.sql import tables
 from shared.bus.client import Bus
 from shared.contracts import images as contracts
-from shared.contracts.images import BuildCacheEntries, BuildCacheEntry, BuildCachePrune, PrunedCache
+from shared.contracts.images import BuildCacheEntries, BuildCacheEntry, BuildCachePrune, Image, PrunedCache
+from shared.docker.filters import has_labels
 from shared.docker.moments import SECOND_NS, moment_ns, rfc3339
 from shared.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from shared.state.database import Database
 from shared.state.statements import Prepared
 
 # What docker builder prune knows, but for "shared" and "private", which tell records of one layer apart: a step here
-# has the whole image to itself.
-FILTERS = ("until", "unused-for", "id", "type", "parent", "description", "inuse")
+# has the whole image to itself. Labels are those of the step's image; Docker's own records go whatever is asked.
+FILTERS = ("until", "unused-for", "id", "type", "parent", "description", "inuse", "label", "label!")
 
 _children = tables.images.alias("children")
 _unused_steps = Prepared(
-    sa.select(tables.images.c.id, tables.images.c.parent)
+    sa.select(tables.images.c.id, tables.images.c.parent, tables.images.c.document)
     .where(
         tables.images.c.cache_key != "",
         tables.images.c.hidden == sa.false(),
@@ -131,7 +132,9 @@ class BuildCache:
         return pruned
 
     async def _prune_steps(self, request: BuildCachePrune, before: float, pruned: PrunedCache) -> None:
-        for image_id, parent in await self._unused_steps(before):
+        for image_id, parent, document in await self._unused_steps(before):
+            if not _labelled(request.filters, document):
+                continue
             facts = {"id": image_id.removeprefix("sha256:"), "parent": parent, "description": ""}
             if not _chosen(request.filters, facts):
                 continue
@@ -142,17 +145,19 @@ class BuildCache:
             pruned.deleted.extend(item.deleted for item in removed.removals if item.deleted)
             pruned.space_reclaimed_bytes += removed.space_reclaimed_bytes
 
-    async def _unused_steps(self, before: float) -> list[tuple[str, str]]:
+    async def _unused_steps(self, before: float) -> list[tuple[str, str, str]]:
         """Last steps of chains that lead to no name, the oldest first; their removal takes the chain along.
 
         Returns:
-            Id and parent of each.
+            Id, parent and document of each.
         """
         async with self.database.read() as connection:
             rows = (await connection.execute(_unused_steps, {"before_ns": int(before * 1e9)})).all()
-        return [(row[0], row[1]) for row in rows]
+        return [(row[0], row[1], row[2]) for row in rows]
 
     async def _prune_mounts(self, request: BuildCachePrune, before: float, pruned: PrunedCache) -> None:
+        if not has_labels({}, request.filters):
+            return
         entries = sorted(await asyncio.to_thread(self._entries), key=lambda entry: entry.last_used_at or "")
         left = sum(entry.size_bytes for entry in entries)
         for entry in entries:
@@ -166,6 +171,12 @@ class BuildCache:
             left -= entry.size_bytes
             pruned.deleted.append(entry.id)
             pruned.space_reclaimed_bytes += size
+
+
+def _labelled(filters: dict[str, list[str]], document: str) -> bool:
+    if "label" not in filters and "label!" not in filters:
+        return True
+    return has_labels(Image.model_validate_json(document).config.labels, filters)
 
 
 def _chosen(filters: dict[str, list[str]], facts: dict[str, str]) -> bool:
@@ -184,7 +195,7 @@ def _until(filters: dict[str, list[str]]) -> float:
     for name, given in filters.items():
         if name not in FILTERS:
             raise Unsupported(f"build cache filter {name} is not supported", field=f"filters.{name}")
-        if len(given) > 1:
+        if len(given) > 1 and name not in ("label", "label!"):
             raise InvalidArgument(f"filters expect only one value for {name}", field=f"filters.{name}")
     if "until" in filters and "unused-for" in filters:
         raise InvalidArgument("conflicting filters: until and unused-for", field="filters.until")
