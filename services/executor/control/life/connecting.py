@@ -15,6 +15,9 @@ from shared.contracts.node import AttachNetwork, DetachNetwork
 from shared.errors import Conflict, DavitError, Forbidden, InvalidArgument, NotFound
 from shared.events.record import DomainEvent
 
+# How long the end of a container is waited for whose node says that it does not run.
+ENDING_S = 1.0
+
 
 class Connecting:
     """Handlers of CONNECT and DISCONNECT."""
@@ -84,10 +87,17 @@ class Connecting:
                 await self._bus.request(node.ATTACH_NETWORK, order, node=record.node)
         except DavitError as error:
             await self._peers.leave(record.id, network.name)
-            if isinstance(error, Conflict):
+            if isinstance(error, Conflict) and not await self._runs(record):
                 return None
             raise
         return joined
+
+    async def _runs(self, record: Record) -> bool:
+        """Whether it still runs, once what its node has to report of it has had time to come."""
+        current = await self._records.until(
+            record.id, lambda now: now is None or not now.alive or now.generation > record.generation, ENDING_S
+        )
+        return current is not None and current.alive
 
     async def disconnect(self, request: DisconnectContainer) -> Empty:
         network = await self._network(request.network)
