@@ -11,6 +11,7 @@ import re
 import time
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 
 from shared.docker.durations import duration_ns
 
@@ -29,10 +30,15 @@ def rfc3339(moment_ns: int, digits: int | None = None) -> str:
         digits: How many decimals the second has, 0 to 9; None for as many as are not zero at the end.
     """
     seconds, fraction = divmod(moment_ns, SECOND_NS)
-    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")
+    text = _second(seconds)
     decimals = f"{fraction:09d}"
     decimals = decimals.rstrip("0") if digits is None else decimals[:digits]
     return f"{text}.{decimals}Z" if decimals else f"{text}Z"
+
+
+@lru_cache(maxsize=64)  # most moments that are written are of this second
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")
 
 
 def rfc3339_of(moment: datetime, digits: int | None = None) -> str:

@@ -8,8 +8,8 @@ gaps, so that a consumer can tell that it missed one.
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 
 from pydantic import BaseModel, Field
 
@@ -49,7 +49,7 @@ class DomainEvent(BaseModel):
     node: str | None = None
     service: str = ""
     sequence: int = 0
-    message_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    message_id: str = Field(default_factory=lambda: secrets.token_hex(16))
     actor: str = Field(default_factory=lambda: current_context().actor)
     request_id: str = Field(default_factory=lambda: current_context().request_id)
     cause: str = ""

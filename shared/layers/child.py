@@ -46,17 +46,26 @@ class _Plain:
         compression.prepare(self.compression)
         self._head = head
         self._digest = hashlib.sha256() if digest else None
+        # With nothing to compute on the way, a second thread would only be waited for.
+        self._direct = not digest and not self.compression
         self._pieces: queue.Queue[bytes | Exception] = queue.Queue(_QUEUED_PIECES)
         self._over = False
         self._buffer = bytearray(READ_BYTES)
         self.size_bytes = 0
 
     def start(self) -> None:
+        if self._direct:
+            return
         threading.Thread(target=self._run, daemon=True).start()
 
     def read(self) -> bytes:
         if self._over:
             return b""
+        if self._direct:
+            data = self._read_raw()
+            self.size_bytes += len(data)
+            self._over = not data
+            return data
         piece = self._pieces.get()
         if isinstance(piece, Exception):
             raise piece

@@ -111,7 +111,7 @@ def zygote_of(agent: int) -> int:
     """The pid of the agent's child that forks shims; the next order after its death starts another."""
     tasks = Path(f"/proc/{agent}/task").iterdir()
     children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
-    zygotes = [pid for pid in children if b"runtime.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    zygotes = [pid for pid in children if b"launch.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(zygotes) == 1, f"{len(zygotes)} zygotes among the agent's children {children}"
     return zygotes[0]
 

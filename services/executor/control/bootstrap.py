@@ -10,6 +10,7 @@ from services.executor.control.cluster.bootstrap import cluster_parts
 from services.executor.control.cluster.placing import Placing
 from services.executor.control.cluster.rescheduling import Rescheduling
 from services.executor.control.creation.create import Creating
+from services.executor.control.creation.images import RecentImages
 from services.executor.control.life.committing import Committing
 from services.executor.control.life.connecting import Connecting
 from services.executor.control.life.ending import Ending
@@ -39,6 +40,7 @@ from shared.contracts.containers import (
     StopContainer,
 )
 from shared.service import ServiceContext
+from shared.state.mark import mark_of
 
 
 class Verbs:
@@ -90,7 +92,8 @@ async def start(ctx: ServiceContext) -> None:
     removing = Removing(records, peers, endpoints, ctx.spawn)
     starting = Starting(records, peers, endpoints, removing)
     ending = Ending(records, peers, endpoints, removing, starting)
-    verbs, creating = Verbs(starting, ending), Creating(records, peers, placing, ctx.config)
+    images = RecentImages(peers.image, mark_of(ctx.config.database, "image"), ctx.clock)
+    verbs, creating = Verbs(starting, ending), Creating(records, peers, placing, images, ctx.config)
     queries, waits = Queries(records, peers, nodes), Waits(records)
     execs, forward = Execs(records, peers), Forward(records, peers)
     changing, connecting = Changing(records, peers, nodes, removing), Connecting(records, peers)

@@ -7,6 +7,7 @@ import posixpath
 
 from services.executor.control.cluster.placing import Placing
 from services.executor.control.creation import record as creation
+from services.executor.control.creation.images import RecentImages
 from services.executor.control.creation.limits import discard
 from services.executor.control.creation.mountspec import PlannedMount, plan_mounts, settle_propagation
 from services.executor.control.creation.names import checked_name, generated_name, new_id
@@ -32,8 +33,11 @@ NAME_ATTEMPTS = 6
 class Creating:
     """Handler of CREATE."""
 
-    def __init__(self, records: Records, peers: Peers, placing: Placing, config: EngineConfig) -> None:
+    def __init__(
+        self, records: Records, peers: Peers, placing: Placing, images: RecentImages, config: EngineConfig
+    ) -> None:
         self._records = records
+        self._images = images
         self._peers = peers
         self._placing = placing
         self._config = config
@@ -50,8 +54,7 @@ class Creating:
         discarded = discard(host, node)
         subject = Subject(request.config, host, node, OWN_RUNTIMES | frozenset(node.runtimes))
         check(subject)
-        resolved_at = self._records.clock.monotonic()
-        image = await self._peers.image(request.config.image, request.platform)
+        image, resolved_at = await self._images.get(request.config.image, request.platform)
         merged = creation.merge_config(request.config, image.config)
         creation.command(merged)
         await self._resolve_containers(host)
