@@ -427,6 +427,9 @@ class EngineConfig(BaseModel):
         return self.database_url or f"sqlite:///{self.data_root / 'db'}"
 
 
+FIRST_ACTIVATED = 3  # sd_listen_fds(3), SD_LISTEN_FDS_START
+
+
 class ProcessSettings(BaseModel):
     """What the supervisor or a test tells one process, beside the engine's configuration.
 
@@ -436,12 +439,14 @@ class ProcessSettings(BaseModel):
         supervisor_pid: Whom to tell that the cluster's files have changed; 0 without a supervisor.
         listen_fds: Host -> descriptor of its listening socket, opened by the supervisor so that connections wait,
             instead of failing, while the edge restarts, and so that copies of it share one.
+        activated_fd: The one socket that systemd has started this process for. Source: sd_listen_fds(3).
     """
 
     ready_fd: int | None = None
     failpoints: str = ""
     supervisor_pid: int = 0
     listen_fds: dict[str, int] = Field(default_factory=dict)
+    activated_fd: int | None = None
 
     @classmethod
     def load(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -452,6 +457,7 @@ class ProcessSettings(BaseModel):
             failpoints=environment.get("DAVIT_FAILPOINTS", ""),
             supervisor_pid=int(environment.get("DAVIT_SUPERVISOR_PID") or 0),
             listen_fds=_descriptors(environment.get("DAVIT_LISTEN_FDS", "")),
+            activated_fd=FIRST_ACTIVATED if environment.get("LISTEN_PID") == str(os.getpid()) else None,
         )
 
 

@@ -97,8 +97,11 @@ class Children:
         self._children[child.name] = child
 
     def wanted(self) -> list[Child]:
-        """Those that do not run, and are to be started once their sockets have somebody."""
-        return [child for child in self if child.demand is not None and not child.running and not child.demand.wait_s()]
+        """Those that do not run, and are to be started once their sockets have somebody.
+
+        One that failed is started again like any other, to remove what it left, and ends by itself.
+        """
+        return [child for child in self if child.demand is not None and not child.running and child.start_at is None]
 
     def start(self, child: Child) -> None:
         """Start a child that somebody has connected to."""
@@ -139,10 +142,8 @@ class Children:
         child.state.state = "stopped" if self.stopping else "waiting"
         if self.stopping:
             return
-        if child.demand is not None:
-            child.demand.ended(well=status == 0)
-            if status:
-                log.warning("%s ended (%s)", child.name, ended)
+        if child.demand is not None and status == 0:
+            child.pause_s = FIRST_PAUSE_S
             del self._state.processes[child.name]
             self._save()
             return
@@ -183,10 +184,7 @@ class Children:
 
     def next_due(self) -> float | None:
         """When the next one is to be started, on the monotonic clock."""
-        due = [child.start_at for child in self if child.start_at is not None]
-        waits = [child.demand.wait_s() for child in self if child.demand is not None and not child.running]
-        due += [time.monotonic() + wait_s for wait_s in waits if wait_s]
-        return min(due, default=None)
+        return min((child.start_at for child in self if child.start_at is not None), default=None)
 
     def stop(self, children: Iterable[Child], within_s: float = STOP_WITHIN_S) -> None:
         """End them: in order, and by force when that takes too long."""

@@ -85,7 +85,8 @@ def inherited(ctx: ServiceContext) -> socket.socket:
         Unavailable: There is none: the process is not started by hand.
     """
     host = f"unix://{socket_path(ctx.config.run_dir)}"
-    descriptor = ProcessSettings.load().listen_fds.get(host)
+    settings = ProcessSettings.load()
+    descriptor = settings.listen_fds.get(host, settings.activated_fd)
     if descriptor is None:
         raise Unavailable(f"no socket was handed over for {host}: this process is started on demand")
     return socket.socket(fileno=descriptor)

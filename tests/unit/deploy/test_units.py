@@ -14,6 +14,7 @@ import pytest
 
 from shared.bus.health import SERVICES
 from shared.config import EngineConfig
+from shared.contracts.builds import socket_path
 from supervisor.nats import find_binary
 
 ROOT = Path(__file__).parents[3]
@@ -45,9 +46,20 @@ def test_each_service_has_a_unit_that_runs_it(service: str) -> None:
     assert EngineConfig.load(dict(variables)).run_dir == Path("/run/davit")
 
 
+def test_builds_are_served_by_a_process_that_a_socket_starts() -> None:
+    listening, unit = read(UNITS / "davit-builds.socket"), read(UNITS / "davit-builds.service")
+    assert Path(listening["Socket"]["ListenStream"]) == socket_path(Path("/run/davit"))
+    assert listening["Socket"]["SocketMode"] == "0600"
+    module = unit["Service"]["ExecStart"].rpartition(" -m ")[2]
+    assert importlib.util.find_spec(f"{module}.__main__") is not None
+    # It ends by itself when nobody builds, and is started again only when it was killed.
+    assert unit["Service"]["Restart"] == "on-failure"
+    assert "davit-builds.socket" in (UNITS / "davit.target").read_text()
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_understands_every_unit(tmp_path: Path) -> None:
-    for unit in [*UNITS.glob("*.service"), UNITS / "davit.target"]:
+    for unit in [*UNITS.glob("*.service"), *UNITS.glob("*.socket"), UNITS / "davit.target"]:
         text = unit.read_text().replace(f"{INSTALLED_IN}/.venv/bin/python", sys.executable)
         (tmp_path / unit.name).write_text(text.replace(INSTALLED_IN, str(ROOT)))
     result = subprocess.run(

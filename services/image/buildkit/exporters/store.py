@@ -86,6 +86,10 @@ async def name_all(
         index = (await saver.with_variants([image.id for image in made.values()], [])).index()
     for name in names:
         line.status(f"naming to {name}")
+    if not index:
+        (image,) = made.values()
+        await images.announce(image.id, [str(name) for name in names])
+    for name in names:
         if index:
             platforms: dict[Platform, str] = {}
             for text, image in made.items():
@@ -93,9 +97,6 @@ async def name_all(
                 assert platform is not None
                 platforms[platform] = image.id
             await images.tag_index(digest_of(index), platforms, str(name))
-        else:
-            (image,) = made.values()
-            await images.tag(image.id, str(name))
         line.status(f"naming to {name}", done=True)
     return told(made, index, names)
 
