@@ -383,3 +383,20 @@ def test_compose_builds_with_bake(client: Client, tmp_path: Path) -> None:
     assert "CACHED" not in told.stderr
     assert "load build definition" in told.stdout + told.stderr
     client.run("compose", "down", "--rmi", "all", cwd=tmp_path)
+
+
+def test_a_step_that_several_builds_want_is_done_once(client: Client, tmp_path: Path) -> None:
+    shared = "FROM busybox AS base\nRUN sleep 1; cat /proc/sys/kernel/random/uuid > /once\nFROM base\n"
+    builds = []
+    for number in range(4):
+        where = context(tmp_path / str(number), f"{shared}RUN echo {number} > /own\n")
+        words = ["docker", "build", "-t", f"shared{number}", str(where)]
+        builds.append(subprocess.Popen(words, env=client.environment, stderr=subprocess.PIPE))
+    assert [process.communicate(timeout=100) and process.returncode for process in builds] == [0] * 4
+    made = {
+        client.engine.docker("run", "--rm", f"shared{number}", "cat", "/once").stdout for number in range(len(builds))
+    }
+    assert len(made) == 1
+    assert {client.engine.docker("run", "--rm", f"shared{n}", "cat", "/own").stdout for n in range(4)} == {
+        f"{n}\n" for n in range(4)
+    }
