@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 2000
 # Between two batches: more records in each cost less each. A reader of the newest waits this long for them.
-PAUSE_S = 0.02
+PAUSE_S = 0.05
 LOOK_EVERY_S = 1.0
 CHECKPOINT_RECORDS = 1000
 CHECKPOINT_S = 8.0  # less than the ten seconds that are promised
@@ -150,6 +150,7 @@ class Writer:
         if not taken:
             if self._visible < self._log.size:
                 await self._make_visible()
+            self._intake.committed()  # a writer may have ended without another record
             return False
         lines = []
         for number, one in enumerate(taken, self._log.size):

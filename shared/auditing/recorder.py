@@ -22,7 +22,7 @@ from shared.errors import DavitError, Unavailable
 
 Mode = Literal["enforced", "best-effort"]
 # The audit service looks by itself, too; until it is told, records wait where nothing loses them.
-TELL_AFTER_S = 0.02
+TELL_AFTER_S = 0.05
 
 
 class Sink(Protocol):
@@ -44,7 +44,7 @@ class Recorder:
 
     Args:
         open_sink: Tried again for each record while it fails.
-        tell: Says that there are records to take; called at most every 20 ms.
+        tell: Says that there are records to take; called at most every 50 ms.
     """
 
     def __init__(
@@ -76,8 +76,9 @@ class Recorder:
             sink.write(orjson.dumps(record), spare=spare)
         except DavitError as error:
             if self.mode == "enforced" and not happened:
+                self._count_lost(error, refused=True)
                 raise Unavailable(f"the request cannot be recorded, and so is not carried out: {error}") from error
-            self._count_lost(record, error)
+            self._count_lost(error)
             return
         self._tell_soon()
 
@@ -107,12 +108,13 @@ class Recorder:
         self._lost = None
         sink.tell_lost(None)
 
-    def _count_lost(self, record: dict[str, Any], error: DavitError) -> None:
+    def _count_lost(self, error: DavitError, *, refused: bool = False) -> None:
         now = records.moment(time.time_ns())
         if self._lost is None:
             self._gaps += 1
-            self._lost = {"gap": self._gaps, "count": 0, "first": now, "reason": error.message}
+            self._lost = {"gap": self._gaps, "count": 0, "refused": 0, "first": now, "reason": error.message}
         self._lost["count"] += 1
+        self._lost["refused"] += refused
         self._lost["last"] = now
         if self._sink is not None:
             with contextlib.suppress(Unavailable):  # it stays in memory, and is told as soon as anything can be written
@@ -142,7 +144,13 @@ def gap(lost: dict[str, Any]) -> dict[str, Any]:
     return {
         "kind": records.GAP,
         "time": lost["last"],
-        "gap": {"count": lost["count"], "first": lost["first"], "id": lost["gap"], "reason": lost["reason"]},
+        "gap": {
+            "count": lost["count"],
+            "refused": lost.get("refused", 0),  # among them: what was not carried out for that
+            "first": lost["first"],
+            "id": lost["gap"],
+            "reason": lost["reason"],
+        },
     }
 
 

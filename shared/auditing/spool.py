@@ -37,6 +37,8 @@ CHUNK_BYTES = 1 << 20
 # Kept for what ends something while the disk is full: some thousand records.
 RESERVE_BYTES = 1 << 20
 FILE_BYTES = 8 << 20
+# What a file begins with when a writer starts on a full disk.
+LEAST_AHEAD_BYTES = (256 * 1024, 64 * 1024)
 # All files of one writer. More waits only when nobody takes it.
 WAITING_BYTES = 64 << 20
 LOOK_EVERY_S = 0.05
@@ -152,14 +154,13 @@ class Spool:
             "open": self._open_requests(),
         }
         frame = packed(orjson.dumps(head))
-        size = len(frame) + CHUNK_BYTES + RESERVE_BYTES
         # Under another name until it has its head and its lock: whoever finds it may trust both.
         hidden = self._directory / f".{self.source}.{self._index + 1}"
         try:
             descriptor = _made(hidden)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                os.posix_fallocate(descriptor, 0, size)
+                size = _allocated(descriptor, len(frame))
                 os.pwrite(descriptor, frame, 0)
                 os.rename(hidden, self._directory / f"{self.source}.{self._index + 1}{SUFFIX}")
                 _sync_directory(self._directory)
@@ -233,6 +234,20 @@ def boot_id() -> str:
 
 def _made(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _allocated(descriptor: int, head_bytes: int) -> int:
+    """Make a new file longer ahead; on a disk that is nearly full by less, for what ends something. Raises OSError."""
+    for ahead in (CHUNK_BYTES + RESERVE_BYTES, *LEAST_AHEAD_BYTES):
+        try:
+            os.posix_fallocate(descriptor, 0, head_bytes + ahead)
+        except OSError:
+            os.truncate(descriptor, 0)
+            if ahead == LEAST_AHEAD_BYTES[-1]:
+                raise
+            continue
+        return head_bytes + ahead
+    raise AssertionError("unreachable")
 
 
 def _sync_directory(path: Path) -> None:

@@ -23,6 +23,7 @@ def engine() -> Iterator[Engine]:
 
 # What takes less than a minute, and is the promise itself.
 BY_DEFAULT = (
+    "test_kills_leave_no_gap_no_double_and_no_effect_without_a_record[10]",
     "test_every_process_can_be_killed",
     "test_an_engine_without_its_directories_goes_and_leaves_its_containers[None]",
     "test_a_new_engine_in_the_place_of_one_that_runs_is_left_alone",

@@ -7,13 +7,18 @@ import json
 import os
 import random
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import require_root
+from tests.faults.test_full_disk import DISK_BYTES, full
 from tests.lab.engine import DAVIT, Engine, eventually
 from tests.lab.netns import run
 
@@ -120,7 +125,7 @@ def _verified(engine: Engine) -> str:
     return shown.stdout if shown.returncode == 0 and "are what was signed" in shown.stdout else ""
 
 
-@pytest.mark.parametrize("count", [15, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [10, pytest.param(1000, marks=pytest.mark.slow)])
 def test_kills_leave_no_gap_no_double_and_no_effect_without_a_record(engine: Engine, count: int) -> None:
     callers = [Caller(engine, f"v{number}-{os.getpid()}") for number in range(3)]
     for caller in callers:
@@ -135,3 +140,80 @@ def test_kills_leave_no_gap_no_double_and_no_effect_without_a_record(engine: Eng
     answered = {name for caller in callers for name in caller.answered}
     assert len(answered) > 10
     check(engine, answered)
+
+
+@pytest.fixture
+def small(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine in the mode of the parameter, whose data root is a small file system of its own."""
+    require_root()
+    base = Path(f"/var/tmp/dvt-audit-{os.getpid()}")
+    (base / "data").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "dvt-audit", base / "data"], check=True)
+    try:
+        with Engine(base=base, environment={"DAVIT_AUDIT_MODE": request.param}) as engine:
+            engine.import_busybox()
+            yield engine
+    finally:
+        subprocess.run(["umount", base / "data"], check=True)
+        subprocess.run(["rm", "-rf", base], check=True)
+
+
+@pytest.mark.parametrize("small", ["enforced"], indirect=True)
+def test_on_a_full_disk_enforced_carries_out_and_records_what_frees_space_only(small: Engine) -> None:
+    engine = small
+    for name in ("first", "second", "third"):
+        engine.docker("run", "-d", "--name", name, "busybox", "sleep", "600")
+    before = len(records(engine))
+    with full(engine):
+        time.sleep(0.2)  # longer than the edge trusts its last look at the disk
+        refused = engine.docker("volume", "create", "never", check=False)
+        assert refused.returncode != 0
+        assert "cannot be recorded" in refused.stderr
+        assert "cannot be recorded" in engine.docker("volume", "ls", check=False).stderr
+        removed = engine.docker("rm", "-f", "first", check=False)
+        assert removed.returncode == 0, removed.stderr
+        engine.kill("api")
+        said: list[str] = []
+
+        def killed() -> bool:
+            done = engine.docker("kill", "second", check=False)
+            said.append(done.stderr)
+            return done.returncode == 0
+
+        try:
+            eventually(killed, 20, "a container killed")
+        except AssertionError as error:
+            raise AssertionError(said[-1]) from error
+    eventually(lambda: engine.docker("volume", "ls", check=False).returncode == 0, 20, "room for records")
+    found = eventually(lambda: _with_removal(records(engine)[before:]), 20, "the removal's records")
+    assert not [
+        one for one in found if (one.get("action") or {}).get("object") == "never" and one["kind"] == "received"
+    ]
+    gaps = [one["gap"] for one in found if one["kind"] == "gap"]
+    assert gaps
+    assert [gap["count"] for gap in gaps] == [gap["refused"] for gap in gaps], "all that is not there was refused"
+
+
+def _with_removal(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    outcomes = {
+        (one["action"]["verb"], one["action"].get("object")): one["outcome"]["status"]
+        for one in found
+        if one["kind"] == "complete"
+    }
+    return found if outcomes.get(("remove", "first")) == 204 and outcomes.get(("kill", "second")) == 204 else []
+
+
+@pytest.mark.parametrize("small", ["best-effort"], indirect=True)
+def test_on_a_full_disk_best_effort_tells_how_much_it_could_not_record(small: Engine) -> None:
+    engine = small
+    size = len(records(engine))
+    with full(engine):
+        time.sleep(0.2)
+        for _ in range(5):
+            assert engine.docker("volume", "ls", check=False).returncode == 0
+    eventually(lambda: engine.docker("volume", "ls", check=False).returncode == 0, 20)
+    gaps = eventually(lambda: [one for one in records(engine)[size:] if one["kind"] == "gap"], 20, "a gap")
+    assert sum(one["gap"]["count"] for one in gaps) >= 10
+    assert "the disk is full" in gaps[0]["gap"]["reason"]
+    found = records(engine)
+    assert [one["number"] for one in found] == list(range(len(found)))

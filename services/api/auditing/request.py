@@ -262,7 +262,7 @@ class AuditedRequest:
         """Record how it ended."""
         with contextlib.suppress(Unavailable):  # it was refused for that
             await self.before_effect()
-        if not self._recorded:
+        if not self._recorded or self._refused:
             return
         recorder, spare = self._auditing.recorder, self._spare
         if self._session is not None:
