@@ -17,7 +17,18 @@ from cli.common.output import listing_options, show_one
 @listing_options
 @click.option("--since", metavar="TIME", help="Replay from here: seconds since the epoch, RFC 3339, or 10m.")
 @click.option("--until", metavar="TIME", help="End at this time.")
-def command(engine: Engine, *, since: str | None, until: str | None, as_json: bool, form: str | None) -> None:
+@click.option("--from", "place", metavar="N", help="Go on behind the event whose cursor this is; 0 for all.")
+@click.option("-f", "--follow", is_flag=True, help="With --from: go on with what comes.")
+def command(
+    engine: Engine,
+    *,
+    since: str | None,
+    until: str | None,
+    place: str | None,
+    follow: bool,
+    as_json: bool,
+    form: str | None,
+) -> None:
     """Tell what happens, as it happens.
 
     The list has no end of its own, so --json is an object a line here.
@@ -26,9 +37,12 @@ def command(engine: Engine, *, since: str | None, until: str | None, as_json: bo
     Examples:
       davit events
       davit events --since 10m --until 0s --json
+      davit events --follow --json --from 0            each has a cursor, which a later --from goes on behind
       davit events --format '{{.Type}} {{.Action}}'
     """
-    asked = {key: value for key, value in (("since", since), ("until", until)) if value}
+    if place is not None and not follow and until is None:
+        until = str(time.time_ns() / 1e9)
+    asked = {key: value for key, value in (("since", since), ("until", until), ("from", place)) if value}
     for event in engine.client().lines("GET", "/events" + (f"?{urlencode(asked)}" if asked else "")):
         if as_json or form:
             show_one(event, form or "json")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import uuid
-from pathlib import Path
 
 from services.api.app import build_app
 from services.api.auditing.bus import AuditedBus, labels_of
@@ -15,14 +13,13 @@ from services.api.cluster.door import Door
 from services.api.reads import Reads
 from services.api.server import EdgeServer, Listener, TlsSettings, inherited_listener, open_listener
 from shared.auditing.policy import Policy
-from shared.auditing.recorder import Recorder, spooling
+from shared.auditing.recorder import recorder_of
 from shared.bus import streams
 from shared.cluster.membership import ClusterDirectory
 from shared.config import EngineConfig, ProcessSettings
-from shared.contracts.audit import SPOOLED
 from shared.contracts.builds import socket_path
 from shared.contracts.cluster import CHANGED
-from shared.errors import InvalidArgument, Unavailable
+from shared.errors import InvalidArgument
 from shared.events import stream
 from shared.service import ServiceContext
 from shared.state.mark import mark_of
@@ -88,17 +85,8 @@ def listeners_of(config: EngineConfig, inherited: dict[str, int]) -> list[Listen
 
 def auditing_of(context: ServiceContext) -> Auditing:
     """Where requests are recorded. Raises InvalidArgument for a policy that cannot be read."""
-    config, bus = context.config, context.bus
-
-    async def publish() -> None:
-        with contextlib.suppress(Unavailable):  # the audit service looks by itself, too
-            await bus.publish(SPOOLED, b"")
-
-    def tell() -> None:
-        context.spawn(publish(), name="records wait")
-
-    recorder = Recorder(spooling(Path(config.data_root) / "audit" / "spool", "api"), config.audit_mode, tell)
-    return Auditing(recorder, Policy.read(config.audit_policy), functools.partial(labels_of, bus))
+    recorder = recorder_of(context)
+    return Auditing(recorder, Policy.read(context.config.audit_policy), functools.partial(labels_of, context.bus))
 
 
 async def follow_membership(context: ServiceContext, deps: Deps) -> None:

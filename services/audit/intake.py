@@ -71,6 +71,9 @@ class Intake:
     Args:
         taken: By source, the number of the last record that the log has; kept up to date here.
         boot: Which run of the machine this is.
+
+    Attributes:
+        gone: Sources that have ended, and whose files were removed.
     """
 
     def __init__(self, directory: Path, taken: dict[str, int], boot: str) -> None:
@@ -79,6 +82,7 @@ class Intake:
         self._boot = boot
         self._sources: dict[str, _Source] = {}
         self._unreadable: set[Path] = set()
+        self.gone: list[str] = []
 
     @property
     def taken(self) -> dict[str, int]:
@@ -109,6 +113,8 @@ class Intake:
                 source.file.path.unlink(missing_ok=True)
                 (self._directory / f"{source.name}{LOST_SUFFIX}").unlink(missing_ok=True)
                 del self._sources[source.name]
+                self._taken.pop(source.name, None)
+                self.gone.append(source.name)
 
     # -- finding ----------------------------------------------------------------------------------------------------
 

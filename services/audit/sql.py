@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,8 @@ from shared.state.connection import Connection
 from shared.state.database import Transaction
 from shared.state.statements import Prepared
 from shared.transparency.merkle import HASH_BYTES
+
+HOUR_NS = 3600 * 10**9
 
 metadata = sa.MetaData()
 
@@ -77,26 +80,45 @@ async def checkpoints_from(connection: Connection, size: int, count: int) -> lis
     return (await connection.execute(_from_size, {"size": size, "count": count})).all()
 
 
-async def add_checkpoint(tx: Transaction, saved: Saved, time_ns: int, note: str, taken: dict[str, int]) -> None:
-    """Keep a checkpoint, and up to where each source was taken by then: only what has changed is given."""
+async def add_checkpoint(
+    tx: Transaction, saved: Saved, time_ns: int, note: str, taken: dict[str, int], gone: list[str]
+) -> None:
+    """Keep a checkpoint, and up to where each source was taken by then: only what has changed is given.
+
+    Args:
+        gone: Sources from which nothing will come any more.
+    """
     row = {"size": saved.size, "time_ns": time_ns, "nodes": b"".join(saved.nodes).hex(), "note": note}
     await tx.execute(_add_checkpoint, row)
     for source, sequence in taken.items():
         await tx.execute(_drop_source, {"named": source})
         await tx.execute(_add_source, {"source": source, "sequence": sequence})
+    for source in gone:
+        await tx.execute(_drop_source, {"named": source})
 
 
-async def thin_checkpoints(tx: Transaction, above: int, below: int) -> None:
-    """Forget those between two sizes: what they said, the one of the larger size says, too."""
-    await tx.execute(_thin, {"above": above, "below": below})
+async def thin_checkpoints(tx: Transaction, above: int, before_ns: int, count: int) -> int | None:
+    """Of checkpoints from before a time keep the last of each hour: what the others said, it says, too.
+
+    Args:
+        above: The size of the last that was looked at.
+        count: How many to look at.
+
+    Returns:
+        The size of the last that was kept; None when there are no more.
+    """
+    rows = (await tx.execute(_from_size, {"size": above + 1, "count": count})).all()
+    old = [row for row in rows if row.time_ns < before_ns]
+    # The last one is kept in any case: what follows it may be of the same hour.
+    kept = [row for row, after in pairwise(old) if row.time_ns // HOUR_NS != after.time_ns // HOUR_NS] + old[-1:]
+    for row in kept:
+        await tx.execute(_thin, {"above": above, "below": row.size})
+        above = row.size
+    return above if len(old) == count else None
 
 
 async def forget_checkpoints(tx: Transaction, below: int) -> None:
     await tx.execute(_forget, {"below": below})
-
-
-async def forget_source(tx: Transaction, source: str) -> None:
-    await tx.execute(_drop_source, {"named": source})
 
 
 async def taken_by_source(connection: Connection) -> dict[str, int]:

@@ -39,6 +39,9 @@ LOOK_EVERY_S = 1.0
 CHECKPOINT_RECORDS = 1000
 CHECKPOINT_S = 8.0  # less than the ten seconds that are promised
 RETENTION_EVERY_S = 600.0
+# All checkpoints of a day are kept, and of those before it the last of each hour.
+ALL_CHECKPOINTS_NS = 24 * 3600 * 10**9
+THINNED_AT_ONCE = 1000
 OWN = "audit"
 
 
@@ -86,6 +89,7 @@ class Writer:
         self._saved_taken: dict[str, int] = dict(intake.taken)
         self._sign_by: float | None = None
         self._retention_due = 0.0
+        self._thinned = 0
         self.note = ""
         self.problem = ""
         self._stopped = False
@@ -208,10 +212,13 @@ class Writer:
             for source, sequence in self._intake.taken.items()
             if self._saved_taken.get(source) != sequence
         }
+        gone, self._intake.gone = self._intake.gone, []
         with spend():
             async with self._database.transaction() as tx:
-                await sql.add_checkpoint(tx, saved, now, note, changed)
+                await sql.add_checkpoint(tx, saved, now, note, changed, gone)
         self._saved_taken |= changed
+        for source in gone:
+            self._saved_taken.pop(source, None)
         self._signed = saved.size
         self._sign_by = None if self._visible <= saved.size else self._clock.monotonic() + CHECKPOINT_S
         self.note = note
@@ -231,6 +238,7 @@ class Writer:
             return
         self._retention_due = self._clock.monotonic() + RETENTION_EVERY_S
         before_ns = self._clock.time_ns() - int(self.retention.seconds * 1e9)
+        await self._thin()
         first, end = self._log.remove_before(before_ns, limit_bytes=self.retention.limit_bytes)
         if end > first:
             log.info("removed audit records past their retention", extra={"first": first, "end": end})
@@ -246,6 +254,15 @@ class Writer:
                     "details": {"first": first, "end": end},
                 }
             )
+
+    async def _thin(self) -> None:
+        before_ns = self._clock.time_ns() - ALL_CHECKPOINTS_NS
+        while True:
+            async with self._database.transaction() as tx:
+                kept = await sql.thin_checkpoints(tx, self._thinned, before_ns, THINNED_AT_ONCE)
+            if kept is None:
+                return
+            self._thinned = kept
 
     async def close(self) -> None:
         """Take what is there, sign it, and let readers go."""

@@ -20,8 +20,11 @@ from services.image.server.cluster import ClusterStore
 from services.image.server.nodes import NodeDoor, NodeTokens
 from services.image.sql.catalog import SqlCatalog
 from services.image.store.content import ContentStore
+from shared.auditing.policy import Policy
+from shared.auditing.recorder import recorder_of
 from shared.bus.client import ANY_NODE
 from shared.bus.leases import Lease
+from shared.config import EngineConfig
 from shared.contracts import images as contracts
 from shared.contracts.cluster import CHANGED
 from shared.errors import DavitError
@@ -130,6 +133,7 @@ async def start_registry(ctx: ServiceContext, depot: Depot) -> NodeTokens | None
     # Imported here: a process that serves no registry does without a web server in its memory.
     from services.image.server.access import gate_of
     from services.image.server.app import Registry
+    from services.image.server.auditing import AuditedRegistry
     from services.image.server.repositories import Repositories
     from services.image.server.serving import check_files, listen, serve
     from services.image.server.tidying import tidy_for_ever
@@ -141,7 +145,17 @@ async def start_registry(ctx: ServiceContext, depot: Depot) -> NodeTokens | None
     await asyncio.to_thread(uploads.prepare)
     tokens = await asyncio.to_thread(NodeTokens.of, depot.content.root)
     repositories = Repositories(ctx.required_database)
-    app = Registry(depot, repositories, uploads, gate, tokens)
+    registry = Registry(depot, repositories, uploads, gate, tokens)
+    app = AuditedRegistry(registry, recorder_of(ctx), Policy.read(ctx.config.audit_policy))
+
+    async def close() -> None:
+        app.recorder.close()
+
+    async def reload(config: EngineConfig) -> None:
+        app.policy, app.recorder.mode = Policy.read(config.audit_policy), config.audit_mode
+
+    ctx.on_close(close)
+    ctx.on_reload(reload)
     ctx.spawn(tidy_for_ever(depot, repositories, uploads), name="tidy registry")
     listener = listen(ctx.config.registry_listen)
     ctx.spawn(serve(app, listener, ctx.config.registry_tls_cert, ctx.config.registry_tls_key), name="registry")

@@ -12,13 +12,17 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import orjson
 
 from shared.auditing import records
 from shared.auditing.spool import Spool
+from shared.contracts.audit import SPOOLED
 from shared.errors import DavitError, Unavailable
+
+if TYPE_CHECKING:
+    from shared.service import ServiceContext
 
 Mode = Literal["enforced", "best-effort"]
 # The audit service looks by itself, too; until it is told, records wait where nothing loses them.
@@ -152,6 +156,20 @@ def gap(lost: dict[str, Any]) -> dict[str, Any]:
             "reason": lost["reason"],
         },
     }
+
+
+def recorder_of(context: ServiceContext) -> Recorder:
+    """A service's recorder, as the configuration says; whoever makes it closes it."""
+
+    async def publish() -> None:
+        with contextlib.suppress(Unavailable):  # the audit service looks by itself, too
+            await context.bus.publish(SPOOLED, b"")
+
+    def tell() -> None:
+        context.spawn(publish(), name="records wait")
+
+    directory = Path(context.config.data_root) / "audit" / "spool"
+    return Recorder(spooling(directory, context.name), context.config.audit_mode, tell)
 
 
 def spooling(directory: Path, name: str) -> Callable[[Callable[[], list[Any]]], Sink]:

@@ -34,6 +34,9 @@ class DiskUsageQuery(QueryModel):
 class EventsQuery(QueryModel):
     since: Text = Field("", description="From that moment on, also what has happened: a moment as for logs.")
     until: Text = Field("", description="Until that moment: a moment as for logs.")
+    place: Text = Field(
+        "", alias="from", description="Behind the event that named this place as its cursor; 0 for all. Not Docker's."
+    )
     filters: FilterMap = Field(default_factory=dict)
 
 

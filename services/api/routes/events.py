@@ -19,6 +19,7 @@ from starlette.responses import Response
 from services.api.answers.system import EventMessage
 from services.api.call import Call
 from services.api.declared import lines, may
+from services.api.eventcursor import Cursor
 from services.api.query import parse_time_ns
 from services.api.requests.system import EventsQuery
 from services.api.routing import EdgeRouter
@@ -52,7 +53,11 @@ async def events(call: Call, query: Annotated[EventsQuery, Query()]) -> Response
             f"`since` time ({query.since}) cannot be after `until` time ({query.until})", field="since"
         )
     chosen = EventFilter(query.filters)
-    await flushed(_lines(call, chosen, since_ns or now, until_ns, now), call, media_type="application/json")
+    if query.place:
+        coming = _numbered(call, chosen, Cursor.parse(query.place), until_ns, now)
+    else:
+        coming = _lines(call, chosen, since_ns or now, until_ns, now)
+    await flushed(coming, call, media_type="application/json")
     return None
 
 
@@ -65,6 +70,14 @@ async def _lines(call: Call, chosen: EventFilter, since_ns: int, until_ns: int, 
         # Services record side by side: a later event does not end the others' history.
         if not (until_ns and event.time_ns > until_ns) and chosen.matches(event):
             yield orjson.dumps(views.message(event)) + b"\n"
+
+
+async def _numbered(call: Call, chosen: EventFilter, cursor: Cursor, until_ns: int, now: int) -> AsyncIterator[bytes]:
+    """Events that a reader has not seen, each with the place from which it can go on behind it."""
+    async for event in _recorded(call, cursor.since_ns, until_ns, now):
+        new = cursor.is_new(event)
+        if new and not (until_ns and event.time_ns > until_ns) and chosen.matches(event):
+            yield orjson.dumps({**views.message(event), "cursor": str(cursor)}) + b"\n"
 
 
 async def _recorded(call: Call, since_ns: int, until_ns: int, now: int) -> AsyncIterator[DomainEvent]:
