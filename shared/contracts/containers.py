@@ -405,6 +405,7 @@ class Exec(BaseModel):
     attach_stdout: bool = False
     attach_stderr: bool = False
     detach_keys: str = ""
+    console_size: list[int] = Field(default_factory=list)
 
 
 class ArchivePath(ContainerRef):

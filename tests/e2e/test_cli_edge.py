@@ -58,6 +58,34 @@ class TestVersions:
         assert "client version 1.23 is too old" in result.stderr
 
 
+class TestExecTerminals:
+    @pytest.mark.parametrize(
+        ("version", "at_create", "at_start", "size"),
+        [
+            ("1.50", [11, 22], None, "11 22"),
+            ("1.50", [11, 22], [33, 44], "33 44"),
+            ("1.50", None, [33, 44], "33 44"),
+            ("1.41", [11, 22], [33, 44], "stty: standard input"),
+        ],
+    )
+    def test_the_size_of_a_console_is_that_of_start_or_create(
+        self, engine: Engine, version: str, at_create: list[int] | None, at_start: list[int] | None, size: str
+    ) -> None:
+        engine.docker("run", "-d", "--name", "sized", "busybox", "sleep", "100")
+        client = docker.APIClient(base_url=engine.url, version=version)
+        try:
+            made = client._post_json(
+                client._url("/containers/sized/exec"),
+                data={"Cmd": ["stty", "size"], "Tty": True, "AttachStdout": True, "ConsoleSize": at_create},
+            ).json()
+            started = client._post_json(
+                client._url(f"/exec/{made['Id']}/start"), data={"Tty": True, "ConsoleSize": at_start}, stream=True
+            )
+            assert started.raw.read().decode().strip() == size
+        finally:
+            client.close()
+
+
 class TestAttach:
     def test_stdin_and_its_end_reach_a_container_made_for_it(self, engine: Engine) -> None:
         engine.docker("create", "-i", "--name", "cat", "busybox", "sh", "-c", "sed s/^/got-/; echo end")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from services.api.parameters import (
     TerminalSize,
     Text,
 )
+from services.api.versions import Since
 from shared.contracts.docker import (
     ContainerConfig,
     DockerModel,
@@ -144,7 +145,7 @@ class ExecBody(DockerModel):
     user: Str = ""
     privileged: Bool = False
     tty: Bool = False
-    console_size: TerminalSizes = Field(default_factory=list)
+    console_size: Annotated[TerminalSizes, Since(1, 42)] = Field(default_factory=list)
     attach_stdin: Bool = False
     attach_stdout: Bool = False
     attach_stderr: Bool = False
@@ -157,7 +158,7 @@ class ExecBody(DockerModel):
 class ExecStartBody(DockerModel):
     detach: Bool = False
     tty: Bool = False
-    console_size: TerminalSizes = Field(default_factory=list)
+    console_size: Annotated[TerminalSizes, Since(1, 42)] = Field(default_factory=list)
 
 
 WaitCondition = Literal["not-running", "next-exit", "removed"]

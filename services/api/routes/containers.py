@@ -17,6 +17,7 @@ from services.api.declared import ContainerName, may
 from services.api.reads import Answer, Fixed
 from services.api.repeating import ATTEMPTS, until_answered
 from services.api.requests import containers as requests
+from services.api.requests.ageing import to_version
 from services.api.routing import EdgeRouter
 from services.api.views import containers as views
 from services.api.views.lines import Line, Lines
@@ -46,6 +47,7 @@ async def create(call: Call, query: Annotated[requests.CreateQuery, Query()], bo
     """Create a container."""
     if body.says_nothing():
         raise InvalidArgument("Config cannot be empty in order to create a container")
+    to_version(body, call.version)
     request = contracts.CreateContainer(
         id=secrets.token_hex(32),
         name=query.name.removeprefix("/"),

@@ -16,6 +16,7 @@ from services.api.answers.containers import ExecInspect, Identified
 from services.api.call import Call, empty_response, json_response
 from services.api.declared import ContainerName, ExecName, may
 from services.api.detach import DEFAULT_KEYS, DetachKeys
+from services.api.framing import reframed
 from services.api.hijack import RawConnection
 from services.api.repeating import Offers, until_answered
 from services.api.requests.containers import ExecBody, ExecStartBody, ResizeQuery
@@ -82,7 +83,8 @@ async def start(call: Call, exec_id: ExecName, body: ExecStartBody) -> Response 
     output came along. So what would refuse the exec is asked for first, and a failure to run its command is told in
     the output, as Docker tells it.
     """
-    request = StartExec(id=exec_id, detach=body.detach, tty=body.tty, console_size=body.console_size)
+    size = body.console_size if body.tty else []  # no size without a terminal
+    request = StartExec(id=exec_id, detach=body.detach, tty=body.tty, console_size=size)
     if body.detach:
         await _ask_to_start(call, request, None)
         return empty_response(200)
@@ -102,7 +104,10 @@ async def start(call: Call, exec_id: ExecName, body: ExecStartBody) -> Response 
         raise
     keys = DetachKeys(found.detach_keys or DEFAULT_KEYS)
     stream = await offers.accepted()
-    await pump(connection, stream, tty=body.tty, detach=keys if found.tty and found.attach_stdin else None)
+    output = reframed(stream, has_tty=found.tty, wants_tty=body.tty)
+    await pump(
+        connection, stream, tty=body.tty, output=output, detach=keys if found.tty and found.attach_stdin else None
+    )
     if keys.seen:
         await call.ask(contracts.DETACHED, Detached(ref=found.container_id, exec_id=found.id))
     return None

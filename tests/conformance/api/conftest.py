@@ -66,14 +66,14 @@ class Asked:
         self.engine = engine
         self._path = engine.url.removeprefix("unix://")
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: Question, *, version: str = VERSION) -> Answer:
         headers = question.headers
         if headers is None:
             headers = {"Content-Type": "application/json"} if question.body is not None else {}
         connection = UnixConnection(self._path)
         try:
             body = None if question.body is None else question.body.encode()
-            connection.request(question.method, f"/{VERSION}{question.path}", body, headers)
+            connection.request(question.method, f"/{version}{question.path}", body, headers)
             response = connection.getresponse()
             found = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, found, response.read())

@@ -31,7 +31,7 @@ class Execs:
         if not request.cmd:
             raise InvalidArgument("No exec command specified", field="Cmd")
         check_console_size(request.console_size, "ConsoleSize")
-        spec = request.model_dump(include=set(ExecSpec.model_fields) - {"ref", "console_size"})
+        spec = request.model_dump(include=set(ExecSpec.model_fields) - {"ref"})
         item = Exec(id=request.id or new_id(), container_id="", **spec)
         await self._records.find_settled(request.ref)
         async with self._records.database.transaction() as tx:
@@ -57,7 +57,7 @@ class Execs:
         if request.repeated and item.exit_code is not None:
             return EMPTY
         _check_startable(record, item, again=request.repeated)
-        spec = ExecSpec(ref=record.id, **item.model_dump(include=set(ExecSpec.model_fields) - {"ref", "console_size"}))
+        spec = ExecSpec(ref=record.id, **item.model_dump(include=set(ExecSpec.model_fields) - {"ref"}))
         order = ExecOrder(
             id=item.id,
             container_id=record.id,

@@ -32,6 +32,7 @@ from shared.state.statements import Prepared
 # What docker builder prune knows, but for "shared" and "private", which tell records of one layer apart: a step here
 # has the whole image to itself. Labels are those of the step's image; Docker's own records go whatever is asked.
 FILTERS = ("until", "unused-for", "id", "type", "parent", "description", "inuse", "label", "label!")
+UNSUPPORTED = ("shared", "private", "mutable", "immutable")
 
 _children = tables.images.alias("children")
 _unused_steps = Prepared(
@@ -193,8 +194,10 @@ def _only_used(filters: dict[str, list[str]]) -> bool:
 def _until(filters: dict[str, list[str]]) -> float:
     """Seconds since the epoch before which something must have been used last."""
     for name, given in filters.items():
-        if name not in FILTERS:
+        if name in UNSUPPORTED:
             raise Unsupported(f"build cache filter {name} is not supported", field=f"filters.{name}")
+        if name not in FILTERS:
+            raise InvalidArgument(f"failed to prune build cache: invalid filter '{name}'", field=f"filters.{name}")
         if len(given) > 1 and name not in ("label", "label!"):
             raise InvalidArgument(f"filters expect only one value for {name}", field=f"filters.{name}")
     if "until" in filters and "unused-for" in filters:
