@@ -28,6 +28,8 @@ DOCKER_SCHEMA1 = (
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 )
 EMPTY_CONFIG = "application/vnd.oci.empty.v1+json"
+# What registries and old clients have called an image's configuration.
+IMAGE_CONFIGS = (OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", "application/json", "text/html", "")
 
 MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 INDEXES = (OCI_INDEX, DOCKER_INDEX)
@@ -254,6 +256,30 @@ def descriptor_platform(descriptor: Descriptor) -> Platform | None:
     if not stated:
         return None
     return Platform(str(stated.get("os", "")), str(stated.get("architecture", "")), str(stated.get("variant") or ""))
+
+
+def is_elsewhere(media_type: str) -> bool:
+    """Whether a layer need not be where its manifest is: Docker's ``foreign``, OCI's ``nondistributable``."""
+    return "foreign" in media_type or "nondistributable" in media_type
+
+
+def check_image(manifest: Manifest) -> None:
+    """Raises InvalidArgument for what is stored as images are and is none: charts, signatures, policies."""
+    config = manifest.config.media_type
+    if config not in IMAGE_CONFIGS or (manifest.artifact_type and config == EMPTY_CONFIG):
+        kind = manifest.artifact_type or config
+        raise InvalidArgument(f'unsupported media type "{kind}": it is an artifact and no image', mediaType=kind)
+
+
+def nested(index: Index, wanted: Platform | None) -> list[Descriptor]:
+    """The indexes in an index that may have an image for a platform."""
+    platform = wanted or own_platform()
+    return [
+        item
+        for item in index.manifests
+        if item.media_type in INDEXES
+        and ((stated := descriptor_platform(item)) is None or not stated.os or stated.matches(platform))
+    ]
 
 
 def is_attestation(item: Descriptor) -> bool:

@@ -18,11 +18,15 @@ from services.image.catalog.manifests import (
     MAX_CONFIG_BYTES,
     Descriptor,
     ImageConfig,
+    Index,
     Manifest,
     build_manifest,
     chain_ids,
+    check_image,
     choose,
     digest_of,
+    is_elsewhere,
+    nested,
     parse,
 )
 from services.image.progress import Progress, reported, unless_gone
@@ -42,7 +46,8 @@ from shared.layers.store import StagedLayer
 
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.5
-FOREIGN = "foreign"
+# How many indexes may lie in each other.
+MOST_NESTED = 4
 
 
 class Puller:
@@ -205,16 +210,32 @@ class _Fetch:
         """The manifest for the platform with its bytes, and those of the index that it was chosen from."""
         parsed = parse(fetched.data, fetched.media_type)
         if isinstance(parsed, Manifest):
+            check_image(parsed)
             return parsed, fetched.data, []
-        extra = [fetched.data]
-        for _ in range(3):  # indexes may hold indexes
-            descriptor = choose(parsed, platform or own_platform())
+        found = await self._in_index(parsed, platform, [fetched.data])
+        if found is None:
+            raise NotFound(f"no matching manifest for {platform or own_platform()} in the manifest list entries")
+        check_image(found[0])
+        return found
+
+    async def _in_index(
+        self, index: Index, platform: Platform | None, above: list[bytes]
+    ) -> tuple[Manifest, bytes, list[bytes]] | None:
+        """An index's own image for the platform, or else the first in the indexes that it holds."""
+        try:
+            inside = [choose(index, platform)]
+        except NotFound:
+            inside = nested(index, platform)
+        for descriptor in inside:
             inner = await self._repository.manifest(descriptor.digest)
             found = parse(inner.data, inner.media_type)
             if isinstance(found, Manifest):
-                return found, inner.data, extra
-            parsed, extra = found, [*extra, inner.data]
-        raise InvalidArgument("invalid manifest: indexes are nested too deeply")
+                return found, inner.data, above
+            if len(above) == MOST_NESTED:
+                raise InvalidArgument("invalid manifest: indexes are nested too deeply")
+            if (deeper := await self._in_index(found, platform, [*above, inner.data])) is not None:
+                return deeper
+        return None
 
     async def _config(self, descriptor: Descriptor) -> bytes:
         if await self._lease.keep_blob(descriptor.digest):
@@ -280,14 +301,18 @@ class _Fetch:
     async def _fetched(self, descriptor: Descriptor) -> TakenLayer | None:
         """A layer's blob and files; None when the store has the blob already."""
         item = _short(descriptor.digest)
-        if FOREIGN in descriptor.media_type:
-            raise InvalidArgument(f"layer {descriptor.digest} is distributed elsewhere, which is not supported")
         if await self._lease.keep_blob(descriptor.digest):
             await self._progress.status("Download complete", item)
             return None
         async with self._at_once:
             download = _Download(self._depot, self._repository, descriptor, self._progress)
-            taken = await download.run()
+            try:
+                taken = await download.run()
+            except NotFound as error:
+                if not is_elsewhere(descriptor.media_type):
+                    raise
+                text = f"layer {descriptor.digest} is distributed elsewhere, which is not supported"
+                raise InvalidArgument(text) from error
         await self._lease.keep(taken.blob)
         return taken
 

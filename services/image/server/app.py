@@ -219,7 +219,7 @@ class Registry:
                     raise InvalidArgument(f"manifest {item.digest} unknown", registry_code="MANIFEST_BLOB_UNKNOWN")
             return
         for item in (parsed.config, *parsed.layers):
-            if "foreign" not in item.media_type and not await self._repositories.has_blob(name, item.digest):
+            if not manifests.is_elsewhere(item.media_type) and not await self._repositories.has_blob(name, item.digest):
                 raise InvalidArgument(f"blob {item.digest} unknown to registry", registry_code="MANIFEST_BLOB_UNKNOWN")
 
     async def _delete_manifest(self, request: Request, name: str, reference: str) -> Response:

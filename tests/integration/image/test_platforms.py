@@ -10,9 +10,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from services.image.catalog.manifests import OCI_INDEX
+from services.image.catalog.manifests import OCI_INDEX, digest_of
 from shared.contracts import images as contracts
 from shared.contracts.containers import ImageUser
 from shared.errors import Conflict, DavitError, InvalidArgument, NotFound
@@ -185,3 +186,58 @@ async def test_skopeo_takes_a_platform_of_a_saved_index(
     manifest = json.loads((tmp_path / "one/manifest.json").read_text())
     assert manifest["config"]["digest"] == arm64
     await skopeo("copy", "--all", f"oci:{layout}", f"oci:{tmp_path}/all:1")
+
+
+async def test_an_index_in_an_index(images: Images, registry: DockerRegistry) -> None:
+    """Such as two builds' indexes under one name: the first that has the platform is taken."""
+    name, _ = await multi_platform(images, registry)
+    async with httpx.AsyncClient(base_url=f"http://{registry.domain}") as client:
+        data = (await client.get("/v2/app/manifests/multi", headers={"Accept": OCI_INDEX})).content
+        empty = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
+        inside = []
+        for index in (empty, data):
+            put = await client.put(
+                f"/v2/app/manifests/{digest_of(index)}", content=index, headers={"Content-Type": OCI_INDEX}
+            )
+            assert put.status_code == 201
+            inside.append({"mediaType": OCI_INDEX, "digest": digest_of(index), "size": len(index)})
+        outer = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": inside}).encode()
+        put = await client.put("/v2/app/manifests/outer", content=outer, headers={"Content-Type": OCI_INDEX})
+        assert put.status_code == 201
+    outer_name = name.replace(":multi", ":outer")
+    told = texts(await images.pull(outer_name, platform="linux/arm64"))
+    assert told[-2] == f"Digest: {digest_of(outer)}"
+    assert (await images.inspect(outer_name)).architecture == "arm64"
+    with pytest.raises(DavitError, match="no matching manifest for linux/s390x"):
+        await images.pull(outer_name, platform="linux/s390x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [
+        ("application/vnd.cncf.helm.config.v1+json", {}),
+        ("application/vnd.oci.empty.v1+json", {"artifactType": "application/vnd.example.sbom"}),
+    ],
+)
+async def test_an_artifact_is_no_image(
+    images: Images, registry: DockerRegistry, kind: str, extra: dict[str, str]
+) -> None:
+    config = b"{}"
+    async with httpx.AsyncClient(base_url=f"http://{registry.domain}") as client:
+        begun = await client.post("/v2/chart/blobs/uploads/")
+        sent = await client.put(f"{begun.headers['location']}&digest={digest_of(config)}", content=config)
+        assert sent.status_code == 201
+        manifest = {
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": [],
+            "config": {"mediaType": kind, "digest": digest_of(config), "size": len(config)}, **extra,
+        }  # fmt: skip
+        put = await client.put(
+            "/v2/chart/manifests/1",
+            content=json.dumps(manifest).encode(),
+            headers={"Content-Type": str(manifest["mediaType"])},
+        )
+        assert put.status_code == 201
+    named = extra.get("artifactType", kind).replace("+", r"\+")
+    with pytest.raises(DavitError, match=f'unsupported media type "{named}": it is an artifact and no image'):
+        await images.pull(f"{registry.domain}/chart:1")
+    assert await images.list(all=True) == []

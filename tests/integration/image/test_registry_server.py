@@ -355,6 +355,14 @@ async def test_the_store_is_a_registry(own_nats: NatsServer, tmp_path: Path) -> 
         missing_blob = manifest.replace(digest.encode(), b"sha256:" + b"0" * 64)
         answer = await client.put("/v2/a/b/manifests/4", content=missing_blob, headers=kind)
         assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, "MANIFEST_BLOB_UNKNOWN")
+        for kind_of_layer in (
+            "oci.image.layer.nondistributable.v1.tar+gzip",
+            "docker.image.rootfs.foreign.diff.tar.gzip",
+        ):
+            layer = {"mediaType": f"application/vnd.{kind_of_layer}", "digest": "sha256:" + "0" * 64, "size": 1}
+            elsewhere = json.dumps({**json.loads(manifest), "layers": [layer]}).encode()
+            assert (await client.put("/v2/a/b/manifests/5", content=elsewhere, headers=kind)).status_code == 201
+        assert (await client.delete("/v2/a/b/manifests/5")).status_code == 202
         assert (await client.delete("/v2/a/b/manifests/3")).status_code == 202
         assert (await client.get("/v2/a/b/manifests/3")).json()["errors"][0]["code"] == "MANIFEST_UNKNOWN"
         assert (await client.delete(f"/v2/a/b/manifests/{digest_of(manifest)}")).status_code == 202
