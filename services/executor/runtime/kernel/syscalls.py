@@ -1,7 +1,7 @@
 """Names and numbers of system calls, by architecture.
 
 Each table is text in runs of consecutive numbers, "first: name name …", unpacked when it is first asked for: a filter
-is compiled rarely, and then for one to three architectures.
+is compiled rarely, and then for one to three architectures. `deploy/syscalls.py` makes them from a kernel's source.
 
 Source: linux/include/uapi/asm-generic/unistd.h, arch/{x86,arm}/…/syscall*.tbl, up to Linux 6.17.
 """
