@@ -8,7 +8,7 @@ QUICKSTART_PACKAGES=(busybox-static)
 # What the tests talk to and compare with: the reference engine, its runtime, registries, real servers.
 TEST_PACKAGES=(
   busybox-static debootstrap nftables iptables
-  docker.io containerd runc docker-registry skopeo
+  docker.io containerd runc docker-registry skopeo podman conmon
   postgresql redis-server redis-tools nginx-light
   gcc libc6-dev util-linux curl systemd uidmap
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.lab import leftovers
 SETTLE_S = 10.0
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """Skip for want of something; fail in continuous integration, which is to have everything."""
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing")

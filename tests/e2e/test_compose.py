@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import missing
 from tests.lab.engine import Engine
 
 pytestmark = pytest.mark.root
@@ -74,7 +75,7 @@ class Project:
 @pytest.fixture
 def project(engine: Engine, tmp_path: Path) -> Iterator[Project]:
     if not COMPOSE.is_file():
-        pytest.skip("docker-compose is missing")
+        missing("docker-compose")
     one = Project(engine, tmp_path)
     yield one
     one("down", "-v", "--remove-orphans", "-t", "0")

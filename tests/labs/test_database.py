@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from lab.nodes.postgres import binaries
+from tests.conftest import missing
 from tests.lab.engine import eventually
 from tests.lab.labs import TestLab, require_root
 
@@ -16,7 +17,7 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 def test_what_one_manager_does_the_other_knows() -> None:
     require_root()
     if binaries() is None or shutil.which("docker") is None:
-        pytest.skip("postgres is not installed")
+        missing("Postgres")
     with TestLab("database: postgres\nnodes: {m1: {role: manager}, m2: {role: manager}}\n") as lab:
         lab.import_busybox()
         lab.docker("create", "--name", "seen", "--pull", "never", "busybox", node="m2")

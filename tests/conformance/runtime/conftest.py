@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import missing
+
 BUSYBOX = Path("/bin/busybox")
 ROOT = Path(__file__).resolve().parents[3]
 APPLETS = (
@@ -256,9 +258,9 @@ OURS = (
 @pytest.fixture(params=["davit-runc", "runc"])
 def oci(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Runtime]:
     if os.geteuid() != 0:
-        pytest.skip("containers need root")
+        missing("root")
     if not BUSYBOX.exists():
-        pytest.skip("busybox-static is not installed")
+        missing("busybox-static")
     command = commands()[request.param]
     if command is None:
         pytest.skip(f"{request.param} is not installed")

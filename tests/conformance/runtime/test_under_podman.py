@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.runtime.conftest import commands, eventually
+from tests.conftest import missing
 from tests.lab.engine import busybox_tar
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -33,7 +34,7 @@ class Podman:
         self.base = base
         podman, conmon = shutil.which("podman"), shutil.which("conmon")
         if podman is None or conmon is None:
-            pytest.skip("podman is not installed")
+            missing("podman or conmon")
         (base / "containers.conf").write_text(SETTINGS)
         (base / "policy.json").write_text(NOTHING)
         self._command = [
@@ -64,7 +65,7 @@ class Podman:
 @pytest.fixture(scope="module", params=["davit-runc", "runc"])
 def podman(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     if os.geteuid() != 0:
-        pytest.skip("containers need root")
+        missing("root")
     command = commands()[request.param]
     if command is None:
         pytest.skip(f"{request.param} is not installed")

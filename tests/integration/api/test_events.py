@@ -23,6 +23,7 @@ from shared.bus import streams
 from shared.bus.client import Bus
 from shared.events import stream
 from shared.events.record import HEADER_SEQUENCE, HEADER_SERVICE, DomainEvent
+from tests.conftest import missing
 
 NATS = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
 
@@ -67,7 +68,7 @@ class Nats:
 @pytest.fixture
 async def nats(tmp_path: Path) -> AsyncIterator[Nats]:
     if NATS is None:
-        pytest.skip("needs nats-server")
+        missing("nats-server")
     server = Nats(tmp_path / "js")
     server.start()
     yield server

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from tests.conftest import missing
 from tests.integration.control.world import World
 from tests.lab.postgres import BINARIES, Postgres
 
@@ -29,7 +30,7 @@ def _free_port() -> int:
 def nats_url() -> Iterator[str]:
     binary = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
     if binary is None:
-        pytest.skip("nats-server is not installed")
+        missing("nats-server")
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="davit-control-") as store:
         process = subprocess.Popen(
@@ -50,7 +51,7 @@ def nats_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     if not BINARIES:
-        pytest.skip("Postgres is not installed")
+        missing("Postgres")
     server = Postgres()
     server.port = _free_port()
     with server:

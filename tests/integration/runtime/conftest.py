@@ -19,6 +19,7 @@ import pytest_asyncio
 from services.executor.agent.shims.zygote import LaunchResult, Zygote
 from services.executor.runtime import cgroups
 from services.executor.runtime.commands.info import example
+from tests.conftest import missing
 
 ROOT = Path(__file__).resolve().parents[3]
 BUSYBOX = "/usr/bin/busybox"
@@ -29,9 +30,9 @@ _numbers = itertools.count()
 def rootfs() -> Iterator[Path]:
     """A directory with busybox in it. Shared: tests that write get an overlay or a copy."""
     if os.geteuid() != 0:
-        pytest.skip("containers need root")
+        missing("root")
     if not os.path.exists(BUSYBOX):
-        pytest.skip("needs a static busybox (busybox-static)")
+        missing("busybox-static")
     directory = Path(tempfile.mkdtemp(prefix="davit-rootfs-", dir="/var/tmp"))
     for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "home"):
         (directory / name).mkdir()

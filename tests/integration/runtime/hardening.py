@@ -7,20 +7,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from services.executor.runtime.seccomp import default as seccomp_default
 from services.executor.runtime.seccomp.profile import resolve_profile
 from services.executor.runtime.spec import defaults
 from tests.conformance.runtime.conftest import BUSYBOX, Bundle, Runtime, commands
+from tests.conftest import missing
 
 
 def ours(directory: Path) -> Runtime:
     """davit-runc with its root in `directory`; skips without root or busybox."""
     if os.geteuid() != 0:
-        pytest.skip("containers need root")
+        missing("root")
     if not BUSYBOX.exists():
-        pytest.skip("busybox-static is not installed")
+        missing("busybox-static")
     command = commands()["davit-runc"]
     assert command is not None
     return Runtime("davit-runc", command, directory)
@@ -45,7 +44,7 @@ def build(source: str, target: Path) -> Path:
     """A static program from C; skips without a compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        pytest.skip("there is no C compiler")
+        missing("a C compiler")
     code = target.with_suffix(".c")
     code.write_text(source)
     subprocess.run([compiler, "-static", "-O1", "-w", "-o", str(target), str(code)], check=True)

@@ -15,6 +15,7 @@ from services.executor.runtime import cgroups
 from services.executor.runtime.errors import CommandFailure, InvalidSpec, RuntimeFailure, UserFailure, WrongState
 from services.executor.runtime.shim import exitrecord
 from services.executor.runtime.state import is_zombie
+from tests.conftest import missing
 from tests.integration.runtime.conftest import Lab, logged, spec_of
 
 pytestmark = pytest.mark.root
@@ -290,7 +291,7 @@ async def test_log_rotation(lab: Lab) -> None:
 
 async def test_init_reaps(lab: Lab) -> None:
     if not os.path.exists("/usr/bin/tini-static"):
-        pytest.skip("needs tini")
+        missing("tini")
     assert (await lab.output("ps", init=True)).splitlines()[1].split(None, 2)[2] == "/sbin/docker-init -- ps"
 
 

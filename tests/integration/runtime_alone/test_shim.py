@@ -26,6 +26,7 @@ from services.executor.runtime.launch import zygote
 from services.executor.runtime.shim import exitrecord, frames, shim
 from services.executor.runtime.spec import defaults
 from services.executor.runtime.steps import rootfs
+from tests.conftest import missing
 
 BUSYBOX = Path("/bin/busybox")
 RUNC = os.environ.get("DAVIT_TEST_RUNC") or shutil.which("runc", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
@@ -189,11 +190,11 @@ class Place:
 @pytest.fixture(params=["davit", "runc"])
 def place(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Place]:
     if os.geteuid() != 0:
-        pytest.skip("containers need root")
+        missing("root")
     if not BUSYBOX.exists():
-        pytest.skip("busybox-static is not installed")
+        missing("busybox-static")
     if request.param == "runc" and RUNC is None:
-        pytest.skip("runc is not installed")
+        missing("runc")
     made = Place(tmp_path, request.param)
     yield made
     made.cgroup.kill()

@@ -14,6 +14,7 @@ import pytest
 
 from services.executor.runtime.cgroups import detect
 from services.executor.runtime.errors import RuntimeFailure
+from tests.conftest import missing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ PARENT = f"/davit-test-{os.getpid()}"
 def backend() -> Iterator[CgroupBackend]:
     """The machine's own; nothing of ours is left in it afterwards."""
     if os.geteuid() != 0:
-        pytest.skip("control groups need root")
+        missing("root")
     try:
         found = detect()
     except RuntimeFailure as failure:

@@ -15,6 +15,7 @@ from shared.events.record import DomainEvent
 from shared.state.database import Database
 from shared.state.reserve import spend
 from shared.state.statements import Prepared
+from tests.conftest import missing
 
 pytestmark = pytest.mark.root
 
@@ -29,7 +30,7 @@ ADD = Prepared(sa.text("INSERT INTO filled VALUES (:text)"))
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own."""
     if os.geteuid() != 0:
-        pytest.skip("needs root to mount a file system")
+        missing("root")
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "davit-test", tmp_path], check=True)
     try:
         yield tmp_path

@@ -16,6 +16,7 @@ from shared.bus.health import SERVICES
 from shared.config import EngineConfig
 from shared.contracts.builds import socket_path
 from supervisor.nats import find_binary
+from tests.conftest import missing
 
 ROOT = Path(__file__).parents[3]
 UNITS = ROOT / "deploy" / "systemd"
@@ -91,7 +92,7 @@ def test_the_image_has_the_packages_that_an_installation_has() -> None:
 def test_compose_understands_the_development_file() -> None:
     program = Path(sys.executable).with_name("docker-compose")
     if not program.exists():
-        pytest.skip("docker-compose is not installed")
+        missing("docker-compose")
     result = subprocess.run(
         [program, "-f", ROOT / "docker-compose.dev.yml", "config", "-q"],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.executor.runtime.kernel import syscalls
+from tests.conftest import missing
 
 HEADERS = Path("/usr/include/x86_64-linux-gnu/asm")
 
@@ -16,7 +17,7 @@ HEADERS = Path("/usr/include/x86_64-linux-gnu/asm")
 def test_every_call_of_the_headers_is_in_the_table(architecture: str, header: str) -> None:
     path = HEADERS / f"unistd_{header}.h"
     if not path.exists():
-        pytest.skip("linux-libc-dev is not installed")
+        missing("linux-libc-dev")
     pattern = re.compile(r"#define __NR_(\w+)\s+\(?(?:__X32_SYSCALL_BIT \+ )?(\d+)")
     found = {name: int(number) for name, number in pattern.findall(path.read_text())}
     table = syscalls.numbers(architecture)
