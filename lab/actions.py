@@ -105,3 +105,31 @@ def begin_faults(places: Places, *, again: bool) -> None:
         stop(lab)
         if again:
             keep(lab)
+
+
+def save(places: Places, file: Path) -> int:
+    """Write a lab to a file; its size in bytes."""
+    from lab.saving import save as write
+
+    with locked(places):
+        return write(Lab(places), file)
+
+
+def load(root: Path, name: str | None, file: Path) -> Iterator[str]:
+    """Make a lab of a file again, and start it; lines to tell the user."""
+    from lab import saving
+
+    places = Places(root, name or saving.name_in(file))
+    if places.record.exists():
+        raise Conflict(f"lab {places.lab} is there already: davit lab down first, or --lab with another name")
+    with locked(places):
+        try:
+            lab, running = saving.unpack(places, file)
+            lab.up()
+            problems = saving.start_containers(lab, running)
+            keep(lab)
+        except BaseException:
+            tear_down(places)
+            raise
+    yield f"lab {places.lab} is ready: {', '.join(lab.topology.nodes)}"
+    yield from (f"not started: {problem}" for problem in problems)

@@ -47,6 +47,28 @@ def apply(chosen: Chosen, file: Path) -> None:
         click.echo(line)
 
 
+@subcommand("save", "save demo.lab")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@chosen_lab
+def save(chosen: Chosen, file: Path) -> None:
+    """Write the lab, with all data of its nodes at one moment, to a FILE."""
+    from lab.actions import save as write
+
+    size = write(chosen.lab().places, file.absolute())
+    click.echo(f"{file}: {size / 1e6:.1f} MB")
+
+
+@subcommand("load", "load demo.lab", "--lab copy load demo.lab")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@chosen_lab
+def load(chosen: Chosen, file: Path) -> None:
+    """Make a lab of a FILE that `save` wrote, and start it, with the containers that ran."""
+    from lab.actions import load as read
+
+    for line in read(chosen.root, chosen.name, file):
+        click.echo(line)
+
+
 @subcommand("down", "down")
 @chosen_lab
 def down(chosen: Chosen) -> None:

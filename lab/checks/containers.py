@@ -9,7 +9,7 @@ from typing import Any
 from lab.checks.view import Container, View
 from shared.kernel.nftables import Nftables
 
-_TABLE = "davit"
+_TABLE = "davit"  # and more behind it, when the engine is not the only one of its machine
 _STILL = ("created", "exited", "dead")
 
 
@@ -72,23 +72,26 @@ def _addresses(view: View, container: Container) -> Iterator[str]:
 
 
 def _translations(view: View, node: str) -> set[tuple[str, int]]:
-    """Protocol and port of each translation that a node's firewall has."""
+    """Protocol and port of each translation that the engine's firewall on a node has."""
     with view.lab.namespaces.inside(node):
         nftables = Nftables()
         try:
-            listed: dict[str, Any] = json.loads(nftables.run(f"list table inet {_TABLE}"))
-        except OSError:
-            return set()  # the engine makes its table with its first network
+            tables = _listed(nftables, "tables inet", "table")
+            names = [table["name"] for table in tables if table["name"].startswith(_TABLE)]
+            maps = [one for name in names for one in _listed(nftables, f"table inet {name}", "map")]
         finally:
             nftables.close()
     found = set()
-    for entry in listed["nftables"]:
-        table = entry.get("map", {})
-        if table.get("name", "").startswith("publish"):
-            for key, _ in table.get("elem", ()):
-                *_, protocol, port = key["concat"]
-                found.add((_PROTOCOLS.get(protocol, str(protocol)), int(port)))
+    for one in maps:
+        for key, _ in one.get("elem", ()) if one["name"].startswith("publish") else ():
+            *_, protocol, port = key["concat"]
+            found.add((_PROTOCOLS.get(protocol, str(protocol)), int(port)))
     return found
+
+
+def _listed(nftables: Nftables, what: str, kind: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, dict[str, Any]]] = json.loads(nftables.run(f"list {what}"))["nftables"]
+    return [entry[kind] for entry in entries if kind in entry]
 
 
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}

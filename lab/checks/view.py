@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 from lab.lab import Lab
 from lab.record import ON
+
+_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass
@@ -73,14 +77,16 @@ class View:
         return {node: self._of(node) for node in self.engines}
 
     def _of(self, node: str) -> dict[str, set[int]]:
+        """By the names of the node's control groups, wherever the engine has them."""
         found: dict[str, set[int]] = {}
-        cgroup = self.lab.cgroup(node).child("davit")
+        cgroup = self.lab.cgroup(node)
         for directory in cgroup.directories:
-            for child in directory.iterdir() if directory.is_dir() else ():
-                if child.is_dir():
-                    pids = cgroup.child(child.name).pids()
+            for group, _, _ in os.walk(directory):
+                name = os.path.basename(group)
+                if _ID.fullmatch(name):
+                    pids = cgroup.child(os.path.relpath(group, directory)).pids()
                     if pids:
-                        found[child.name] = pids
+                        found[name] = pids
         return found
 
     def on_disk(self, node: str) -> set[str]:

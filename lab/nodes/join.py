@@ -54,8 +54,16 @@ class Cluster:
         managers = self._topology.managers()
         return managers[0] if managers else ""
 
-    def start_of(self, node: str, directory: Path) -> EngineStart:
-        """What to start a node's engine with. Raises InvalidArgument when it has no way to a manager."""
+    def start_of(self, node: str, directory: Path, data: str) -> EngineStart:
+        """What to start a node's engine with.
+
+        Args:
+            directory: Where its files will be.
+            data: Its data root.
+
+        Raises:
+            InvalidArgument: It has no way to a manager.
+        """
         from supervisor.nats import ENVIRONMENT, find_binary
 
         role = self._topology.nodes[node].role
@@ -67,7 +75,7 @@ class Cluster:
         files: dict[str, str] = {}
         beside: list[Daemon] = []
         if node == self._first:
-            files |= {"nats.conf": self._bus_configuration(directory), "registry-users": ""}
+            files |= {"nats.conf": self._bus_configuration(data), "registry-users": ""}
             beside.append(Daemon([str(find_binary()), "-c", str(directory / "nats.conf")], ENVIRONMENT))
             # By name: each node's /etc/hosts has the address that it reaches the manager under.
             daemon = {"registry-listen": f"0.0.0.0:{REGISTRY_PORT}", "registry-advertise": f"{node}:{REGISTRY_PORT}",
@@ -80,8 +88,8 @@ class Cluster:
             arguments += ["--database", self._database_url(node)]
         return EngineStart(arguments, daemon, files, beside)
 
-    def _bus_configuration(self, directory: Path) -> str:
-        store = json.dumps(str(directory.parent / "data" / "bus"))
+    def _bus_configuration(self, data: str) -> str:
+        store = json.dumps(f"{data}/bus")
         return (
             f'listen: "0.0.0.0:{BUS_PORT}"\n'
             f"jetstream {{ store_dir: {store}, sync_interval: always }}\n"

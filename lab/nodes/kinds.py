@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from lab.lab import Lab
 
 RUN_DIR = "/run/davit"
-# Postgres does not run as root, and not everybody may enter the directories above the lab's.
-_DATABASE_DIR = "/run/database"
+# Where a node has its data: the same in every lab, since records have paths in them, and labs can be saved; and below
+# no directory that Postgres, which does not run as root, may not enter.
+DATA_DIR = "/run/davit-data"
 # The engine of plain containers; no node can have the name.
 HOST = ".host"
 
@@ -50,7 +51,7 @@ def write_files(lab: Lab, name: str) -> EngineStart:
     """Write what the machine finds in its directory for configuration; what its engine is started with."""
     etc = lab.places.node(name) / "etc"
     own = name in lab.topology.nodes
-    start = lab.cluster.start_of(name, etc) if own else EngineStart(["--node", name.strip(".")], {})
+    start = lab.cluster.start_of(name, etc, DATA_DIR) if own else EngineStart(["--node", name.strip(".")], {})
     for file, text in (start.files | {"daemon.json": json.dumps(start.daemon_json)}).items():
         (etc / file).write_text(text)
     write_hosts(lab, name)
@@ -65,9 +66,8 @@ def write_hosts(lab: Lab, name: str) -> None:
 
 
 def up_command(lab: Lab, name: str, start: EngineStart) -> list[str]:
-    directory = lab.places.node(name)
-    where = ["--data-root", str(directory / "data"), "--run-dir", RUN_DIR]
-    where += ["--config-file", str(directory / "etc" / "daemon.json")]
+    where = ["--data-root", DATA_DIR, "--run-dir", RUN_DIR]
+    where += ["--config-file", str(lab.places.node(name) / "etc" / "daemon.json")]
     return [sys.executable, "-P", "-m", "cli", "up", "--detach", *where, *start.arguments]
 
 
@@ -79,13 +79,11 @@ def _database_command(lab: Lab) -> list[str]:
     secret = lab.places.node(DATABASE_NODE) / "data" / "password"
     secret.touch(mode=0o600)
     secret.write_text(lab.record.secret)
-    return [sys.executable, "-P", "-m", "lab.nodes.postgres", _DATABASE_DIR, f"{_DATABASE_DIR}/{secret.name}"]
+    return [sys.executable, "-P", "-m", "lab.nodes.postgres", DATA_DIR, f"{DATA_DIR}/{secret.name}"]
 
 
 def _directories(lab: Lab, name: str) -> dict[str, Path]:
     """What has a place of its own in the node; /run is new there, and hides a lab that is below it."""
     base = lab.places.base
-    shown = {RUN_DIR: lab.places.node(name) / "run"}
-    if name == DATABASE_NODE:
-        shown[_DATABASE_DIR] = lab.places.node(name) / "data"
+    shown = {RUN_DIR: lab.places.node(name) / "run", DATA_DIR: lab.places.node(name) / "data"}
     return ({str(base): base} if base.is_relative_to("/run") else {}) | shown
