@@ -81,7 +81,8 @@ class Config:
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.arguments: list[str] = []
-        self.log: str = values["log"]
+        # the caller's directory is not ours for long
+        self.log: str = os.path.abspath(values["log"]) if values["log"] else ""
         self.log_format: str = values["log_format"]
         if self.log_format not in {"text", "json"}:
             self.log_format = "text"

@@ -19,6 +19,7 @@ from tests.integration.network.lab import Lab, attachment, inside, network
 pytestmark = pytest.mark.root
 
 OUTSIDE = "203.0.113.9"
+MX, TXT, HTTPS = 15, 16, 65
 
 
 def question(name: str, kind: int) -> bytes:
@@ -128,6 +129,11 @@ async def test_names_of_the_network_and_the_world(lab: Lab, outside: list[str]) 
     assert await asyncio.to_thread(ask, client, "db", dnswire.AAAA) == (0, ["fd00:18::3"])
     assert await asyncio.to_thread(ask, client, "web", dnswire.AAAA) == (0, [])
     assert await asyncio.to_thread(ask, client, "db", stream=True) == (0, ["172.18.0.3"])
+    for kind in (MX, TXT, HTTPS):  # a name of ours has what we know of it, and nothing outside
+        assert await asyncio.to_thread(ask, client, "db", kind) == (0, [])
+        assert await asyncio.to_thread(ask, client, "db", kind, stream=True) == (0, [])
+    code, every = await asyncio.to_thread(ask, client, "db", dnswire.ANY)
+    assert (code, sorted(every)) == (0, ["172.18.0.3", "fd00:18::3"])
     code, both = await asyncio.to_thread(ask, client, "store")
     assert (code, sorted(both)) == (0, ["172.18.0.3", "172.18.0.4"])
     assert await asyncio.to_thread(ask, client, "3.0.18.172.in-addr.arpa", dnswire.PTR) == (0, ["db.net18"])

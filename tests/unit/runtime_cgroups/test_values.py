@@ -27,7 +27,7 @@ from services.executor.runtime.errors import InvalidSpec
         ({"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0}]}}, "blockIO.throttleReadBpsDevice[0].rate"),
         ({"devices": [{"access": "r"}]}, "devices[0].allow"),
         ({"devices": [{"allow": True, "type": "x"}]}, "devices[0].type"),
-        ({"devices": [{"allow": True, "access": "rx"}]}, "devices[0].access"),
+        ({"devices": [{"allow": True, "access": ""}]}, "devices[0].access"),
         ({"hugepageLimits": [{"pageSize": "../x", "limit": 1}]}, "hugepageLimits[0].pageSize"),
         ({"unified": {"../x": "1"}}, "unified"),
         ({"unified": {"cpu.weight": 1}}, "unified[cpu.weight]"),

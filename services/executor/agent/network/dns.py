@@ -27,7 +27,7 @@ from typing import Any
 
 from services.executor.agent.network import dnswire, namespace
 from services.executor.agent.network.dnsrecords import NameRecords
-from services.executor.agent.network.dnswire import AAAA, PTR, A, MalformedQuery, Query
+from services.executor.agent.network.dnswire import AAAA, ANY, PTR, A, MalformedQuery, Query
 from shared.kernel.nftables import Nftables
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 ADDRESS = "127.0.0.11"
 PORT = 53
 # Names move with their containers, so nobody may remember them for long.
+# Which of a name's two addresses answer a question.
+FAMILIES = {A: (0,), AAAA: (1,), ANY: (0, 1)}
 TTL_S = 5
 FORWARD_TIMEOUT_S = 4.0
 TCP_IDLE_S = 20.0
@@ -133,13 +135,12 @@ class DnsServer:
             address = dnswire.reverse_address(query.name)
             name = self._records.name_of(self.view.networks, address) if address else ""
             return dnswire.answer_name(query, name, TTL_S) if name else None
-        if query.kind not in (A, AAAA):
-            return None
         found = self._records.lookup(self.view.networks, self.view.links.get(query.name, query.name))
         if found is None:
             return None
-        family = 0 if query.kind == A else 1
-        addresses = [pair[family] for pair in found if pair[family]]
+        # A name of ours is nobody else's: where it has no record of a type (MX, HTTPS, …), the outside has none either.
+        families = FAMILIES.get(query.kind, ())
+        addresses = [pair[family] for pair in found for family in families if pair[family]]
         random.shuffle(addresses)
         return dnswire.answer_addresses(query, addresses, TTL_S)
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-A, PTR, AAAA = 1, 12, 28
+A, PTR, AAAA, ANY = 1, 12, 28, 255
 IN = 1
 NOERROR, FORMAT_ERROR, SERVER_FAILURE, NAME_ERROR = 0, 1, 2, 3
 QR, TC, RD, RA = 0x8000, 0x0200, 0x0100, 0x0080

@@ -82,7 +82,7 @@ class DeviceRules:
 
     def _add(self, rule: dict[str, Any], field: str) -> None:
         allow = rule["allow"]
-        access = frozenset(rule.get("access") or "rwm")
+        access = frozenset(rule.get("access") or "rwm") & frozenset(_ORDER)  # others mean nothing, as with runc
         kind = rule.get("type") or "a"
         if kind == "u":
             kind = "c"

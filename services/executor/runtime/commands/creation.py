@@ -71,6 +71,10 @@ class Creation:
         self.config = config
         self.options = options
         check_preserved(options["preserve_fds"])
+        # relative paths on the command line are the caller's
+        self.called_in = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if options["pid_file"]:
+            options["pid_file"] = os.path.abspath(options["pid_file"])
         bundle = os.path.abspath(options["bundle"])
         with kernel.reporting("chdir", bundle):
             os.chdir(bundle)
@@ -95,6 +99,9 @@ class Creation:
         from services.executor.runtime import cgroups
 
         asked, container_id = self.plan.linux.get("cgroupsPath"), self.plan.container_id
+        cpu = (self.plan.linux.get("resources") or {}).get("cpu") or {}
+        if not asked and cpu.get("realtimeRuntime"):
+            asked = f"/{container_id}"  # the parent of the others has no realtime to give
         if not self.config.systemd_cgroup:
             return cgroups.detect(), cgroups.cgroup_path(asked, container_id)
         from services.executor.runtime.cgroups import systemd
@@ -110,6 +117,7 @@ class Creation:
         from services.executor.runtime.steps import execstub
 
         if self.plan.linux.get("seccomp") or not execstub.suits(self.plan):
+            os.fchdir(self.called_in)  # where its arguments mean what they mean
             selfexe.protect(self.config.arguments)
         self.plan.process.stubbed = True
 
@@ -161,6 +169,12 @@ class Creation:
         Raises:
             RuntimeFailure: we may make none, and one is asked for.
         """
+        present = self.backend.open(self.cgroup_path)
+        found = len(present.pids()) if present.exists() else 0
+        if found:
+            self.config.warn(f"container's cgroup is not empty: {found} process(es) found")
+        if _is_frozen(present):  # what enters it would stop where nobody sees it
+            raise RuntimeFailure("container's cgroup unexpectedly frozen")
         try:
             return self.backend.create(self.cgroup_path, resources)
         except KernelFailure as failure:
@@ -229,6 +243,20 @@ class Creation:
             lifecycle.run_poststop(self.config, self.plan.hooks, self.plan.state("stopped", 0))
 
 
+def _is_frozen(group: Cgroup) -> bool:
+    """Whether a process that enters it would stop: it, or one above it, is frozen."""
+    if not group.exists():
+        return False
+    directory = group.paths.get("freezer")
+    if directory is None:
+        return group.frozen()
+    try:
+        with open(os.path.join(directory, "freezer.state"), "rb") as file:
+            return file.read().strip() != b"THAWED"
+    except OSError:  # other controllers have the group, this one does not
+        return False
+
+
 def _activated_fds(plan: ContainerPlan) -> int:
     """Descriptors of systemd's socket activation are passed on, with the variables that announce them."""
     count = os.environ.get("LISTEN_FDS", "")
@@ -273,6 +301,8 @@ def warn_of_capabilities(config: Any, plan: ProcessPlan) -> None:
     unknown = capabilities.unknown(plan.capabilities)
     if unknown:
         config.warn(f"ignoring unknown or unavailable capabilities: [{' '.join(unknown)}]")
+    for name in capabilities.not_ambient(plan.capabilities):
+        config.warn(f"can't raise ambient capability {name}: operation not permitted")
 
 
 def check_preserved(count: int) -> None:

@@ -335,11 +335,11 @@ class SchedulingAttributes(ctypes.Structure):
     ]
 
 
-def sched_setattr(attributes: SchedulingAttributes) -> None:
-    """sched_setattr(2) of the calling process."""
+def sched_setattr(attributes: SchedulingAttributes, pid: int = 0) -> None:
+    """sched_setattr(2); 0 is the calling process."""
     attributes.size = 48
     number = _number("sched_setattr")
-    call("sched_setattr", "", number, ctypes.c_int(0), ctypes.byref(attributes), ctypes.c_uint(0))
+    call("sched_setattr", "", number, ctypes.c_int(pid), ctypes.byref(attributes), ctypes.c_uint(0))
 
 
 def restore_signals() -> None:

@@ -132,6 +132,10 @@ class Launch:
         """The process in between has borne the real one, and ends."""
         os.waitpid(self.pid, 0)
         self.pid = int(message["pid"])
+        if message.get("scheduler"):
+            from services.executor.runtime.steps import scheduling
+
+            scheduling.apply_scheduler(message["scheduler"], self.pid)
         self.channel.send("go")
 
     def run_hooks(self, message: dict[str, Any]) -> None:

@@ -59,7 +59,9 @@ def launch_exec(
         settle(plan, theirs, streams, keep={pidfd, *doors, *range(3, 3 + preserve_fds)})
         enter_cgroup(doors)
         scheduling.set_affinity(plan.affinity[1])
-        scheduling.apply(plan.scheduler, plan.ioprio)
+        # A policy that a fork resets, or that cannot fork, is for the last process of all.
+        bears = "pid" in kinds
+        scheduling.apply(None if bears else plan.scheduler, plan.ioprio)
         _exec_child(plan, theirs, pidfd, kinds, preserve_fds)
 
     try:
@@ -100,7 +102,7 @@ def _exec_child(plan: ProcessPlan, channel: Channel, pidfd: int, kinds: set[str]
         if "pid" in kinds:
             pid = kernel.clone(kernel.CLONE_PARENT)
             if pid:
-                channel.send("stage", pid=pid)
+                channel.send("stage", pid=pid, scheduler=plan.scheduler)
                 os._exit(0)
             channel.expect("go")
         os.setsid()

@@ -87,6 +87,12 @@ def unknown(capabilities: dict[str, Any]) -> list[str]:
     return list(found)
 
 
+def not_ambient(capabilities: dict[str, Any]) -> list[str]:
+    """Names that are to be ambient, and cannot: they are not both permitted and inheritable (capabilities(7))."""
+    both = set(capabilities.get("permitted") or ()) & set(capabilities.get("inheritable") or ())
+    return [name for name in capabilities.get("ambient") or () if name in NUMBERS and name not in both]
+
+
 def validate(capabilities: dict[str, Any] | None) -> None:
     """Refuse sets that are none. Names that are not known are no reason (runtime-spec config.md "Linux Process").
 

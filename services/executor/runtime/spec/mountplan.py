@@ -31,12 +31,12 @@ class Mount:
 
     __slots__ = ("destination", "field", "kind", "mappings", "options", "source", "tree")
 
-    def __init__(self, field: str, entry: dict[str, Any], bundle: str) -> None:
+    def __init__(self, field: str, entry: dict[str, Any], bundle: str, root: str = "") -> None:
         destination = entry.get("destination")
         if not isinstance(destination, str) or not destination:
             raise InvalidSpec(f"{field}.destination", "is required")
         self.field = field
-        self.destination = os.path.normpath("/" + destination.lstrip("/"))
+        self.destination = _beneath(os.path.normpath("/" + destination.lstrip("/")), root)
         self.options = MountOptions(entry.get("options") or [])
         self.kind = str(entry.get("type") or "")
         if self.options.is_bind or self.kind in {"bind", "rbind"}:
@@ -68,6 +68,14 @@ class Mount:
         )
 
 
+def _beneath(destination: str, root: str) -> str:
+    """A destination; one that begins with the rootfs's own path on the host means what is below it, as with runc."""
+    if root not in ("", "/") and (destination == root or destination.startswith(root + "/")):
+        return destination[len(root) :] or "/"
+    return destination
+
+
 def plan(spec: dict[str, Any], bundle: str) -> list[Mount]:
     """The mounts in order. Relative bind sources are relative to the bundle."""
-    return [Mount(f"mounts[{i}]", entry, bundle) for i, entry in enumerate(spec.get("mounts") or [])]
+    root = os.path.normpath(os.path.join(bundle, str((spec.get("root") or {}).get("path") or "")))
+    return [Mount(f"mounts[{i}]", entry, bundle, root) for i, entry in enumerate(spec.get("mounts") or [])]

@@ -40,17 +40,20 @@ def run(
     hooks: dict[str, list[dict[str, Any]]],
     state: dict[str, Any],
     environment: dict[str, str] | None = None,
+    *,
+    directory: int | None = None,
 ) -> None:
     """Run all hooks of one kind, in order; the first that fails ends it.
 
     Args:
+        directory: descriptor of where they run; ours by default.
         environment: of a hook that says nothing of its own; ours by default, as with runc.
 
     Raises:
         HookFailure: it exited with another status than 0, could not be run, or took longer than its timeout.
     """
     for i, hook in enumerate(hooks.get(kind) or []):
-        _run_one(f"error running {kind} hook #{i}", hook, jsonlite.dumps(state).encode(), environment)
+        _run_one(f"error running {kind} hook #{i}", hook, jsonlite.dumps(state).encode(), environment, directory)
 
 
 def run_all(kind: str, hooks: dict[str, list[dict[str, Any]]], state: dict[str, Any]) -> list[HookFailure]:
@@ -67,12 +70,20 @@ def run_all(kind: str, hooks: dict[str, list[dict[str, Any]]], state: dict[str, 
     return failures
 
 
-def _run_one(what: str, hook: dict[str, Any], state: bytes, environment: dict[str, str] | None) -> None:
+def _run_one(
+    what: str,
+    hook: dict[str, Any],
+    state: bytes,
+    environment: dict[str, str] | None,
+    directory: int | None = None,
+) -> None:
     stdin_read, stdin_write = os.pipe2(os.O_CLOEXEC)
     out_read, out_write = os.pipe2(os.O_CLOEXEC)
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
+        if directory is not None:
+            os.fchdir(directory)
         own = hook.get("env")
         if own is not None:
             environment = dict(entry.split("=", 1) for entry in own if "=" in entry)

@@ -151,7 +151,8 @@ class Init:
             self.channel.send("hooks", hooks=outer, state=plan.state("creating", 0))
             self.channel.expect("hooked")
         if plan.hooks.get("createContainer"):
-            hooks.run("createContainer", plan.hooks, plan.state("creating", own_pid()), plan.process.environment())
+            state = plan.state("creating", own_pid())
+            hooks.run("createContainer", plan.hooks, state, plan.process.environment(), directory=self.root)
 
     def enter(self) -> None:
         """Change the root. The descriptor of the old one is closed on the way; nothing refers to the host from here."""

@@ -54,7 +54,7 @@ def plan(policy: dict[str, Any] | None) -> MemoryPolicy | None:
     Raises:
         InvalidSpec: names the part at fault.
     """
-    if not policy:
+    if policy is None:
         return None
     mode = policy.get("mode")
     if mode not in MODES:

@@ -65,12 +65,13 @@ def validate(scheduler: dict[str, Any] | None, ioprio: dict[str, Any] | None) ->
 def apply(scheduler: dict[str, Any] | None, ioprio: dict[str, Any] | None) -> None:
     """Set both for the calling process; inherited across execve."""
     if scheduler is not None:
-        _apply_scheduler(scheduler)
+        apply_scheduler(scheduler, 0)
     if ioprio is not None:
         kernel.ioprio_set(IO_CLASSES[ioprio["class"]] << 13 | int(ioprio.get("priority") or 0))
 
 
-def _apply_scheduler(scheduler: dict[str, Any]) -> None:
+def apply_scheduler(scheduler: dict[str, Any], pid: int) -> None:
+    """Set it for a process; 0 is the calling one."""
     attributes = kernel.SchedulingAttributes(
         policy=POLICIES[scheduler["policy"]],
         flags=sum({SCHEDULER_FLAGS[flag] for flag in scheduler.get("flags") or []}),
@@ -81,10 +82,10 @@ def _apply_scheduler(scheduler: dict[str, Any]) -> None:
         period=int(scheduler.get("period") or 0),
     )
     try:
-        kernel.sched_setattr(attributes)
+        kernel.sched_setattr(attributes, pid)
     except KernelFailure as failure:
         # sched_setattr(2): refused to a deadline policy whose process may not run on all of the machine's processors
-        if failure.errno == errno.EPERM and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
+        if failure.errno == errno.EPERM and len(os.sched_getaffinity(pid)) < (os.cpu_count() or 1):
             failure.message += ": process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)"
             failure.args = (failure.message,)
         raise
