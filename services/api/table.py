@@ -10,6 +10,9 @@ from collections.abc import Iterable
 
 from services.api.routing import EdgeRoute
 
+# Stands for the slash of a link's name while its path is matched.
+_LINK = "\x00"
+
 
 class Table:
     """Routes, in the order in which they are tried."""
@@ -31,6 +34,17 @@ class Table:
         for route in self._patterns.get((method, _segment(path)), ()):
             if match := route.path_regex.match(path):
                 return route, match.groupdict()
+        return self._find_linked(method, path)
+
+    def _find_linked(self, method: str, path: str) -> tuple[EdgeRoute, dict[str, str]] | None:
+        """A container may be named by a link, ``/containers/web/db/json``: the name is two segments then."""
+        parts = path.split("/", 4)
+        if len(parts) < 4 or parts[1] != "containers" or not parts[2] or not parts[3]:
+            return None
+        joined = "/".join(["", parts[1], f"{parts[2]}{_LINK}{parts[3]}", *parts[4:]])
+        for route in self._patterns.get((method, parts[1]), ()):
+            if match := route.path_regex.match(joined):
+                return route, {name: value.replace(_LINK, "/") for name, value in match.groupdict().items()}
         return None
 
 

@@ -224,7 +224,12 @@ class ListContainers(BaseModel):
 
 
 class ContainerSummary(BaseModel):
-    """A line of `docker ps`: the part of `Container` that lists show. created_unix: seconds."""
+    """A line of `docker ps`: the part of `Container` that lists show. created_unix: seconds.
+
+    Attributes:
+        links: Ids of the containers that it is linked to, by alias.
+        aliases: Names that others' links give it, ``/web/db``; made when it is read.
+    """
 
     id: str
     name: str
@@ -240,6 +245,8 @@ class ContainerSummary(BaseModel):
     mounts: list[MountPoint] = Field(default_factory=list)
     networks: dict[str, EndpointSettings] = Field(default_factory=dict)
     ports: PortMap = Field(default_factory=dict)
+    links: dict[str, str] = Field(default_factory=dict)
+    aliases: list[str] = Field(default_factory=list)
     size_rw_bytes: int | None = None
     size_root_fs_bytes: int | None = None
     stale: bool = False

@@ -118,11 +118,16 @@ def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
     return {name: item for name, item in value.items() if item or name in ("Type", "Target")}
 
 
+def _aliases(value: EndpointSettings, version: Version) -> list[str]:
+    """Before 1.45 also the short id and the host name: all names but the container's own."""
+    return value.dns_names[1:] if version < (1, 45) and value.dns_names else value.aliases
+
+
 def endpoint(value: EndpointSettings, version: Version) -> answers.Endpoint:
     result: answers.Endpoint = {
         "IPAMConfig": ipam(value.ipam_config) if value.ipam_config else None,
         "Links": value.links or None,
-        "Aliases": value.aliases or None,
+        "Aliases": _aliases(value, version) or None,
         "MacAddress": value.mac_address,
         "DriverOpts": value.driver_opts or None,
         "NetworkID": value.network_id,

@@ -133,7 +133,7 @@ def summary(value: ContainerSummary, version: Version) -> answers.ContainerSumma
         host_config["Annotations"] = value.annotations
     result: answers.ContainerSummary = {
         "Id": value.id,
-        "Names": ["/" + value.name.removeprefix("/")],
+        "Names": ["/" + value.name.removeprefix("/"), *value.aliases],
         "Image": value.image,
         "ImageID": value.image_id,
         "Command": value.command,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -42,6 +43,8 @@ class Record(BaseModel):
         holding: The network service may keep endpoints for it; not part of the document.
         start_key: The wish that led to the latest start, or attempt at one.
         start_failure: Why that attempt failed, as an error's wire form; None when it did not.
+        links: Ids of the containers that it is linked to on the default bridge, by alias.
+        link_env: What its environment tells of them at this start; not part of the document.
         kept_until_ns: An exit until then is the middle of a restart by the user, and removes nothing (``--rm``).
     """
 
@@ -64,6 +67,8 @@ class Record(BaseModel):
     start_key: str = ""
     start_failure: dict[str, Any] | None = None
     kept_until_ns: int = 0
+    links: dict[str, str] = Field(default_factory=dict)
+    link_env: list[str] = Field(default_factory=list, exclude=True)
 
     @property
     def id(self) -> str:
@@ -109,6 +114,8 @@ class Record(BaseModel):
         if joined is not None:
             self.attachments = joined.attachments
             self.container.networks = joined.settings
+            if self.links and "bridge" in joined.settings:  # these are the container's, not its endpoint's
+                joined.settings["bridge"].links = []
             self.container.ports = joined.ports
 
     def started(self, pid: int, started_ns: int) -> DomainEvent:
@@ -243,7 +250,7 @@ class Record(BaseModel):
         """What the node needs to run it."""
         container = self.container
         mode = container.host_config.network_mode
-        config = container.config.model_copy(update={"env": final_env(container.config, self.hostname)})
+        config = container.config.model_copy(update={"env": final_env(container.config, self.hostname, self.link_env)})
         return ContainerOrder(
             id=self.id,
             name=self.name,
@@ -285,19 +292,20 @@ class Record(BaseModel):
             annotations=container.host_config.annotations,
             mounts=container.mounts,
             networks=container.networks,
+            links=self.links,
             ports=container.ports | (exposed if container.state.running else {}),
         )
 
 
-def final_env(config: ContainerConfig, hostname: str) -> list[str]:
-    """What the process finds: PATH and HOSTNAME first, TERM with a terminal, then the configured ones."""
+def final_env(config: ContainerConfig, hostname: str, linked: Sequence[str] = ()) -> list[str]:
+    """What the process finds: PATH and HOSTNAME first, TERM with a terminal, links, then the configured ones."""
     names = {entry.partition("=")[0] for entry in config.env}
     base = [DEFAULT_PATH] if "PATH" not in names else []
     if "HOSTNAME" not in names:
         base.append(f"HOSTNAME={hostname}")
     if config.tty and "TERM" not in names:
         base.append("TERM=xterm")
-    return base + config.env
+    return base + [entry for entry in linked if entry.partition("=")[0] not in names] + config.env
 
 
 def _quoted(word: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from services.executor.control.domain import Record
 from shared.bus.client import Bus
 from shared.contracts import images, networks, node, volumes
+from shared.contracts.docker import EndpointSettings
 from shared.contracts.images import ImageRef, ResolvedImage
 from shared.contracts.networks import HostPort, Joined, JoinNetworks, LeaveNetworks, Left
 from shared.contracts.node import (
@@ -65,7 +66,7 @@ class Peers:
             container_name=record.name,
             hostname=record.hostname,
             node=record.node,
-            networks=record.requested_networks,
+            networks=_with_links(record),
             ports=host.port_bindings,
             exposed=[] if host.network_mode in ("host", "none") else list(config.exposed_ports),
             publish_all=host.publish_all_ports,
@@ -105,3 +106,14 @@ class Peers:
 
     async def remove(self, record: Record) -> None:
         await self.bus.request(node.REMOVE, RemoveOrder(id=record.id), node=record.node)
+
+
+def _with_links(record: Record) -> dict[str, EndpointSettings]:
+    """What is asked of each network; of the default bridge also lines of /etc/hosts for links."""
+    if not record.links:
+        return record.requested_networks
+    texts = [f"{target}:{alias}" for alias, target in record.links.items()]
+    return {
+        ref: settings.model_copy(update={"links": texts}) if ref in ("bridge", "default") else settings
+        for ref, settings in record.requested_networks.items()
+    }

@@ -14,6 +14,7 @@ from services.executor.control.creation.names import checked_name, generated_nam
 from services.executor.control.creation.subject import Subject
 from services.executor.control.creation.validate import check, warnings
 from services.executor.control.domain import Record
+from services.executor.control.life.links import DEFAULT_MODES, parse_link
 from services.executor.control.peers import Peers
 from services.executor.control.state import sql
 from services.executor.control.state.records import Records
@@ -71,7 +72,8 @@ class Creating:
             now_ns=self._records.clock.time_ns(),
             resolved_at=resolved_at,
         )
-        record = await self._store(draft, name, planned)
+        linked = await self._links(host)
+        record = await self._store(draft, name, planned, linked)
         return CreatedContainer(id=record.id, warnings=[*discarded, *warnings(subject)])
 
     async def _resolve_containers(self, host: HostConfig) -> None:
@@ -90,14 +92,19 @@ class Creating:
                 host.network_mode = f"container:{other.id}"
             except NotFound:
                 return
+
+    async def _links(self, host: HostConfig) -> dict[str, str]:
+        """Ids by alias of the containers that links name. Raises InvalidArgument for one that does not exist."""
+        found = {}
         for link in host.links:
-            ref = link.partition(":")[0]
+            ref, alias = parse_link(link)
             try:
-                await self._records.find(ref)
+                found[alias] = (await self._records.find(ref)).id
             except NotFound as error:
                 raise InvalidArgument(
                     f"could not get container for {ref}: {error}", field="HostConfig.Links"
                 ) from error
+        return found
 
     async def _resolve_image_mounts(self, planned: list[PlannedMount]) -> None:
         for mount in (one.mount for one in planned if one.mount.type == "image"):
@@ -123,11 +130,16 @@ class Creating:
             found += creation.inherited_mounts(await self._named(ref), read_only=mode == "ro")
         return found
 
-    async def _store(self, draft: creation.Draft, name: str, planned: list[PlannedMount]) -> Record:
+    async def _store(
+        self, draft: creation.Draft, name: str, planned: list[PlannedMount], linked: dict[str, str]
+    ) -> Record:
         planned.sort(key=lambda one: posixpath.normpath(one.mount.target).count("/"))
         volumes = await self._acquire(draft, planned)
         try:
             record = creation.new_record(draft, self._config, name or generated_name(0), planned, volumes)
+            if record.container.host_config.network_mode in DEFAULT_MODES:
+                record.links = linked
+            record.container.host_config.links = []  # told from these, or by the endpoint
             # Whether a bind's source exists is for the node to know, and layers are better fetched now than at start.
             strict = any(mount.type == "bind" and not mount.create_source for mount in record.mounts)
             if strict or draft.node.fetches_layers:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from services.executor.control.creation.mountspec import PlannedMount, mount_point
 from services.executor.control.domain import Record
+from services.executor.control.life import links
 from shared.config import OWN_RUNTIME, EngineConfig
 from shared.contracts.containers import Container, CreateContainer, NodeFacts
 from shared.contracts.docker import ContainerConfig, EndpointSettings, HealthConfig, HostConfig, Ulimit
@@ -181,7 +182,7 @@ def requested_networks(request: CreateContainer, host: HostConfig) -> dict[str, 
     primary = given.pop(mode, None) or (given.pop("default", None) if mode == "bridge" else None) or EndpointSettings()
     if request.config.mac_address and not primary.mac_address:
         primary.mac_address = request.config.mac_address
-    if host.links and not primary.links:
+    if host.links and not primary.links and mode not in links.DEFAULT_MODES:
         primary.links = list(host.links)
     return {mode: primary} | given
 

@@ -14,7 +14,7 @@ from services.executor.control.state.records import Apply, Records
 from shared.contracts.containers import KillContainer, RemoveContainer, StopContainer
 from shared.contracts.node import ExitRecord
 from shared.docker.signals import parse_signal
-from shared.errors import Conflict, InvalidArgument, NotFound, NotModified
+from shared.errors import Conflict, NotFound, NotModified
 from shared.events.record import DomainEvent
 from shared.failpoints import failpoint, holdpoint
 
@@ -185,9 +185,8 @@ class Ending:
     async def remove(self, request: RemoveContainer) -> None:
         """Raises Conflict when it runs and that is not to be forced."""
         if request.link:
-            raise InvalidArgument("removing a link alone is not supported by this engine", field="link")
-        if request.link:
-            raise InvalidArgument("removing a link alone is not supported by this engine", field="link")
+            await self._unlink(request.ref)
+            return
         record = await self._records.find_settled(request.ref)
         for _ in range(FORCE_ATTEMPTS):
             if not record.alive:
@@ -200,6 +199,20 @@ class Ending:
                 return
             record = gone
         await self._removing.remove(record, volumes=request.volumes)
+
+    async def _unlink(self, ref: str) -> None:
+        """Remove the link that ``name/alias`` stands for; both containers stay."""
+        name, _, alias = ref.strip("/").rpartition("/")
+        if not name:
+            raise Conflict("Conflict, cannot remove the default link name of the container")
+        record = await self._records.find(name)
+
+        def apply(current: Record) -> list[DomainEvent]:
+            if current.links.pop(alias, None) is None:
+                raise NotFound(f"No such container: {ref}")
+            return []
+
+        await self._records.change(record, apply)
 
     async def _kill_to_remove(self, record: Record, *, volumes: bool) -> None:
         """Kill; whoever learns of the exit first begins the removal with it, also when this request is cut off."""

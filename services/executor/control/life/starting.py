@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 
 from services.executor.control.domain import Record
+from services.executor.control.life import links
 from services.executor.control.life.endpoints import Endpoints
 from services.executor.control.life.removing import Removing
 from services.executor.control.peers import Peers
@@ -94,6 +95,7 @@ class Starting:
         record.start_key = key
         try:
             await self._resolve_network_container(record)
+            record.link_env = await self._linked(record)
             joined, started = await self._order(record)
         except (Unavailable, DeadlineExceeded):
             raise  # what became of it is for the inventory to find out
@@ -146,6 +148,14 @@ class Starting:
             raise Conflict(f"cannot join network of a non running container: {other.id}")
         record.container.host_config.network_mode = f"container:{other.id}"
         record.hostname = record.container.config.hostname = other.hostname
+
+    async def _linked(self, record: Record) -> list[str]:
+        """The variables of a container's links. Raises InvalidArgument when one leads to nobody that runs."""
+        found: list[str] = []
+        for alias, target_id in sorted(record.links.items()):
+            target = links.check_linkable(record, alias, await self._records.get(target_id), target_id)
+            found += links.environment(record.name, alias, target)
+        return found
 
     async def _commit(self, record: Record, joined: Joined | None, started: Started, more: tuple[str, ...]) -> Record:
         generation = record.generation

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import time
 
+from services.executor.control.life import links
 from services.executor.control.nodes.registry import STALE_AFTER_NS, Nodes
 from services.executor.control.peers import Peers
 from services.executor.control.reads import listing
@@ -46,7 +47,11 @@ class Queries:
             record = await sql.find(reader, request.ref)
             running = await sql.exec_ids(reader, record.id) if record.alive else []
             nodes = await self._nodes.away(reader)
+            targets = {one: await sql.by_id(reader, one) for one in set(record.links.values())}
         container = record.container
+        if record.links:
+            there = {one: target for one, target in targets.items() if target is not None}
+            container.host_config.links = links.shown(record, there)
         container.exec_ids = running
         stale, seen = nodes.get(container.node, (True, 0))
         container.stale, container.as_of = stale, rfc3339(seen)
@@ -106,6 +111,7 @@ class Queries:
     async def _page(self, reader: sql.Reader, request: ListContainers, selection: listing.Selection) -> ContainerPage:
         everything = request.all or request.limit > 0 or listing.wants_all(request.filters)
         away = await self._nodes.away(reader)
+        by_links = await sql.names_by_links(reader)
         now_ns = time.time_ns()
         wanted = min(request.limit or PAGE, PAGE)
         found: list[ContainerSummary] = []
@@ -116,6 +122,7 @@ class Queries:
             )
             for summary, created_ns, node_name in rows:
                 after, summary.node = summary.id, node_name
+                summary.aliases = by_links.get(summary.id, [])
                 if not selection.takes(summary, created_ns):
                     continue
                 if not request.coded:

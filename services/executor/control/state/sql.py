@@ -162,6 +162,8 @@ _mounting_images = Prepared(
         containers.c.summary.like('%"type":"image"%')
     )
 )
+# Texts of clients have their quotation marks escaped: only a container with links has this.
+_linking = Prepared(sa.select(containers.c.summary).where(containers.c.summary.like('%"links":{"%')))
 _everywhere = Prepared(sa.select(containers.c.node, containers.c.summary))
 _count_by_status = Prepared(sa.select(containers.c.status, sa.func.count()).group_by(containers.c.status))
 _exec = Prepared(sa.select(execs.c.document).where(execs.c.id == sa.bindparam("key")))
@@ -217,6 +219,8 @@ async def find(reader: Reader, ref: str) -> Record:
     name = ref.removeprefix("/")
     if not name:
         raise InvalidArgument("invalid container name or ID: value is empty")
+    if "/" in name:
+        return await _find_linked(reader, ref, name)
     is_hex = all(char in "0123456789abcdef" for char in ref)
     low = ref if is_hex else "~"
     result = await reader.execute(_by_ref, {"name": name, "low": low, "high": low + "g"})
@@ -229,6 +233,27 @@ async def find(reader: Reader, ref: str) -> Record:
     if len(rows) > 1:
         raise InvalidArgument(f"Multiple IDs found with provided prefix: {ref}")
     return _load(rows[0])
+
+
+async def _find_linked(reader: Reader, ref: str, path: str) -> Record:
+    """What a link's name ``name/alias`` stands for. Raises NotFound."""
+    name, _, alias = path.partition("/")
+    row = (await reader.execute(_by_ref, {"name": name, "low": "~", "high": "~g"})).first()
+    target = _load(row).links.get(alias) if row is not None else None
+    found = await by_id(reader, target) if target is not None else None
+    if found is None:
+        raise NotFound(f"No such container: {ref}")
+    return found
+
+
+async def names_by_links(reader: Reader) -> dict[str, list[str]]:
+    """The names that links give containers, ``/web/db``, by the container's id."""
+    found: dict[str, list[str]] = {}
+    for row in await reader.execute(_linking):
+        summary = ContainerSummary.model_validate_json(row.summary)
+        for alias, target in summary.links.items():
+            found.setdefault(target, []).append(f"/{summary.name}/{alias}")
+    return {target: sorted(names) for target, names in found.items()}
 
 
 async def by_id(reader: Reader, container_id: str) -> Record | None:
