@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 OLDEST = "1.24"
-NEWEST = "1.50"
+NEWEST = "1.56"
 PREFIX = re.compile(r"/v([0-9.]+)(/.*)$")
 
 Version = tuple[int, int]

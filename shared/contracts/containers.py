@@ -251,6 +251,8 @@ class ContainerSummary(BaseModel):
     size_root_fs_bytes: int | None = None
     stale: bool = False
     node: str = ""
+    health: str = ""
+    failing_streak: int = 0
 
 
 class ContainerPage(BaseModel):

@@ -34,7 +34,7 @@ def output(engine: Engine, *arguments: str, **options: object) -> str:
 
 
 class TestVersions:
-    @pytest.mark.parametrize("version", ["1.24", "1.30", "1.40", "1.41", "1.44", "1.47", "1.50"])
+    @pytest.mark.parametrize("version", ["1.24", "1.30", "1.40", "1.41", "1.44", "1.47", "1.50", "1.52", "1.56"])
     def test_each_version_runs_a_container(self, engine: Engine, version: str) -> None:
         client = docker.APIClient(base_url=engine.url, version=version)
         try:

@@ -42,7 +42,7 @@ class TestClient:
         assert sdk.version()["ApiVersion"] == sdk.api.api_version
         info = sdk.info()
         assert (info["OSType"], info["Swarm"]["LocalNodeState"]) == ("linux", "inactive")
-        assert {"LayersSize", "Images", "Containers", "Volumes"} <= set(sdk.df())
+        assert {"ImageUsage", "ContainerUsage", "VolumeUsage", "BuildCacheUsage"} <= set(sdk.df())
 
     def test_a_login_that_no_registry_answers(self, sdk: docker.DockerClient) -> None:
         with pytest.raises(APIError) as refused:

@@ -20,7 +20,7 @@ from tests.lab.engine import Engine
 
 pytestmark = pytest.mark.root
 
-NEWEST = "v1.50"
+NEWEST = "v1.56"
 HERE = Path(sys.executable).parent
 # The generator knows one kind of bytes.
 GENERATOR = """
@@ -164,14 +164,24 @@ QUERIES = {
     "ContainerInspect": {"size": "1"},
     "ContainerStats": {"stream": "0"},
     "ImageList": {"manifests": "1", "shared-size": "1"},
+    "SystemDataUsage": {"verbose": "1"},
     "ImageInspect": {"manifests": "1"},
 }
 # They answer with bytes, want a registry or a peer, or have no end.
-OTHER = {"ContainerArchive", "ContainerAttachWebsocket", "DistributionInspect", "ImageSearch", "SystemEvents"}
+OTHER = {
+    "ImageAttestations",
+    "ContainerArchive",
+    "ContainerAttachWebsocket",
+    "DistributionInspect",
+    "ImageSearch",
+    "SystemEvents",
+}
 NAMES = {"NetworkInspect": "surroundings", "VolumeInspect": "furniture"}
 
 
-@pytest.mark.parametrize("version", ["v1.24", "v1.40", "v1.41", "v1.43", "v1.44", "v1.47", NEWEST])
+@pytest.mark.parametrize(
+    "version", ["v1.24", "v1.40", "v1.41", "v1.43", "v1.44", "v1.47", "v1.50", "v1.52", "v1.53", NEWEST]
+)
 def test_answers_are_as_they_are_described(http: httpx.Client, furnished: dict[str, str], version: str) -> None:
     document = http.get(f"/{version}/openapi.json").json()
     asked = 0

@@ -7,7 +7,7 @@ from typing import Annotated, NotRequired
 from typing_extensions import TypedDict
 
 from services.api.answers.marks import ShownConfig, ShownHostConfig
-from services.api.versions import Since
+from services.api.versions import Since, Until
 from shared.docker.integers import Int64, UInt16
 
 
@@ -110,26 +110,31 @@ class Endpoint(TypedDict):
     GwPriority: NotRequired[Annotated[Int64, Since(1, 48)]]
 
 
-class NetworkSettings(TypedDict):
+class _BridgeSettings(TypedDict, total=False):
+    """What the default bridge gave, where clients of the first versions look."""
+
+    Bridge: Annotated[str, Until(1, 52)]
+    HairpinMode: Annotated[bool, Until(1, 52)]
+    LinkLocalIPv6Address: Annotated[str, Until(1, 52)]
+    LinkLocalIPv6PrefixLen: Annotated[Int64, Until(1, 52)]
+    SecondaryIPAddresses: Annotated[None, Until(1, 52)]
+    SecondaryIPv6Addresses: Annotated[None, Until(1, 52)]
+    EndpointID: Annotated[str, Until(1, 52)]
+    Gateway: Annotated[str, Until(1, 52)]
+    GlobalIPv6Address: Annotated[str, Until(1, 52)]
+    GlobalIPv6PrefixLen: Annotated[Int64, Until(1, 52)]
+    IPAddress: Annotated[str, Until(1, 52)]
+    IPPrefixLen: Annotated[Int64, Until(1, 52)]
+    IPv6Gateway: Annotated[str, Until(1, 52)]
+    MacAddress: Annotated[str, Until(1, 52)]
+
+
+class NetworkSettings(_BridgeSettings):
     """A container's networks and ports."""
 
-    Bridge: str
     SandboxID: str
     SandboxKey: str
     Ports: Ports
-    HairpinMode: bool
-    LinkLocalIPv6Address: str
-    LinkLocalIPv6PrefixLen: Int64
-    SecondaryIPAddresses: None
-    SecondaryIPv6Addresses: None
-    EndpointID: str
-    Gateway: str
-    GlobalIPv6Address: str
-    GlobalIPv6PrefixLen: Int64
-    IPAddress: str
-    IPPrefixLen: Int64
-    IPv6Gateway: str
-    MacAddress: str
     Networks: dict[str, Endpoint]
 
 
@@ -170,6 +175,13 @@ class NodeName(TypedDict):
     Name: str
 
 
+class HealthSummary(TypedDict):
+    """What a health check has found; none without one, and of a container that does not run."""
+
+    Status: str
+    FailingStreak: Int64
+
+
 class PortShown(TypedDict):
     """A port of a container in a list."""
 
@@ -206,6 +218,7 @@ class ContainerSummary(TypedDict):
     HostConfig: HostConfigSummary
     NetworkSettings: NetworkSettingsSummary
     Mounts: list[MountPoint]
+    Health: NotRequired[Annotated[HealthSummary, Since(1, 52)]]
     Node: NotRequired[str]
     SizeRw: NotRequired[Int64]
     SizeRootFs: NotRequired[Int64]

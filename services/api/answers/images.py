@@ -73,10 +73,10 @@ class ImageInspect(TypedDict):
     Id: str
     RepoTags: list[str]
     RepoDigests: list[str]
-    Parent: str
-    Comment: str
-    DockerVersion: str
-    Author: str
+    Parent: NotRequired[str]
+    Comment: NotRequired[str]
+    DockerVersion: NotRequired[str]
+    Author: NotRequired[str]
     Config: ShownConfig
     Architecture: str
     Variant: NotRequired[str]

@@ -7,6 +7,7 @@ from typing import Annotated, NotRequired
 from typing_extensions import TypedDict
 
 from services.api.versions import Since
+from shared.docker.integers import UInt64
 
 
 class IpamPool(TypedDict):
@@ -36,6 +37,23 @@ class NetworkContainer(TypedDict):
     IPv6Address: str
 
 
+class SubnetStatus(TypedDict):
+    """Addresses of a subnet."""
+
+    IPsInUse: UInt64
+    DynamicIPsAvailable: UInt64
+
+
+class IpamStatus(TypedDict):
+    Subnets: dict[str, SubnetStatus]
+
+
+class NetworkStatus(TypedDict):
+    """How much of its addresses a network has given."""
+
+    IPAM: IpamStatus
+
+
 class NetworkShown(TypedDict):
     """A network."""
 
@@ -55,6 +73,7 @@ class NetworkShown(TypedDict):
     Containers: dict[str, NetworkContainer]
     Options: dict[str, str]
     Labels: dict[str, str]
+    Status: NotRequired[Annotated[NetworkStatus, Since(1, 52)]]
 
 
 class NetworkCreated(TypedDict):

@@ -5,10 +5,11 @@ Source: Docker Engine API 1.50, ContainerStats.
 
 from __future__ import annotations
 
-from typing import NotRequired
+from typing import Annotated, NotRequired
 
 from typing_extensions import TypedDict
 
+from services.api.versions import Since
 from shared.docker.integers import Int64, UInt64
 
 
@@ -85,6 +86,7 @@ class Stats(TypedDict):
     id: str
     read: str
     preread: str
+    os_type: NotRequired[Annotated[str, Since(1, 52)]]
     num_procs: Int64
     storage_stats: dict[str, UInt64]
     pids_stats: PidsStats

@@ -53,7 +53,7 @@ class RuntimeShown(TypedDict):
 
 class Commit(TypedDict):
     ID: str
-    Expected: str
+    Expected: NotRequired[Annotated[str, Until(1, 49)]]
 
 
 class IndexConfig(TypedDict):
@@ -67,6 +67,12 @@ class RegistryConfig(TypedDict):
     InsecureRegistryCIDRs: list[str]
     IndexConfigs: dict[str, IndexConfig]
     Mirrors: list[str]
+
+
+class Firewall(TypedDict):
+    """What filters and translates packets."""
+
+    Driver: str
 
 
 class AddressPool(TypedDict):
@@ -112,6 +118,7 @@ class SystemInfo(TypedDict):
     Architecture: str
     IndexServerAddress: str
     RegistryConfig: RegistryConfig
+    FirewallBackend: NotRequired[Annotated[Firewall, Since(1, 49)]]
     NCPU: Int64
     MemTotal: Int64
     GenericResources: list[dict[str, Any]] | None
@@ -169,14 +176,43 @@ class VolumesPruned(TypedDict):
     SpaceReclaimed: Int64
 
 
+class Usage(TypedDict):
+    """What a kind of objects takes of the disk, in bytes, and how much of it could be had back."""
+
+    ActiveCount: Int64
+    TotalCount: Int64
+    Reclaimable: Int64
+    TotalSize: Int64
+
+
+class ImageUsage(Usage):
+    Items: NotRequired[list[ImageSummary]]
+
+
+class ContainerUsage(Usage):
+    Items: NotRequired[list[ContainerSummary]]
+
+
+class VolumesUsage(Usage):
+    Items: NotRequired[list[VolumeShown]]
+
+
+class BuildCacheUsage(Usage):
+    Items: NotRequired[list[BuildCacheRecord]]
+
+
 class DiskUsage(TypedDict):
     """What takes how much of the disk."""
 
-    LayersSize: Int64
-    Images: list[ImageSummary] | None
-    Containers: list[ContainerSummary] | None
-    Volumes: list[VolumeShown] | None
-    BuildCache: list[BuildCacheRecord] | None
+    LayersSize: NotRequired[Annotated[Int64, Until(1, 53)]]
+    Images: NotRequired[Annotated[list[ImageSummary] | None, Until(1, 53)]]
+    Containers: NotRequired[Annotated[list[ContainerSummary] | None, Until(1, 53)]]
+    Volumes: NotRequired[Annotated[list[VolumeShown] | None, Until(1, 53)]]
+    BuildCache: NotRequired[Annotated[list[BuildCacheRecord] | None, Until(1, 53)]]
+    ImageUsage: NotRequired[Annotated[ImageUsage, Since(1, 52)]]
+    ContainerUsage: NotRequired[Annotated[ContainerUsage, Since(1, 52)]]
+    VolumeUsage: NotRequired[Annotated[VolumesUsage, Since(1, 52)]]
+    BuildCacheUsage: NotRequired[Annotated[BuildCacheUsage, Since(1, 52)]]
     BuilderSize: NotRequired[Annotated[Int64, Until(1, 42)]]
 
 
@@ -190,7 +226,12 @@ class Actor(TypedDict):
     Attributes: dict[str, str]
 
 
-_Event = TypedDict("_Event", {"status": str, "id": str, "from": str}, total=False)
+_OLD = Until(1, 52)
+_Event = TypedDict(
+    "_Event",
+    {"status": Annotated[str, _OLD], "id": Annotated[str, _OLD], "from": Annotated[str, _OLD]},
+    total=False,
+)
 
 
 class EventLegacy(_Event):

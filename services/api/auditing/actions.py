@@ -77,6 +77,7 @@ _TABLE = """
     POST   /images/prune                  image     prune      frees
     GET    /images/{}/json                image     inspect    reads
     GET    /images/{}/history             image     history    reads
+    GET    /images/{}/attestations        image     inspect    reads
     GET    /images/{}/get                 image     save       discloses
     POST   /images/{}/push                image     push       changes
     POST   /images/{}/tag                 image     tag        changes

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # The versions before which one network was all that a container could be created with.
 ONE_NETWORK = (1, 44)
+WITHOUT_CONTAINER_MAC = (1, 52)
 OPTIONS_OF = {"volume": "volume_options", "tmpfs": "tmpfs_options", "bind": "bind_options"}
 
 
@@ -29,6 +30,11 @@ def to_version(body: ContainerBody, version: Version) -> None:
     for since, rule in RULES:
         if version < since:
             rule(body)
+    if version >= WITHOUT_CONTAINER_MAC and body.mac_address:
+        raise InvalidArgument(
+            "container-wide MAC address no longer supported; use endpoint-specific MAC address instead",
+            field="MacAddress",
+        )
 
 
 def _mounts(body: ContainerBody) -> list[Mount]:

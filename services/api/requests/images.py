@@ -53,6 +53,9 @@ class ListQuery(QueryModel):
     shared_size: Annotated[Flag, Since(1, 42)] = Field(False, alias="shared-size", description="With shared sizes.")
     digests: Flag = Field(False, description="With the digests of their names.")
     manifests: Annotated[Flag, Since(1, 47)] = Field(False, description="With all that a name stands for.")
+    identity: Annotated[Flag, Since(1, 54)] = Field(
+        False, description="The same, and who is known to have made it; this engine verifies nobody."
+    )
 
 
 class InspectQuery(QueryModel):

@@ -29,6 +29,7 @@ class DiskUsageQuery(QueryModel):
     type: Annotated[Texts, Since(1, 42)] = Field(
         default_factory=list, description="What to count: container, image, volume, build-cache. All when it is absent."
     )
+    verbose: Annotated[Flag, Since(1, 52)] = Field(False, description="With the objects themselves.")
 
 
 class EventsQuery(QueryModel):

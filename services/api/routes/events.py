@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from services.api.query import parse_time_ns
 from services.api.requests.system import EventsQuery
 from services.api.routing import EdgeRouter
 from services.api.streaming import flushed
+from services.api.versions import Version
 from services.api.views import events as views
 from services.api.views.events import EventFilter
 from shared.errors import InvalidArgument
@@ -31,6 +33,12 @@ from shared.events.record import DomainEvent
 
 # How many events later than its own time an event may have been recorded, and is still put into its place.
 OUT_OF_ORDER = 1000
+JSON, JSON_LINES, NDJSON, JSON_SEQ = (
+    "application/json", "application/jsonl", "application/x-ndjson", "application/json-seq",
+)  # fmt: skip
+# Form -> the version from which it may be asked for. All but the last have one document a line.
+FORMS = {JSON: (1, 24), NDJSON: (1, 52), JSON_SEQ: (1, 52), JSON_LINES: (1, 53)}
+RECORD_SEPARATOR = b"\x1e"  # RFC 7464
 
 router = EdgeRouter("System")
 
@@ -56,28 +64,51 @@ async def events(call: Call, query: Annotated[EventsQuery, Query()]) -> Response
     if query.place:
         coming = _numbered(call, chosen, Cursor.parse(query.place), until_ns, now)
     else:
-        coming = _lines(call, chosen, since_ns or now, until_ns, now)
-    await flushed(coming, call, media_type="application/json")
+        coming = _messages(call, chosen, since_ns or now, until_ns, now)
+    form = form_of(call.headers.get("accept", ""), call.version)
+    await flushed(_written(coming, form), call, media_type=form)
     return None
+
+
+def form_of(accept: str, version: Version) -> str:
+    """The form that a client likes best of those that it names; JSON documents one after another without any."""
+    liked: list[tuple[float, str]] = []
+    for item in accept.lower().split(","):
+        name, *options = (part.strip() for part in item.split(";"))
+        if version >= FORMS.get(name, (99, 0)):
+            quality = next((option[2:] for option in options if option.startswith("q=")), "1")
+            liked.append((float(quality) if re.fullmatch(r"[01](\.\d{0,3})?", quality) else 1.0, name))
+    # Of equals the first: max takes it.
+    return max(liked, key=lambda one: one[0], default=(1.0, JSON))[1]
 
 
 def _moment(name: str, text: str, now_ns: int) -> int:
     return parse_time_ns(name, text, now_ns) if text else 0
 
 
-async def _lines(call: Call, chosen: EventFilter, since_ns: int, until_ns: int, now: int) -> AsyncIterator[bytes]:
+async def _written(messages: AsyncIterator[Mapping[str, object]], form: str) -> AsyncIterator[bytes]:
+    before = RECORD_SEPARATOR if form == JSON_SEQ else b""
+    async for message in messages:
+        yield before + orjson.dumps(message) + b"\n"
+
+
+async def _messages(
+    call: Call, chosen: EventFilter, since_ns: int, until_ns: int, now: int
+) -> AsyncIterator[Mapping[str, object]]:
     async for event in _recorded(call, since_ns, until_ns, now):
         # Services record side by side: a later event does not end the others' history.
         if not (until_ns and event.time_ns > until_ns) and chosen.matches(event):
-            yield orjson.dumps(views.message(event)) + b"\n"
+            yield views.message(event, call.version)
 
 
-async def _numbered(call: Call, chosen: EventFilter, cursor: Cursor, until_ns: int, now: int) -> AsyncIterator[bytes]:
+async def _numbered(
+    call: Call, chosen: EventFilter, cursor: Cursor, until_ns: int, now: int
+) -> AsyncIterator[Mapping[str, object]]:
     """Events that a reader has not seen, each with the place from which it can go on behind it."""
     async for event in _recorded(call, cursor.since_ns, until_ns, now):
         new = cursor.is_new(event)
         if new and not (until_ns and event.time_ns > until_ns) and chosen.matches(event):
-            yield orjson.dumps({**views.message(event), "cursor": str(cursor)}) + b"\n"
+            yield {**views.message(event, call.version), "cursor": str(cursor)}
 
 
 async def _recorded(call: Call, since_ns: int, until_ns: int, now: int) -> AsyncIterator[DomainEvent]:

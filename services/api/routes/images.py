@@ -26,7 +26,7 @@ from shared.contracts import images as contracts
 from shared.contracts.docker import ContainerConfig
 from shared.contracts.images import ImageRef
 from shared.docker.filters import Filters
-from shared.errors import InvalidArgument
+from shared.errors import InvalidArgument, Unsupported
 
 TAR = "application/x-tar"
 TAR_TYPES = (TAR, "application/octet-stream")
@@ -62,7 +62,7 @@ async def list_all(call: Call, query: Annotated[requests.ListQuery, Query()]) ->
         filters=filters,
         shared_size=query.shared_size,
         digests=query.digests,
-        manifests=query.manifests,
+        manifests=query.manifests or query.identity,
     )
 
     async def ask() -> object:
@@ -213,6 +213,13 @@ async def history(call: Call, name: ImageName, query: Annotated[requests.History
     """How an image was made, the last step first."""
     result = await call.ask(contracts.HISTORY, ImageRef(ref=name, platform=query.platform or None))
     return json_response([views.history(entry) for entry in result.entries])
+
+
+@router.get("/images/{name:path}/attestations", operation_id="ImageAttestations", responses=may(404, 501))
+async def attestations(call: Call, name: ImageName) -> Response:
+    """Not supported: what others have said of an image is not kept when it is pulled."""
+    await call.ask(contracts.INSPECT, contracts.InspectImage(ref=name))
+    raise Unsupported("attestations of images are not kept by this engine", field="attestations")
 
 
 @router.post(

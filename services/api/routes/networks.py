@@ -76,7 +76,7 @@ async def inspect(call: Call, ref: NetworkName, query: Annotated[requests.Inspec
     request = NetworkRef(ref=ref, verbose=query.verbose, scope=query.scope)
 
     async def ask() -> object:
-        return views.network(await call.ask(contracts.INSPECT, request), call.version)
+        return views.with_status(await call.ask(contracts.INSPECT, request), call.version)
 
     return await call.read_json(("network",), ask)
 

@@ -25,6 +25,7 @@ from shared.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailab
 
 PERIOD_S = 1.0
 MOMENT_S = 0.5
+WITH_OS_TYPE = (1, 52)
 
 router = EdgeRouter("Container")
 
@@ -41,11 +42,16 @@ async def stats(call: Call, ref: ContainerName, query: Annotated[StatsQuery, Que
     if stream and one_shot:
         raise InvalidArgument("cannot have stream=true and one-shot=true")
     request = Stats(ref=ref, one_shot=one_shot)
-    first = (await call.ask(contracts.STATS, request)).stats
+    first = await _sample(call, request)
     if not stream:
         return json_response(first if one_shot or has_previous(first) else await _second(call, request, first))
     await flushed(_samples(call, request, first), call, media_type="application/json")
     return None
+
+
+async def _sample(call: Call, request: Stats) -> dict[str, Any]:
+    sample = (await call.ask(contracts.STATS, request)).stats
+    return sample | {"os_type": "linux"} if call.version >= WITH_OS_TYPE else sample
 
 
 def has_previous(sample: dict[str, Any]) -> bool:
@@ -56,7 +62,7 @@ def has_previous(sample: dict[str, Any]) -> bool:
 async def _second(call: Call, request: Stats, first: dict[str, Any]) -> dict[str, Any]:
     """A sample with one before it, a moment apart: clients show the CPU use between the two."""
     await asyncio.sleep(MOMENT_S)
-    return beside((await call.ask(contracts.STATS, request)).stats, first)
+    return beside(await _sample(call, request), first)
 
 
 def beside(sample: dict[str, Any], previous: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +78,7 @@ async def _samples(call: Call, request: Stats, sample: dict[str, Any]) -> AsyncI
         due = max(due + PERIOD_S, loop.time())
         await asyncio.sleep(due - loop.time())
         try:
-            following = (await call.ask(contracts.STATS, request)).stats
+            following = await _sample(call, request)
         except NotFound:
             return
         except (Unavailable, DeadlineExceeded):

@@ -22,6 +22,7 @@ from services.api.views import containers as container_views
 from services.api.views import images as image_views
 from services.api.views import system as views
 from services.api.views import volumes as volume_views
+from services.api.views.usage import usage
 from shared.bus.client import EMPTY
 from shared.contracts import cluster as cluster_contracts
 from shared.contracts import containers as contracts
@@ -80,19 +81,17 @@ async def disk_usage(call: Call, query: Annotated[DiskUsageQuery, Query()]) -> R
     kinds = wanted or list(USAGE_TYPES)
     parts = {"image": _images, "container": _containers, "volume": _volumes, "build-cache": _build_cache}
     results = await asyncio.gather(*(work(call) for kind, work in parts.items() if kind in kinds))
-    content: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
+    found: dict[str, Any] = {}
     for result in results:
-        content.update(result)
-    if call.version < (1, 42):
-        content["BuilderSize"] = sum(entry["Size"] for entry in content["BuildCache"] or [])
-    return json_response(content)
+        found.update(result)
+    return json_response(usage(found, call.version, verbose=query.verbose))
 
 
 async def _images(call: Call) -> dict[str, Any]:
-    usage = await call.ask(image_contracts.DISK_USAGE, EMPTY)
+    used = await call.ask(image_contracts.DISK_USAGE, EMPTY)
     return {
-        "LayersSize": usage.layers_size_bytes,
-        "Images": [image_views.summary(item, call.version) for item in usage.images],
+        "LayersSize": used.layers_size_bytes,
+        "Images": [image_views.summary(item, call.version) for item in used.images],
     }
 
 

@@ -41,6 +41,7 @@ EMPTY_NOT_NULL = frozenset(
     }
 )
 WITHOUT_KERNEL_MEMORY = (1, 42)
+WITHOUT_CONTAINER_MAC = (1, 52)
 # Fields that are left out when they hold nothing.
 OMITTED_WHEN_EMPTY = frozenset(
     {"Annotations", "Mounts", "Tmpfs", "Sysctls", "StorageOpt", "Runtime", "Init", "KernelMemory", "KernelMemoryTCP"}
@@ -79,6 +80,16 @@ def config(value: ContainerConfig) -> dict[str, Any]:
     result.update((name, item) for name, item in optional.items() if item)
     if value.stop_timeout is not None:
         result["StopTimeout"] = value.stop_timeout
+    return result
+
+
+def container_config(value: ContainerConfig, version: Version) -> dict[str, Any]:
+    """A container's configuration, without what later versions have elsewhere or leave out when it is empty."""
+    result = config(value)
+    if version >= WITHOUT_CONTAINER_MAC:
+        result.pop("MacAddress", None)
+        if not value.on_build:
+            del result["OnBuild"]
     return result
 
 

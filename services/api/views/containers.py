@@ -12,6 +12,7 @@ from shared.contracts.containers import Container, ContainerState, ContainerSumm
 from shared.contracts.docker import EndpointSettings
 
 STORAGE_DRIVER = "overlay2"
+WITH_HEALTH = WITHOUT_BRIDGE_SETTINGS = (1, 52)
 
 
 def container(value: Container, version: Version, data_root: str) -> answers.ContainerInspect:
@@ -37,7 +38,7 @@ def container(value: Container, version: Version, data_root: str) -> answers.Con
         "HostConfig": parts.host_config(value.host_config, version),
         "GraphDriver": graph_driver(value, data_root),
         "Mounts": [mount(item) for item in value.mounts],
-        "Config": parts.config(value.config),
+        "Config": parts.container_config(value.config, version),
         "NetworkSettings": network_settings(value, version),
     }
     if value.size_root_fs_bytes is not None:
@@ -103,13 +104,19 @@ def graph_driver(value: Container, data_root: str) -> answers.GraphDriver:
 
 
 def network_settings(value: Container, version: Version) -> answers.NetworkSettings:
-    """Addresses per network, and once more at the top for the default bridge, where old clients look."""
-    bridge = value.networks.get("bridge", EndpointSettings())
-    return {
-        "Bridge": "",
+    """Addresses per network; in older versions once more at the top for the default bridge, where old clients look."""
+    result: answers.NetworkSettings = {
         "SandboxID": value.sandbox_id,
         "SandboxKey": f"/proc/{value.state.pid}/ns/net" if value.state.pid else "",
         "Ports": parts.ports(value.ports),
+        "Networks": {name: parts.endpoint(item, version) for name, item in value.networks.items()},
+    }
+    if version >= WITHOUT_BRIDGE_SETTINGS:
+        return result
+    bridge = value.networks.get("bridge", EndpointSettings())
+    return {
+        **result,
+        "Bridge": "",
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
@@ -123,7 +130,6 @@ def network_settings(value: Container, version: Version) -> answers.NetworkSetti
         "IPPrefixLen": bridge.ip_prefix_len,
         "IPv6Gateway": bridge.ipv6_gateway,
         "MacAddress": bridge.mac_address,
-        "Networks": {name: parts.endpoint(item, version) for name, item in value.networks.items()},
     }
 
 
@@ -148,6 +154,8 @@ def summary(value: ContainerSummary, version: Version) -> answers.ContainerSumma
     }
     if value.node:
         result["Node"] = value.node
+    if version >= WITH_HEALTH:
+        result["Health"] = {"Status": value.health or "none", "FailingStreak": value.failing_streak}
     if value.size_rw_bytes:
         result["SizeRw"] = value.size_rw_bytes
     if value.size_root_fs_bytes is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.api.answers.system import EventLegacy, EventMessage
+from services.api.versions import Version
 from shared.docker.filters import Filters, check_keys, has_label
 from shared.events.record import DomainEvent
 
@@ -24,14 +25,17 @@ FILTERS = frozenset(
         "volume",
     }
 )
+WITHOUT_LEGACY = (1, 52)
 # Actions that carry a value after a colon, and that a filter may name without it.
 WITH_VALUE = ("health_status", "exec_create", "exec_start")
 
 
-def message(event: DomainEvent) -> EventMessage:
-    """One line of `/events`, with the fields of older clients for containers and images."""
+def message(event: DomainEvent, version: Version) -> EventMessage:
+    """One line of `/events`; in older versions with what older clients look for in containers and images."""
     legacy: EventLegacy = {}
-    if event.type == "container":
+    if version >= WITHOUT_LEGACY:
+        pass
+    elif event.type == "container":
         legacy = {"status": event.action, "id": event.actor_id, "from": event.attributes.get("image", "")}
     elif event.type == "image":
         legacy = {"status": event.action, "id": event.actor_id}

@@ -29,6 +29,7 @@ WITHOUT_VIRTUAL_SIZE = (1, 44)
 WITHOUT_CONTAINER_CONFIG = (1, 45)
 WITHOUT_NONE_TAGS = (1, 43)
 WITHOUT_CONFIG_LEFTOVERS = (1, 50)
+WITHOUT_EMPTY = (1, 52)
 # Fields of a container's configuration that images never had a meaning for.
 CONFIG_LEFTOVERS = (
     "Hostname",
@@ -55,7 +56,8 @@ def image_config(value: ContainerConfig, version: Version) -> dict[str, Any]:
     if version >= WITHOUT_CONFIG_LEFTOVERS:
         for name in CONFIG_LEFTOVERS:
             result.pop(name, None)
-        result = {name: item for name, item in result.items() if item or name in ("Cmd", "Entrypoint", "Env")}
+        kept = () if version >= WITHOUT_EMPTY else ("Cmd", "Entrypoint", "Env")
+        result = {name: item for name, item in result.items() if item or name in kept}
     return result
 
 
@@ -67,10 +69,6 @@ def image(value: Image, version: Version, data_root: str) -> answers.ImageInspec
         "Id": value.id,
         "RepoTags": value.repo_tags,
         "RepoDigests": value.repo_digests,
-        "Parent": value.parent,
-        "Comment": value.comment,
-        "DockerVersion": value.docker_version,
-        "Author": value.author,
         "Config": image_config(value.config, version),
         "Architecture": value.architecture,
         "Os": value.os,
@@ -79,6 +77,14 @@ def image(value: Image, version: Version, data_root: str) -> answers.ImageInspec
         "RootFS": root,
         "Metadata": {"LastTagTime": rfc3339(value.last_tag_time_ns) if value.last_tag_time_ns else ZERO_TIME},
     }
+    if value.parent or version < WITHOUT_EMPTY:
+        result["Parent"] = value.parent
+    if value.comment or version < WITHOUT_EMPTY:
+        result["Comment"] = value.comment
+    if value.docker_version or version < WITHOUT_EMPTY:
+        result["DockerVersion"] = value.docker_version
+    if value.author or version < WITHOUT_EMPTY:
+        result["Author"] = value.author
     if value.created or version < WITHOUT_VIRTUAL_SIZE:
         result["Created"] = value.created or ZERO_TIME
     if value.variant:

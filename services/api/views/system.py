@@ -18,7 +18,7 @@ from shared.docker.moments import rfc3339_now
 from shared.docker.platforms import Platform
 
 WITHOUT_BRIDGE_FILTERS = (1, 50)
-COMMIT: answers.Commit = {"ID": "", "Expected": ""}
+WITHOUT_EXPECTED_COMMITS = WITH_FIREWALL = (1, 49)
 
 
 def facts_of(info: SystemInfo, facts: EngineFacts) -> NodeFacts:
@@ -130,12 +130,14 @@ def info(
         "LiveRestoreEnabled": facts.live_restore,
         "Isolation": "",
         "InitBinary": node.init_path,
-        "ContainerdCommit": COMMIT,
-        "RuncCommit": COMMIT,
-        "InitCommit": COMMIT,
+        "ContainerdCommit": _commit(version),
+        "RuncCommit": _commit(version),
+        "InitCommit": _commit(version),
         "SecurityOptions": node.security_options,
         "Warnings": warnings or None,
     }
+    if version >= WITH_FIREWALL:
+        result["FirewallBackend"] = {"Driver": "nftables"}
     if version < WITHOUT_BRIDGE_FILTERS:
         result["BridgeNfIptables"] = result["BridgeNfIp6tables"] = False
     if version >= (1, 42):
@@ -146,6 +148,10 @@ def info(
     if facts.address_pools:
         result["DefaultAddressPools"] = [{"Base": item["base"], "Size": item["size"]} for item in facts.address_pools]
     return result
+
+
+def _commit(version: Version) -> answers.Commit:
+    return {"ID": ""} if version >= WITHOUT_EXPECTED_COMMITS else {"ID": "", "Expected": ""}
 
 
 def _runtimes(node: NodeFacts) -> dict[str, answers.RuntimeShown]:

@@ -277,6 +277,7 @@ class Record(BaseModel):
         """The line of a list; its status text depends on the time and is made when it is read."""
         container = self.container
         command = " ".join(_quoted(word) for word in [container.path, *container.args])
+        health = container.state.health
         exposed: PortMap = {port: [] for port in container.config.exposed_ports if port not in container.ports}
         return ContainerSummary(
             id=self.id,
@@ -294,6 +295,8 @@ class Record(BaseModel):
             networks=container.networks,
             links=self.links,
             ports=container.ports | (exposed if container.state.running else {}),
+            health=health.status if health is not None and container.state.running else "",
+            failing_streak=health.failing_streak if health is not None and container.state.running else 0,
         )
 
 

@@ -19,7 +19,7 @@ from shared.docker.filters import parse_filters
 from shared.docker.words import query_flag
 from shared.errors import InvalidArgument
 
-NEWEST = (1, 50)
+NEWEST = (1, 56)
 
 
 @pytest.mark.parametrize(
@@ -218,9 +218,9 @@ def test_build_secrets():
 
 def test_versions():
     assert versions.split("/v1.41/info") == ("1.41", "/info")
-    assert versions.split("/info") == ("1.50", "/info")
-    assert versions.split("/version") == ("1.50", "/version")
+    assert versions.split("/info") == ("1.56", "/info")
+    assert versions.split("/version") == ("1.56", "/version")
     assert versions.accept("1.24") == (1, 24)
-    for text in ("1.23", "1.51", "2.0", "0.9"):
+    for text in ("1.23", "1.57", "2.0", "0.9"):
         with pytest.raises(InvalidArgument):
             versions.accept(text)

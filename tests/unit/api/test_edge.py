@@ -18,7 +18,7 @@ from shared.errors import BY_CODE, Conflict, Internal, NotFound, NotModified
 async def test_ping_names_the_engine_and_its_newest_api(edge):
     reply = await edge.client.request("GET", "/_ping")
     assert (reply.status, reply.body) == (200, b"OK")
-    assert reply.headers["api-version"] == "1.50"
+    assert reply.headers["api-version"] == "1.56"
     assert reply.headers["ostype"] == "linux"
     assert reply.headers["docker-experimental"] == "false"
     assert reply.headers["builder-version"] == "1"
@@ -35,8 +35,8 @@ async def test_ping_names_the_engine_and_its_newest_api(edge):
             "client version 1.23 is too old. Minimum supported API version is 1.24, "
             "please upgrade your client to a newer version",
         ),
-        ("1.99", "client version 1.99 is too new. Maximum supported API version is 1.50"),
-        ("1.50.1", "client version 1.50.1 is too new. Maximum supported API version is 1.50"),
+        ("1.99", "client version 1.99 is too new. Maximum supported API version is 1.56"),
+        ("1.56.1", "client version 1.56.1 is too new. Maximum supported API version is 1.56"),
     ],
 )
 async def test_versions_outside_the_range_are_refused_in_dockers_words(edge, version, text):
@@ -45,7 +45,7 @@ async def test_versions_outside_the_range_are_refused_in_dockers_words(edge, ver
     assert orjson.loads(reply.body) == {"message": text}
 
 
-@pytest.mark.parametrize("prefix", ["", "/v1.24", "/v1.41", "/v1.50"])
+@pytest.mark.parametrize("prefix", ["", "/v1.24", "/v1.41", "/v1.50", "/v1.56"])
 async def test_every_version_and_none_reach_the_same_route(edge, prefix):
     edge.bus.answer(contracts.LIST, ContainerPage(containers=[]))
     reply = await edge.client.request("GET", f"{prefix}/containers/json")

@@ -295,7 +295,7 @@ async def test_events_replay_and_filter(edge):
 
     async def ask(filters, since="0.5", until="5"):
         encoded = orjson.dumps(filters).decode()
-        reply = await edge.client.request("GET", f"/events?since={since}&until={until}&filters={encoded}")
+        reply = await edge.client.request("GET", f"/v1.51/events?since={since}&until={until}&filters={encoded}")
         assert reply.status == 200
         return [orjson.loads(line) for line in reply.body.splitlines()]
 
