@@ -13,6 +13,7 @@ from shared.bus.health import SERVICES
 from shared.cluster.membership import ClusterDirectory
 from shared.config import EngineConfig, unknown_variables
 from shared.errors import InvalidArgument, Unsupported
+from supervisor.checks import check_root
 from supervisor.start import StartRefused, as_member, become_guardian, chosen_services, prepare, start_detached
 
 FLAGS = [
@@ -66,6 +67,7 @@ def command(
             click.echo(f"davit: {variable} in the environment is no setting of the engine: ignored", err=True)
         file = Path(config_file).absolute() if config_file else None
         config = EngineConfig.load(file=file, flags=flags)
+        check_root()  # before anything that only root may read
         membership = ClusterDirectory(config.data_root).membership()
         if membership is not None and membership.role == "worker":
             config, chosen, flags = as_member(membership, config, services, flags)

@@ -38,14 +38,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    name, _, value = leftovers.MARK.partition("=")
-    os.environ[name] = value
+    os.environ[leftovers.MARK] = str(os.getpid())
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
-    """Fails the run when it leaves a process; in continuous integration, where it is alone, also when it leaves a
-    mount, control group, link, network namespace or nft table."""
+    """Fails the run when it leaves a process, or a file beside the sources; in continuous integration, where it is
+    alone, also when it leaves a mount, control group, link, network namespace or nft table."""
     whole_machine = os.geteuid() == 0 and bool(os.environ.get("CI"))
     before = leftovers.inventory(whole_machine=whole_machine)
     yield

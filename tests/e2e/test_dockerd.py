@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.conftest import require_root
 from tests.lab.dockerd import Dockerd
 from tests.lab.engine import eventually
+from tests.lab.leftovers import runs
 from tests.lab.netns import NetworkNamespace, run
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
@@ -29,10 +30,6 @@ def netns() -> Iterator[NetworkNamespace]:
 @pytest.fixture(autouse=True)
 def no_containers() -> None:
     """In the place of the one for the session's engine, which is not used here."""
-
-
-def alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 def pid_of(engine: Dockerd, name: str) -> int:
@@ -57,7 +54,7 @@ def test_its_containers_end_with_it_and_come_back_by_their_policy(engine: Docker
     pids = [pid_of(engine, name) for name in ("plain", "kept")]
     assert int((engine.base / "run" / "docker.pid").read_text()) == engine.process.pid  # type: ignore[union-attr]
     assert engine.stop() == 0
-    assert not any(alive(pid) for pid in pids)
+    assert not any(runs(pid) for pid in pids)
     assert engine.processes() == []
     assert not (engine.base / "run" / "docker.pid").exists()
     assert not engine.socket.exists()
@@ -75,7 +72,7 @@ def test_live_restore_keeps_them_and_a_kill_loses_nothing(netns: NetworkNamespac
         engine.docker("run", "-d", "--name", "on", "busybox", "sh", "-c", "while :; do date +%s; sleep 0.2; done")
         pid = pid_of(engine, "on")
         assert engine.stop(signal.SIGINT) == 0
-        assert alive(pid)
+        assert runs(pid)
         engine.start()
         assert pid_of(engine, "on") == pid
         assert json.loads(engine.docker("info", "-f", "{{json .}}"))["LiveRestoreEnabled"] is True
@@ -83,7 +80,7 @@ def test_live_restore_keeps_them_and_a_kill_loses_nothing(netns: NetworkNamespac
         # Killed, all of it ends but the containers; the next one may come at once.
         assert engine.stop(signal.SIGKILL) == -signal.SIGKILL
         engine.start()
-        assert alive(pid)
+        assert runs(pid)
         assert pid_of(engine, "on") == pid
         assert engine.docker("exec", "on", "echo", "here") == "here"
 

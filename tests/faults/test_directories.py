@@ -12,15 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.lab.engine import Engine, eventually
+from tests.lab.leftovers import runs
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def delete(directory: Path) -> None:
@@ -52,9 +46,9 @@ def test_an_engine_without_its_directories_goes_and_leaves_its_containers(
         if killed:
             with suppress(ProcessLookupError):
                 os.kill(before[killed], signal.SIGKILL)
-        eventually(lambda: not any(alive(one) for one in before.values()), 30, "the end of the engine")
+        eventually(lambda: not any(runs(one) for one in before.values()), 30, "the end of the engine")
         said = log.read()
-    assert alive(pid)
+    assert runs(pid)
     if not killed:
         assert name[:12] in said.strip().splitlines()[-1]
 
@@ -74,7 +68,7 @@ def test_a_new_engine_in_the_place_of_one_that_runs_is_left_alone(engine: Engine
     engine.data.rename(engine.base / "moved-data")
     engine.up()
     after = engine.pids()
-    eventually(lambda: not any(alive(one) for one in before.values()), 30, "the end of the old engine")
+    eventually(lambda: not any(runs(one) for one in before.values()), 30, "the end of the old engine")
     status = engine.status()
     assert status["healthy"]
     assert {name: entry["restarts"] for name, entry in status["processes"].items() if entry["restarts"]} == {}

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.lab import leftovers
 from tests.lab.netns import NetworkNamespace, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,19 +159,7 @@ class Engine:
             time.sleep(0.02)
 
     def _leftovers(self) -> list[int]:
-        needle = str(self.base).encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            try:
-                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if needle in text and state not in "ZX":
-                found.append(int(entry.name))
-        return found
+        return leftovers.processes_of(self.base)
 
 
 def busybox_tar(path: Path) -> Path:

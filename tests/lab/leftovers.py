@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 from pathlib import Path
+
+import psutil
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 # A container's control groups are below these names, on every hierarchy.
 _CGROUP_NAMES = ("davit",)
@@ -18,10 +23,11 @@ def inventory(*, whole_machine: bool) -> dict[str, set[str]]:
         whole_machine: Also what cannot be told apart from what others make at the same time; for a machine on which
             nothing else runs.
     """
+    ours = {"process": _processes(), "file beside the sources": _files()}
     if not whole_machine:
-        return {"process": _processes()}
+        return ours
     return {
-        "process": _processes(),
+        **ours,
         "mount": _mounts(),
         "cgroup": _cgroups(),
         "link": _names("ip", "-j", "link", key="ifname"),
@@ -33,22 +39,41 @@ def inventory(*, whole_machine: bool) -> dict[str, set[str]]:
 def _processes() -> set[str]:
     """Processes below this test run, whoever their parent is now."""
     found = set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            environment = (entry / "environ").read_bytes()
-            state = (entry / "stat").read_text().rpartition(") ")[2][0]
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            continue
-        if MARK.encode() in environment and state != "Z":
-            found.add(f"{entry.name} {command[:120]}")
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(psutil.Error):
+            ours = process.environ().get(MARK) == str(os.getpid()) and process.pid != os.getpid()
+            if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.add(f"{process.pid} {' '.join(process.cmdline())[:120]}")
     return found
 
 
-# In the environment of every process below this test run, so that others' processes are not taken for ours.
-MARK = f"LABORATORY_RUN={os.getpid()}"
+def processes_of(directory: Path) -> list[int]:
+    """Pids of what runs with a path below the directory in its command line or its environment."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(psutil.Error):
+            said = [*process.cmdline(), *process.environ().values()]
+            gone = process.info["status"] in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+            if process.pid != os.getpid() and not gone and any(str(directory) in text for text in said):
+                found.append(process.pid)
+    return found
+
+
+def runs(pid: int) -> bool:
+    """Whether a process does, and is not merely unreaped."""
+    try:
+        return bool(psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))
+    except psutil.NoSuchProcess:
+        return False
+
+
+# A variable of every process below this test run, so that others' processes are not taken for ours.
+MARK = "LABORATORY_RUN"
+
+
+def _files() -> set[str]:
+    """What lies in the checkout's topmost directory; tools' own caches begin with a dot."""
+    return {path.name for path in CHECKOUT.iterdir() if not path.name.startswith(".")}
 
 
 def _mounts() -> set[str]:
@@ -57,7 +82,8 @@ def _mounts() -> set[str]:
 
 def _cgroups() -> set[str]:
     root = Path("/sys/fs/cgroup")
-    paths = [path for name in _CGROUP_NAMES for path in (*root.glob(f"*/{name}*/*"), *root.glob(f"{name}*/*"))]
+    patterns = [pattern for name in _CGROUP_NAMES for pattern in (f"{name}*/*", f"{name}-*")]
+    paths = [path for pattern in patterns for path in (*root.glob(f"*/{pattern}"), *root.glob(pattern))]
     return {str(path) for path in paths if path.is_dir()}
 
 

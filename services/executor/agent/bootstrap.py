@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
+import os
 from pathlib import Path
 
 from services.executor.agent.containers.health import HealthChecks
@@ -93,10 +96,18 @@ async def start(ctx: ServiceContext) -> None:
         inventory.renew(with_runtimes(inventory.facts, runtimes, changed.default_runtime))
 
     ctx.on_reload(reload)
+    ctx.on_close(functools.partial(_tidy_control_groups, cgroups.open(config.default_cgroup).paths))
     _end_containers_with_the_engine(ctx, containers)
     ctx.spawn(inventory.run(), name="inventory")
     await Member(ctx.bus, ctx.node, ClusterDirectory(data_root), records, ctx.spawn).start()
     await asyncio.sleep(0)
+
+
+async def _tidy_control_groups(paths: dict[str, str]) -> None:
+    """Take the engine's own parent group away where no container is below it any more."""
+    for path in paths.values():
+        with contextlib.suppress(OSError):  # not empty, or never made
+            os.rmdir(path)
 
 
 def _end_containers_with_the_engine(ctx: ServiceContext, containers: Containers) -> None:

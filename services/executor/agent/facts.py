@@ -7,6 +7,7 @@ import platform
 import socket
 from pathlib import Path
 
+from services.executor.agent import host
 from services.executor.agent.shims.runtimes import Runtimes
 from shared.config import OWN_RUNTIME, OWN_RUNTIMES
 from shared.contracts.containers import NodeFacts
@@ -65,8 +66,8 @@ def node_facts(node: str, cgroup_kind: str) -> NodeFacts:
         operating_system=release.get("PRETTY_NAME", "Linux"),
         os_version=release.get("VERSION_ID", ""),
         architecture=platform.machine(),
-        cpus=len(os.sched_getaffinity(0)),
-        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        cpus=host.cpus(),
+        memory_bytes=host.memory_bytes(),
         cgroup_version="2" if cgroup_kind == "v2" else "1",
         security_options=["name=seccomp,profile=builtin"] + (["name=cgroupns"] if cgroup_kind == "v2" else []),
         features=_features(cgroup_kind),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 
+from services.executor.agent import host
 from services.executor.agent.containers.records import NodeRecords
 from shared.bus.client import EMPTY, Bus, Empty, node_token
 from shared.cluster.membership import ClusterDirectory
@@ -71,19 +71,17 @@ class Member:
             tasks.create_task(self._renew_for_ever())
 
     async def _beat_for_ever(self) -> None:
-        import psutil  # a node outside of a cluster does without it
-
         subject = f"{contract.HEARTBEATS}.{node_token(self._node)}"
         while True:
             living = [record.order for record in self._records.all() if record.status in LIVING]
             hosts = [order.host_config for order in living]
             beat = Heartbeat(
                 node=self._node,
-                memory_available_bytes=psutil.virtual_memory().available,
-                load=os.getloadavg()[0],
+                memory_available_bytes=host.memory_available_bytes(),
+                load=host.load(),
                 containers=len(living),
-                reserved_bytes=sum(host.memory_reservation or max(0, host.memory) for host in hosts),
-                reserved_nano_cpus=sum(host.nano_cpus for host in hosts),
+                reserved_bytes=sum(one.memory_reservation or max(0, one.memory) for one in hosts),
+                reserved_nano_cpus=sum(one.nano_cpus for one in hosts),
                 ports=published(living),
             )
             try:

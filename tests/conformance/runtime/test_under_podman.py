@@ -51,6 +51,7 @@ class Podman:
             text=True,
             input=stdin,
             env=environment,
+            cwd=self.base,  # conmon leaves a file `oom` where it was started, when a container runs out of memory
             timeout=60,
             check=False,
         )

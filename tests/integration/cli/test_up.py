@@ -14,7 +14,9 @@ import pytest
 
 from shared.bus.health import SERVICES
 from tests.conftest import missing
+from tests.lab import leftovers
 from tests.lab.engine import DAVIT, Engine, eventually
+from tests.lab.leftovers import runs
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 KILLED = ("guardian", "supervisor", "nats", *SERVICES)
@@ -50,16 +52,9 @@ def test_guardian_and_supervisor_killed_together_leave_nothing(engine: Engine) -
     pids = engine.pids()
     os.kill(pids["guardian"], signal.SIGKILL)
     os.kill(pids["supervisor"], signal.SIGKILL)
-    eventually(lambda: not any(alive(pid) for pid in pids.values()), 10, "the end of all processes")
+    eventually(lambda: not any(runs(pid) for pid in pids.values()), 10, "the end of all processes")
     engine.up()
     assert healthy(engine)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def test_up_twice_is_refused_and_harmless(engine: Engine) -> None:
@@ -73,7 +68,7 @@ def test_up_twice_is_refused_and_harmless(engine: Engine) -> None:
 def test_down_and_up_again(engine: Engine) -> None:
     pids = engine.pids()
     engine.down()
-    assert not any(alive(pid) for pid in pids.values())
+    assert not any(runs(pid) for pid in pids.values())
     assert not engine.socket.exists()
     status = engine.davit("status", "--json", check=False)
     assert (status.returncode, json.loads(status.stdout)["phase"]) == (3, "stopped")
@@ -108,16 +103,8 @@ def test_a_port_in_use_is_named_and_nothing_stays(engine: Engine, base: Path) ->
     assert not processes_of(base)
 
 
-def processes_of(base: Path) -> list[str]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if str(base).encode() in text and alive(int(entry.name)):
-            found.append(text[:80].decode(errors="replace"))
-    return found
+def processes_of(base: Path) -> list[int]:
+    return leftovers.processes_of(base)
 
 
 def test_a_wrong_setting_is_named(base: Path) -> None:

@@ -42,3 +42,12 @@ def test_every_endpoint_is_listed() -> None:
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+def test_the_changelog_is_sorted_and_whole() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert not re.findall(r"^(?:<<<<<<<|=======|>>>>>>>).*", text, re.M), "a merge that was not finished"
+    sections = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.*)", text, re.M)) <= sections
+    entries = [line for line in text.splitlines() if line.startswith("- ")]
+    assert len(entries) == len(set(entries)), "an entry that is there twice"

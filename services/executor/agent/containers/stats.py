@@ -5,21 +5,13 @@ Source: Docker Engine API 1.50, ContainerStats; runc's `events --stats` for the 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+from services.executor.agent import host
 from shared.docker.moments import rfc3339_now
 
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-NANOSECONDS_PER_TICK = 1_000_000_000 // CLOCK_TICKS
 ZERO_TIME = "0001-01-01T00:00:00Z"
-
-
-def system_cpu_ns() -> int:
-    """CPU time of the whole machine, as Docker counts it: the first eight columns of /proc/stat."""
-    with Path("/proc/stat").open(encoding="ascii") as file:
-        return sum(int(word) for word in file.readline().split()[1:9]) * NANOSECONDS_PER_TICK
 
 
 def network_counters(pid: int) -> dict[str, dict[str, int]]:
@@ -47,10 +39,6 @@ def network_counters(pid: int) -> dict[str, dict[str, int]]:
     return result
 
 
-def memory_total_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def _blkio(entries: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
     return [
         {"major": entry["major"], "minor": entry["minor"], "op": entry.get("op", ""), "value": entry["value"]}
@@ -71,8 +59,8 @@ def cpu_stats(cgroup: dict[str, Any]) -> dict[str, Any]:
         counters["percpu_usage"] = usage["percpu"]
     return {
         "cpu_usage": counters,
-        "system_cpu_usage": system_cpu_ns(),
-        "online_cpus": len(os.sched_getaffinity(0)),
+        "system_cpu_usage": host.cpu_ns(),
+        "online_cpus": host.cpus(),
         "throttling_data": {
             "periods": throttling.get("periods", 0),
             "throttled_periods": throttling.get("throttledPeriods", 0),
@@ -85,7 +73,7 @@ def memory_stats(cgroup: dict[str, Any]) -> dict[str, Any]:
     memory = cgroup.get("memory") or {}
     usage = memory.get("usage") or {}
     limit = usage.get("limit") or 0
-    total = memory_total_bytes()
+    total = host.memory_bytes()
     result: dict[str, Any] = {
         "usage": usage.get("usage", 0),
         "limit": total if limit <= 0 or limit > total else limit,
