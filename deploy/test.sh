@@ -19,6 +19,6 @@ if [ $# -gt 0 ] && [ "$1" != --slow ]; then
 fi
 ruff check .
 ruff format --check .
-mypy cli supervisor services shared tests benchmarks
+mypy cli lab services shared supervisor tests benchmarks
 lint-imports
 exec python -m pytest "$@"

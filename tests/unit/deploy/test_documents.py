@@ -11,7 +11,7 @@ from services.api.app import all_routes
 
 ROOT = Path(__file__).parents[3]
 COMPATIBILITY = (ROOT / "docs" / "compatibility.md").read_text()
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "tests" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def named_tests() -> set[str]:
@@ -51,3 +51,30 @@ def test_the_changelog_is_sorted_and_whole() -> None:
     assert set(re.findall(r"^### (.*)", text, re.M)) <= sections
     entries = [line for line in text.splitlines() if line.startswith("- ")]
     assert len(entries) == len(set(entries)), "an entry that is there twice"
+
+
+ADRS = sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    numbers = [path.name[:3] for path in ADRS]
+    assert len(numbers) == len(set(numbers)), numbers
+
+
+@pytest.mark.parametrize("path", ADRS, ids=lambda path: path.stem)
+def test_each_decision_is_in_the_index(path: Path) -> None:
+    title = path.read_text().split("\n", 1)[0].removeprefix("# ")
+    assert title.startswith(f"{int(path.name[:3])}. "), "its title begins with its number"
+    assert f"- [{title}]({path.name})" in (ROOT / "docs" / "adr" / "README.md").read_text(), (
+        "a line for docs/adr/README.md"
+    )
+
+
+def test_make_checks_every_package() -> None:
+    """What is checked by hand is what continuous integration checks, and no package is left out."""
+    made = re.search(r"^CODE := (.*)", (ROOT / "Makefile").read_text(), re.M)
+    tested = re.search(r"^mypy (.*)", (ROOT / "deploy" / "test.sh").read_text(), re.M)
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {"services", "shared", "benchmarks"}
+    assert made is not None
+    assert tested is not None
+    assert set(made[1].split()) == set(tested[1].split()) >= packages - {"migrations"}
