@@ -13,6 +13,9 @@ from lab.teardown import tear_down
 from lab.topology.load import read
 from shared.errors import Conflict
 
+# For a command that is at work on the lab to come to its end.
+_DOWN_PATIENCE_S = 20.0
+
 
 def up(root: Path, name: str | None, file: Path | None) -> Iterator[str]:
     """Start a lab; lines to tell the user. Raises Conflict when another lab has the name."""
@@ -63,7 +66,7 @@ def apply(root: Path, name: str | None, file: Path) -> Iterator[str]:
 def down(root: Path, name: str | None) -> None:
     """End a lab, also one whose record is gone. Raises NotFound."""
     places = Places(root, name) if name and (root / name).is_dir() else existing(root, name)
-    with locked(places):
+    with locked(places, patience_s=_DOWN_PATIENCE_S):  # a command that hangs must not keep a lab alive
         tear_down(places)
 
 

@@ -19,7 +19,7 @@ from lab.links.wires import Wires
 from lab.nodes.cgroups import Cgroup, Hierarchies
 from lab.nodes.images import preload, start_container
 from lab.nodes.join import Cluster
-from lab.nodes.kinds import HOST, begin_machine, down_command, environment, up_command, write_files
+from lab.nodes.kinds import DATA_DIR, HOST, begin_machine, down_command, environment, up_command, write_files
 from lab.nodes.namespaces import Namespaces
 from lab.nodes.start import Entrance, run_in
 from lab.places import Places
@@ -175,6 +175,11 @@ class Lab:
 
     def _start_machines(self, names: list[str]) -> None:
         starting = []
+        engines = [name for name in names if name in self.topology.nodes]
+        if engines:
+            from lab.nodes.warm import warm_up
+
+            warm_up([self.cluster.start_of(name, self.places.node(name) / "etc", DATA_DIR) for name in engines])
         try:
             for name in names:
                 self._clear(name)

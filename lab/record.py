@@ -74,12 +74,30 @@ class Record:
 
 
 @contextmanager
-def locked(places: Places) -> Iterator[None]:
-    """One command at a time changes a lab; others wait."""
+def locked(places: Places, *, patience_s: float | None = None) -> Iterator[None]:
+    """One command at a time changes a lab; others wait.
+
+    Args:
+        patience_s: Go on after so long, whoever holds the lock; None waits for ever.
+    """
     places.base.mkdir(parents=True, exist_ok=True, mode=0o711)
     descriptor = os.open(places.base / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if patience_s is None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        else:
+            _try_for(descriptor, patience_s)
         yield
     finally:
         os.close(descriptor)
+
+
+def _try_for(descriptor: int, patience_s: float) -> None:
+    give_up_at = time.monotonic() + patience_s
+    while time.monotonic() < give_up_at:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return

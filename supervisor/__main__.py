@@ -93,10 +93,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--announce", type=int)
     parser.add_argument("--first", action="store_true")
     parsed = parser.parse_args(arguments)
+    return supervise(parsed.run_dir, parsed.guardian, parsed.announce, first=parsed.first)
+
+
+def supervise(run_dir: Path, guardian: int | None, announcing: int | None, *, first: bool) -> int:
+    """Supervise the engine that a run directory's ``spec.json`` describes; its exit code.
+
+    Args:
+        guardian: The process that starts this one again; None makes one.
+        announcing: A descriptor that is told how the start ended.
+    """
     set_title("davit: supervisor")
-    announce = _announcer(parsed.announce)
+    announce = _announcer(announcing)
     try:
-        spec = Spec.read(parsed.run_dir)
+        spec = Spec.read(run_dir)
         os.environ.update(spec.environment)
         config = EngineConfig.load()
         ownership = Ownership(spec.locks)
@@ -108,8 +118,11 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_LOST
     for descriptor in spec.locks:
         os.set_inheritable(descriptor, False)
+    new_guardian = _new_guardian(run_dir, spec.locks)
+    if guardian is None:
+        guardian = new_guardian()
     if spec.tied:
-        die_with_parent(parsed.guardian)
+        die_with_parent(guardian)
     logs.configure("supervisor", level=config.python_log_level, json=config.log_format == "json")
     for sentence in config.without_effect:
         logging.getLogger("davit.supervisor").info("%s", sentence)
@@ -119,12 +132,12 @@ def main(arguments: list[str] | None = None) -> int:
         config,
         spec.services,
         announce,
-        guardian=parsed.guardian,
-        new_guardian=_new_guardian(parsed.run_dir, spec.locks),
+        guardian=guardian,
+        new_guardian=new_guardian,
         private=spec.locks,
         ownership=ownership,
-        announcing=parsed.announce,
-        first=parsed.first,
+        announcing=announcing,
+        first=first,
     ).run()
 
 

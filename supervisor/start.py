@@ -20,7 +20,7 @@ from shared.cluster.membership import Membership
 from shared.config import EngineConfig
 from shared.errors import Conflict, InvalidArgument
 from supervisor import checks, enginelog, pidfile
-from supervisor.__main__ import Spec, guardian_command
+from supervisor.__main__ import Spec, guardian_command, supervise
 from supervisor.instance import instance_of
 from supervisor.process import detach
 from supervisor.state import EngineLock, EngineState
@@ -146,8 +146,12 @@ def become_guardian(config: EngineConfig, announce: int | None = None) -> NoRetu
     os.execv(command[0], command)
 
 
-def start_detached(config: EngineConfig, services: list[str]) -> str:
+def start_detached(config: EngineConfig, services: list[str], *, warm: bool = False) -> str:
     """Leave the engine in the background once it has announced itself; where it is, in words.
+
+    Args:
+        warm: This process has imported what the services need (`supervisor.warm`): the supervisor is a fork of it, and
+            shares that memory with all others. It is started anew as always when it ends.
 
     Raises:
         StartRefused: It cannot start; the reason names its log.
@@ -161,6 +165,8 @@ def start_detached(config: EngineConfig, services: list[str]) -> str:
             os.close(reader)
             os.set_inheritable(writer, True)
             detach(log)
+            if warm:
+                os._exit(supervise(config.run_dir, None, writer, first=True))
             become_guardian(config, writer)
         finally:
             os._exit(1)

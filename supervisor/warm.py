@@ -45,6 +45,10 @@ _SQLITE = ("shared.state.sqlite",)
 _POSTGRES = ("shared.state.postgres",)
 
 
+# What has been done: services' names, and True or False for the kind of database.
+_warm: set[str | bool] = set()
+
+
 def warm_up(config: EngineConfig, services: list[str]) -> None:
     """Import what the services run, then move all objects out of the collector's sight.
 
@@ -52,6 +56,10 @@ def warm_up(config: EngineConfig, services: list[str]) -> None:
     it, it fills holes in shared pages, which unshares them (measured: 20 MB against 10 MB private per service), and a
     service that died would have to import it all again.
     """
+    wanted: tuple[str | bool, ...] = (bool(config.database_url), *services)
+    if all(part in _warm for part in wanted):
+        return  # this process is a fork of one that did
+    _warm.update(wanted)
     for name in (*_COMMON, *(_POSTGRES if config.database_url else _SQLITE)):
         importlib.import_module(name)
     for service in services:

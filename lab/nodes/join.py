@@ -29,10 +29,20 @@ class Daemon:
 
 @dataclass(frozen=True)
 class EngineStart:
-    """What a node's engine is started with: words for `davit up`, files in its directory, and what runs beside it."""
+    """What a node's engine is started with.
 
-    arguments: list[str]
-    daemon_json: dict[str, object]
+    Attributes:
+        services: As ``--services`` of `davit up`; None for all.
+        bus, database: As ``--nats`` and ``--database``; "" for its own.
+        files: Name -> content, in its directory.
+        beside: What is started before it.
+    """
+
+    node: str
+    daemon_json: dict[str, object] = field(default_factory=dict)
+    services: str | None = None
+    bus: str = ""
+    database: str = ""
     files: dict[str, str] = field(default_factory=dict)
     beside: list[Daemon] = field(default_factory=list)
 
@@ -71,7 +81,7 @@ class Cluster:
         labels = [f"{key}={value}" for key, value in self._topology.nodes[node].labels.items()]
         if labels:
             daemon["labels"] = [*daemon.get("labels", []), *labels]  # type: ignore[misc]
-        arguments = ["--node", node, "--nats", self.bus_url(node)]
+        services, database = None, ""
         files: dict[str, str] = {}
         beside: list[Daemon] = []
         if node == self._first:
@@ -81,12 +91,19 @@ class Cluster:
             daemon = {"registry-listen": f"0.0.0.0:{REGISTRY_PORT}", "registry-advertise": f"{node}:{REGISTRY_PORT}",
                       "registry-users": str(directory / "registry-users")} | daemon  # fmt: skip
         if role == "worker":
-            arguments += ["--services", "agent"]
+            services = "agent"
         elif node != self._first:
-            arguments += ["--services", "network,volume,control,agent,api"]
+            services = "network,volume,control,agent,api"
         if role == "manager" and self._topology.database == "postgres":
-            arguments += ["--database", self._database_url(node)]
-        return EngineStart(arguments, daemon, files, beside)
+            database = self._database_url(node)
+        return EngineStart(node, daemon, services, self.bus_url(node), database, files, beside)
+
+    @staticmethod
+    def arguments(start: EngineStart) -> list[str]:
+        """The same for `davit up`."""
+        pairs = (("--node", start.node), ("--services", start.services), ("--nats", start.bus),
+                 ("--database", start.database))  # fmt: skip
+        return [word for flag, value in pairs if value for word in (flag, value)]
 
     def _bus_configuration(self, data: str) -> str:
         store = json.dumps(f"{data}/bus")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from lab.nodes.cgroups import ENGINE, Limits
 from lab.nodes.join import EngineStart
@@ -41,8 +42,18 @@ def begin_machine(lab: Lab, name: str) -> Starting:
     node = lab.topology.nodes.get(name)
     cgroup.limit(Limits(node.memory, node.cpus) if node else Limits())
     machine = Machine(name.strip("."), cgroup, _directories(lab, name), directory / "etc" / "hosts")
-    command = _database_command(lab) if name == DATABASE_NODE else up_command(lab, name, start)
-    starting = begin(name, machine, lab.hierarchies, command, environment(), start.beside, directory / "start.log")
+    file = directory / "etc" / "daemon.json"
+    own = environment()
+
+    def become() -> NoReturn:
+        if name == DATABASE_NODE:
+            command = _database_command(lab)
+            os.execve(command[0], command, own)
+        from lab.nodes.warm import become_engine
+
+        become_engine(start, Path(DATA_DIR), Path(RUN_DIR), file, own)
+
+    starting = begin(name, machine, lab.hierarchies, become, own, start.beside, directory / "start.log")
     bind(lab.namespaces, starting)
     return starting
 
@@ -51,7 +62,7 @@ def write_files(lab: Lab, name: str) -> EngineStart:
     """Write what the machine finds in its directory for configuration; what its engine is started with."""
     etc = lab.places.node(name) / "etc"
     own = name in lab.topology.nodes
-    start = lab.cluster.start_of(name, etc, DATA_DIR) if own else EngineStart(["--node", name.strip(".")], {})
+    start = lab.cluster.start_of(name, etc, DATA_DIR) if own else EngineStart(name.strip("."))
     for file, text in (start.files | {"daemon.json": json.dumps(start.daemon_json)}).items():
         (etc / file).write_text(text)
     write_hosts(lab, name)
@@ -68,7 +79,7 @@ def write_hosts(lab: Lab, name: str) -> None:
 def up_command(lab: Lab, name: str, start: EngineStart) -> list[str]:
     where = ["--data-root", DATA_DIR, "--run-dir", RUN_DIR]
     where += ["--config-file", str(lab.places.node(name) / "etc" / "daemon.json")]
-    return [sys.executable, "-P", "-m", "cli", "up", "--detach", *where, *start.arguments]
+    return [sys.executable, "-P", "-m", "cli", "up", "--detach", *where, *lab.cluster.arguments(start)]
 
 
 def down_command() -> list[str]:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from lab.nodes.cgroups import ENGINE, Cgroup, Hierarchies
 from lab.nodes.join import Daemon
@@ -55,7 +57,7 @@ class Starting:
 
 
 def begin(
-    node: str, machine: Machine, hierarchies: Hierarchies, command: Sequence[str], environment: dict[str, str],
+    node: str, machine: Machine, hierarchies: Hierarchies, become: Callable[[], NoReturn], environment: dict[str, str],
     beside: Sequence[Daemon], log: Path,
 ) -> Starting:  # fmt: skip
     """Fork the node's first process; returns when its namespaces are there. Raises Internal."""
@@ -63,8 +65,6 @@ def begin(
     hear_go, go = os.pipe()
 
     def live() -> None:
-        os.close(ready)
-        os.close(go)
         leave_home(machine)
         os.write(say_ready, b"r")
         if os.read(hear_go, 1) != b"g":
@@ -74,9 +74,9 @@ def begin(
         for daemon in beside:
             subprocess.Popen(daemon.command, env={**environment, **daemon.environment}, stdin=subprocess.DEVNULL,
                              start_new_session=True)  # fmt: skip
-        os.execve(command[0], list(command), environment)
+        become()
 
-    pid = _forked(live, log)
+    pid = _forked(live, log, {say_ready, hear_go})
     os.close(say_ready)
     os.close(hear_go)
     said = os.read(ready, 1)
@@ -89,14 +89,22 @@ def begin(
     return starting
 
 
-def _forked(work: Callable[[], None], log: Path) -> int:
-    """A child that does the work with its output in a file, and does not return from it; its pid."""
+def _forked(work: Callable[[], None], log: Path, kept: set[int]) -> int:
+    """A child that does the work with its output in a file, and does not return from it; its pid.
+
+    Args:
+        kept: Descriptors that it needs. All others are closed: what goes on as a fork would hold the lab's lock.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid:
         return pid
     try:
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            if descriptor > 2 and descriptor not in kept:
+                with contextlib.suppress(OSError):  # that of the listing itself
+                    os.close(descriptor)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         null = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((null, 0), (output, 1), (output, 2)):
