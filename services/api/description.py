@@ -103,18 +103,20 @@ def _exists(item: Any, version: Version) -> bool:
     return not (isinstance(until, str) and version >= versions.parse(until))
 
 
-# Swagger UI, of which the page is a frame; named exactly, so that nothing else runs beside an engine's door.
+# Swagger UI, of which the page is a frame; by its digests, so that nothing else runs beside an engine's door.
 UI = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.30.2"
+STYLE = "sha384-++DMKo1369T5pxDNqojF1F91bYxYiT1N7b1M15a7oCzEodfljztKlApQoH6eQSKI"
+SCRIPT = "sha384-bBdB196maIUakX6v2F6J0XcjddQfaENm8kASsYfqTKCZua9xlYNh1AdtL18PGr0D"
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <title>davit: Docker Engine API {version}</title>
-<link rel="stylesheet" href="{ui}/swagger-ui.css">
+<link rel="stylesheet" href="{ui}/swagger-ui.css" crossorigin="anonymous" integrity="{style}">
 </head>
 <body>
 <div id="ui"></div>
-<script src="{ui}/swagger-ui-bundle.js"></script>
+<script src="{ui}/swagger-ui-bundle.js" crossorigin="anonymous" integrity="{script}"></script>
 <script>SwaggerUIBundle({{url: "/v{version}/openapi.json", dom_id: "#ui"}})</script>
 </body>
 </html>
@@ -122,4 +124,4 @@ PAGE = """<!DOCTYPE html>
 
 
 def page(version: Version) -> str:
-    return PAGE.format(ui=UI, version="{}.{}".format(*version))
+    return PAGE.format(ui=UI, style=STYLE, script=SCRIPT, version="{}.{}".format(*version))

@@ -43,6 +43,7 @@ async def test_a_page_shows_it(edge):
     reply = await edge.client.request("GET", "/v1.44/docs")
     assert reply.status == 200
     assert b"/v1.44/openapi.json" in reply.body
+    assert reply.body.count(b'integrity="sha384-') == 2
 
 
 def test_every_route_is_described_under_a_name_of_its_own(description):

@@ -24,7 +24,7 @@ def test_zero_leaves_a_limit_as_it_is() -> None:
 
 
 def test_what_cannot_be_updated_is_refused_by_name() -> None:
-    with pytest.raises(Unsupported, match="ulimits of a container cannot be updated"):
+    with pytest.raises(Unsupported, match="Ulimits of a container cannot be updated"):
         limits(ulimits=[Ulimit(name="nofile", soft=1, hard=1)])
 
 

@@ -20,6 +20,7 @@ from shared.docker.moments import rfc3339
 from shared.docker.sizes import binary_bytes
 from shared.errors import InvalidArgument
 
+MOST = 2**63 - 1
 DEFAULT_LOG_OPTIONS = {"max-size": "10m", "max-file": "3"}
 LOCAL_LOG_OPTIONS = {"max-size": "20m", "max-file": "5", "compress": "true"}
 SHORT_ID = 12
@@ -89,7 +90,7 @@ def with_defaults(host: HostConfig, own: ContainerConfig, config: EngineConfig, 
     if filled.memory_swappiness == -1:
         filled.memory_swappiness = None
     if filled.memory > 0 and not filled.memory_swap:
-        filled.memory_swap = filled.memory * 2
+        filled.memory_swap = min(filled.memory * 2, MOST)  # what 64 bits hold
     if not filled.log_config.type:
         filled.log_config.type = config.log_driver
         filled.log_config.config = config.log_opts | filled.log_config.config

@@ -143,7 +143,8 @@ def changed_limits(request: UpdateContainer) -> dict[str, Any]:
         if not value and not (name == "pids_limit" and value is not None):
             continue
         if name not in UPDATABLE:
-            raise Unsupported(f"{name} of a container cannot be updated", field=name)
+            spelled = Resources.model_fields[name].alias
+            raise Unsupported(f"{spelled} of a container cannot be updated", field=spelled)
         changed[name] = max(0, value) if name == "pids_limit" else value  # below zero means none, too
     return changed
 
