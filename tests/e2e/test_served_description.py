@@ -55,6 +55,10 @@ include-path-regex = "^/images/[{]name[}]"
 parameters = { "path.name" = ["tag:0", "tag:1", "tag:2", "missing"] }
 
 [[operations]]
+include-path = "/audit"
+parameters = { wait = "0" }
+
+[[operations]]
 include-operation-id = "SystemEvents"
 parameters = { until = "1", since = "0" }
 
@@ -66,6 +70,8 @@ parameters = { "path.ref" = "victim-0", stream = "false", one-shot = "true" }
 include-operation-id = "ContainerLogs"
 parameters = { "path.ref" = "victim-1", follow = "false" }
 """
+# What they ask is no part of the engine: a registry that cannot be reached is told with 500, as Docker tells it.
+OF_REGISTRIES = "SystemAuth|ImageSearch|DistributionInspect|ImageCreate|ImagePush"
 PORT = 2399
 
 
@@ -231,7 +237,7 @@ def victims(engine: Engine) -> Iterator[None]:
         engine.docker("tag", "busybox", f"tag:{number}")
     yield
     engine.docker("rm", "-f", *engine.docker("ps", "-aq").stdout.split(), check=False)
-    engine.docker("system", "prune", "-f", "--volumes")
+    engine.docker("system", "prune", "-f", "--volumes", check=False)  # a container may just be on its way out
 
 
 def fuzz(engine: Engine, home: Path, *arguments: str) -> None:
@@ -240,7 +246,8 @@ def fuzz(engine: Engine, home: Path, *arguments: str) -> None:
         str(HERE / "schemathesis"), "--config-file", str(home / "schemathesis.toml"),
         "run", f"http://127.0.0.1:{PORT}/{NEWEST}/openapi.json",
         "--checks", "not_a_server_error", "--request-timeout", "20", "--suppress-health-check", "all",
-        "--continue-on-failure", "--no-color", *arguments, check=False, cwd=home,
+        "--exclude-operation-id-regex", OF_REGISTRIES, "--continue-on-failure", "--no-color", *arguments,
+        check=False, cwd=home,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-16000:] + done.stderr[-2000:]
 
