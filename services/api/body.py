@@ -43,7 +43,7 @@ def decode(data: bytes, model: type[Model], version: Version) -> Model:
     """The body as `model`. Raises InvalidArgument with the field that is wrong."""
     data = data.strip()
     if data == b"null":
-        return model()
+        data = b"{}"
     try:
         decoded = model.model_validate_json(_tidied(data, model, version), strict=True)
     except ValidationError as error:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import params
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.routing import APIRoute, APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -32,6 +32,7 @@ from services.api.auditing.request import queried
 from services.api.call import Call
 from services.api.parameters import QueryModel
 from services.api.query import Query
+from shared.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -106,6 +107,13 @@ def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     return hint, ()
 
 
+def _refused(error: ValidationError) -> InvalidArgument:
+    """A value that is one of its kind, and that the service's own request does not take."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return InvalidArgument(f"invalid value for {field}: {first['msg'][:1].lower()}{first['msg'][1:]}", field=field)
+
+
 class Endpoint:
     """A handler as an ASGI application; it finds its dependencies in the scope."""
 
@@ -115,7 +123,11 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(scope, receive, send, scope[DEPS])
-        response = await self._handler(call, **await self._arguments.read(call))
+        arguments = await self._arguments.read(call)
+        try:
+            response = await self._handler(call, **arguments)
+        except ValidationError as error:
+            raise _refused(error) from error
         if response is not None:
             await response(scope, receive, send)
 

@@ -15,6 +15,7 @@ from services.api.query import Query, parse_integer, parse_time_ns
 from services.api.requests.containers import ContainerBody, ResizeQuery, UpdateBody
 from services.api.requests.networks import NetworkBody
 from services.api.versions import Since, Until
+from shared.contracts.docker import DockerModel
 from shared.docker.filters import parse_filters
 from shared.docker.words import query_flag
 from shared.errors import InvalidArgument
@@ -175,6 +176,16 @@ def test_types_are_not_converted(data):
 def test_integers_have_the_width_of_the_api(data, field):
     with pytest.raises(InvalidArgument, match=re.escape(field)):
         body.decode(data, ContainerBody, NEWEST)
+
+
+class Demanding(DockerModel):
+    role: str
+
+
+@pytest.mark.parametrize("data", [b"null", b"{}", b'{"Role":null}'])
+def test_a_field_that_is_required_is_missed_also_in_null(data):
+    with pytest.raises(InvalidArgument, match="Role"):
+        body.decode(data, Demanding, NEWEST)
 
 
 def test_a_command_may_be_one_text():

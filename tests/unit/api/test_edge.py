@@ -114,6 +114,13 @@ async def test_a_defect_is_answered_and_the_connection_goes_on(edge):
     assert "boom" in orjson.loads(reply.body)["message"]
 
 
+async def test_what_a_services_request_does_not_take_is_refused_by_name(edge):
+    reply = await edge.client.request("GET", "/audit/checkpoints?limit=9223372036854775806")
+    assert reply.status == 400
+    assert "invalid value for count" in orjson.loads(reply.body)["message"]
+    assert edge.bus.requests == []
+
+
 async def test_who_asks_travels_with_the_request(edge):
     edge.bus.answer(contracts.KILL, EMPTY)
     reply = await edge.client.request("POST", "/containers/x/kill")
