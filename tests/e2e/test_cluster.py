@@ -141,6 +141,15 @@ def test_an_agent_that_is_killed_is_not_a_node_that_is_lost(cluster: JoinedClust
     assert "state.new=down" not in told
 
 
+@pytest.mark.parametrize("victim", ["gate", "nats", "control", "api"])
+def test_whatever_of_the_manager_is_killed_nodes_go_on(cluster: JoinedCluster, victim: str) -> None:
+    cluster.docker("run", "-d", "--name", "goes-on", "--label", "davit.node=third", "busybox", "sleep", "999")
+    cluster.engine.kill(victim)
+    eventually(lambda: cluster.docker("exec", "goes-on", "echo", "here", check=False).stdout == "here\n", 20, "an exec")
+    eventually(lambda: cluster.states()["third"] == "ready", 20, "the node, ready")
+    assert cluster.docker("inspect", "-f", "{{.State.Running}} {{.RestartCount}}", "goes-on").stdout == "true 0\n"
+
+
 def test_a_stopped_node_is_down_and_its_containers_still_show(cluster: JoinedCluster) -> None:
     worker = cluster.workers["second"]
     cluster.docker("run", "-d", "--name", "stays", "--label", "davit.node=second", "busybox", "sleep", "999")

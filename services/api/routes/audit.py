@@ -17,6 +17,7 @@ from starlette.responses import Response
 from services.api.auditing.following import Follower
 from services.api.call import Call, json_response
 from services.api.declared import may, streams
+from services.api.query import INT64_HIGHEST, parse_integer
 from services.api.requests.audit import (
     CheckpointsQuery,
     ConsistencyQuery,
@@ -49,8 +50,10 @@ async def follow(
 ) -> Response | None:
     """Records from a number on, as they come."""
     first = query.first
-    if first is None:
-        first = int(last) + 1 if last.isdecimal() else (await call.ask(contracts.STATE, EMPTY)).size
+    if first is None and last:
+        first = parse_integer("Last-Event-ID", last, lowest=0, highest=INT64_HIGHEST - 1) + 1
+    elif first is None:
+        first = (await call.ask(contracts.STATE, EMPTY)).size
     _check("from", first)
     if query.wait is not None:
         return await _poll(call, first, query)

@@ -231,3 +231,10 @@ async def test_names_match_without_regard_to_case_and_null_is_the_zero_value(edg
     sent = edge.bus.requests[0][1]
     assert (sent.name, sent.config.image, sent.host_config.memory) == ("web", "x", 7)
     assert sent.config.labels == {"image": "kept"}
+
+
+@pytest.mark.parametrize("last", ["9" * 5000, "x", "-1", "٣"])
+async def test_a_last_event_id_that_is_no_number_is_refused(edge, last):
+    reply = await edge.client.request("GET", "/audit", headers={"Last-Event-ID": last})
+    assert reply.status == 400
+    assert b"Last-Event-ID" in reply.body
