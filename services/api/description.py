@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib.resources
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from services.api import versions
 from services.api.declared import LINES
 from services.api.routing import EdgeRoute
 from services.api.versions import SINCE, UNTIL, Version
+from shared.errors import NotFound
 
 TITLE = "davit"
 ABOUT = (
@@ -103,20 +105,19 @@ def _exists(item: Any, version: Version) -> bool:
     return not (isinstance(until, str) and version >= versions.parse(until))
 
 
-# Swagger UI, of which the page is a frame; by its digests, so that nothing else runs beside an engine's door.
-UI = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.30.2"
-STYLE = "sha384-++DMKo1369T5pxDNqojF1F91bYxYiT1N7b1M15a7oCzEodfljztKlApQoH6eQSKI"
-SCRIPT = "sha384-bBdB196maIUakX6v2F6J0XcjddQfaENm8kASsYfqTKCZua9xlYNh1AdtL18PGr0D"
+# Swagger UI, of which the page is a frame, comes with the package fastapi-offline: the page needs no other server, and
+# nothing from elsewhere runs beside an engine's door.
+UI_FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <title>davit: Docker Engine API {version}</title>
-<link rel="stylesheet" href="{ui}/swagger-ui.css" crossorigin="anonymous" integrity="{style}">
+<link rel="stylesheet" href="docs/swagger-ui.css">
 </head>
 <body>
 <div id="ui"></div>
-<script src="{ui}/swagger-ui-bundle.js" crossorigin="anonymous" integrity="{script}"></script>
+<script src="docs/swagger-ui-bundle.js"></script>
 <script>SwaggerUIBundle({{url: "/v{version}/openapi.json", dom_id: "#ui"}})</script>
 </body>
 </html>
@@ -124,4 +125,11 @@ PAGE = """<!DOCTYPE html>
 
 
 def page(version: Version) -> str:
-    return PAGE.format(ui=UI, style=STYLE, script=SCRIPT, version="{}.{}".format(*version))
+    return PAGE.format(version="{}.{}".format(*version))
+
+
+def ui_file(name: str) -> tuple[bytes, str]:
+    """A file of Swagger UI and its media type. Raises NotFound."""
+    if name not in UI_FILES:
+        raise NotFound("page not found")
+    return importlib.resources.files("fastapi_offline").joinpath("static", name).read_bytes(), UI_FILES[name]

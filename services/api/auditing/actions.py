@@ -105,6 +105,7 @@ _TABLE = """
     HEAD   /_ping                         system    ping       reads
     GET    /openapi.json                  system    describe   reads
     GET    /docs                          system    describe   reads
+    GET    /docs/{}                       system    describe   reads
     GET    /version                       system    version    reads
     GET    /info                          system    info       reads
     GET    /system/df                     system    df         reads

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from services.api.call import Call
+from services.api.declared import ObjectName
 from services.api.routing import EdgeRouter
 
 router = EdgeRouter("Description")
@@ -22,3 +23,12 @@ async def docs(call: Call) -> Response:
     from services.api import description
 
     return Response(description.page(call.version), media_type="text/html")
+
+
+@router.get("/docs/{name}", include_in_schema=False)
+async def docs_file(call: Call, name: ObjectName) -> Response:
+    """A file that the page is made of."""
+    from services.api import description
+
+    content, media_type = description.ui_file(name)
+    return Response(content, media_type=media_type)
