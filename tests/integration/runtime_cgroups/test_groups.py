@@ -240,7 +240,12 @@ def test_device_rules_are_replaced_while_a_process_runs(create: Any, child: Any)
 
 def test_a_single_access_can_be_allowed(create: Any, child: Any) -> None:
     group = create(
-        {"devices": [{"allow": False}, {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "r"}]}
+        {
+            "devices": [
+                {"allow": False, "access": "rwm"},
+                {"allow": True, "type": "c", "major": 1, "minor": 11, "access": "r"},
+            ]
+        }
     )
     code = """
 import os
