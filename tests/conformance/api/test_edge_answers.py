@@ -110,7 +110,7 @@ def names_on_the_wire(asked: Asked, path: str) -> set[str]:
     "path", ["/_ping", "/containers/json", "/containers/none/json", "/containers/probe/archive?path=/etc"]
 )
 def test_headers_are_spelled_alike(davit: Asked, reference: Asked, path: str) -> None:
-    theirs = names_on_the_wire(reference, path)
+    theirs = names_on_the_wire(reference, path) - {"Transfer-Encoding"}  # Docker's, where an answer is large
     assert theirs <= names_on_the_wire(davit, path)
 
 
