@@ -52,6 +52,7 @@ class Engine:
         self.arguments = arguments
         self.netns = NetworkNamespace()
         self._environment = environment or {}
+        self._instance = ""
 
     @property
     def socket(self) -> Path:
@@ -91,6 +92,8 @@ class Engine:
 
     def up(self) -> None:
         self.davit("up", "--detach", *self.arguments)
+        with suppress(FileNotFoundError):  # a subset of services has none
+            self._instance = (self.data / "instance").read_text().strip()
 
     def down(self, *, containers: bool = False) -> None:
         self.davit("down", *(["--containers"] if containers else []))
@@ -142,6 +145,8 @@ class Engine:
             if self.run_dir.exists():
                 self.davit("down", "--containers", check=False)
             self._kill_leftovers()
+            if self._instance:  # an engine that was killed, or whose directories were deleted, cannot do it itself
+                leftovers.remove_groups(f"davit-{self._instance}")
         finally:
             self.netns.__exit__(None, None, None)
             if self._own_base:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -78,6 +79,16 @@ def _files() -> set[str]:
 
 def _mounts() -> set[str]:
     return {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+
+
+def remove_groups(name: str) -> None:
+    """Remove an engine's control groups, which have no process any more, on every hierarchy."""
+    root = Path("/sys/fs/cgroup")
+    for top in (*root.glob(f"*/{name}"), root / name):
+        below = sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True)
+        for path in (*below, top):
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _cgroups() -> set[str]:
