@@ -52,7 +52,7 @@ class Engine:
         self.arguments = arguments
         self.netns = NetworkNamespace()
         self._environment = environment or {}
-        self._instance = ""
+        self._instances: set[str] = set()
 
     @property
     def socket(self) -> Path:
@@ -93,7 +93,7 @@ class Engine:
     def up(self) -> None:
         self.davit("up", "--detach", *self.arguments)
         with suppress(FileNotFoundError):  # a subset of services has none
-            self._instance = (self.data / "instance").read_text().strip()
+            self._instances.add((self.data / "instance").read_text().strip())
 
     def down(self, *, containers: bool = False) -> None:
         self.davit("down", *(["--containers"] if containers else []))
@@ -145,8 +145,9 @@ class Engine:
             if self.run_dir.exists():
                 self.davit("down", "--containers", check=False)
             self._kill_leftovers()
-            if self._instance:  # an engine that was killed, or whose directories were deleted, cannot do it itself
-                leftovers.remove_groups(f"davit-{self._instance}")
+            # An engine that was killed, or whose directories were deleted, cannot do it itself.
+            for instance in filter(None, self._instances):
+                leftovers.remove_groups(f"davit-{instance}")
         finally:
             self.netns.__exit__(None, None, None)
             if self._own_base:
