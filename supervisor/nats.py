@@ -25,7 +25,7 @@ from typing import Any
 from shared.bus.client import inbox_prefix, node_token
 from shared.bus.credentials import users_file
 from shared.bus.inflight import working_subject
-from shared.contracts.cluster import CHANGED, HEARTBEATS, LEFT, RENEW
+from shared.contracts.cluster import CHANGED, HEARTBEATS, RENEW
 from shared.contracts.images import LAYER_SOURCES, LAYERS_REMOVED
 from shared.contracts.networks import NETWORK_REMOVED, NODE_WANTED
 from shared.contracts.node import INVENTORY, REPORT, REPORT_EXEC
@@ -208,7 +208,7 @@ def node_permissions(node: str, user: str) -> dict[str, Any]:
     nothing that another's name, or a service's, could stand under. It writes to streams by their unguessable ids.
     """
     token = node_token(node)
-    contracts = (REPORT, REPORT_EXEC, INVENTORY, NODE_WANTED, LAYER_SOURCES, RENEW, LEFT)
+    contracts = (REPORT, REPORT_EXEC, INVENTORY, NODE_WANTED, LAYER_SOURCES, RENEW)
     asked = [*(one.subject_for(node) for one in contracts), f"{HEARTBEATS}.{token}"]
     working = [working_subject(service) for service in ("control", "network", "image")]
     # What every node's names, bridges, layers and membership follow.

@@ -220,7 +220,6 @@ UPDATE_NODE = Contract("davit.control.node.update", UpdateNode, Empty)
 REMOVE_NODE = Contract("davit.control.node.remove", RemoveNode, Empty)
 # From nodes
 RENEW = Contract("davit.control.cluster.renew.{node}", RenewCertificate, Renewed, idempotent=True)
-LEFT = Contract("davit.control.cluster.left.{node}", NodeRef, Empty, idempotent=True)
 PING = Contract("davit.node.{node}.ping", Empty, Empty, deadline_s=0.5)
 # Broadcasts: a sign of life (JSON of Heartbeat), below its node's name; and that membership or nodes have changed.
 HEARTBEATS = "davit.control.heartbeat"

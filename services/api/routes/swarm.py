@@ -55,6 +55,10 @@ async def init(call: Call, body: SwarmInitBody) -> Response:
         "ForceNewCluster": body.force_new_cluster,
         "AutoLockManagers": body.auto_lock_managers,
         "DataPathAddr": body.data_path_addr,
+        # There are no networks across nodes for which these would mean something; Docker's client sends the defaults.
+        "DataPathPort": body.data_path_port not in (0, 4789),
+        "DefaultAddrPool": body.default_addr_pool,
+        "SubnetSize": body.subnet_size not in (0, 24),
     }
     for name, value in given.items():
         if value:

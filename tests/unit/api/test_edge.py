@@ -238,3 +238,14 @@ async def test_a_last_event_id_that_is_no_number_is_refused(edge, last):
     reply = await edge.client.request("GET", "/audit", headers={"Last-Event-ID": last})
     assert reply.status == 400
     assert b"Last-Event-ID" in reply.body
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"DataPathPort": 4790}, {"DefaultAddrPool": ["10.9.0.0/16"]}, {"SubnetSize": 28}, {"ForceNewCluster": True}],
+)
+async def test_what_has_no_effect_on_a_new_cluster_is_refused_by_name(edge, field):
+    body = orjson.dumps({"ListenAddr": "0.0.0.0:2377", "SubnetSize": 24, **field})
+    reply = await edge.client.request("POST", "/swarm/init", body, {"Content-Type": "application/json"})
+    assert reply.status == 501
+    assert next(iter(field)).encode() in reply.body

@@ -54,5 +54,5 @@ async def cluster_parts(ctx: ServiceContext) -> ClusterParts:
             (contract.UPDATE_NODE, nodes.update),
             (contract.REMOVE_NODE, nodes.remove),
         ],
-        reported=[(contract.RENEW, founding.renew), (contract.LEFT, founding.left)],
+        reported=[(contract.RENEW, founding.renew)],
     )

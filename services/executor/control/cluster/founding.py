@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from services.executor.control.cluster import sql
@@ -41,15 +40,12 @@ from shared.contracts.cluster import (
     JoinCluster,
     Joined,
     LeaveCluster,
-    NodeRef,
     RenewCertificate,
     Renewed,
     UpdateCluster,
 )
 from shared.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavailable
 from shared.state.database import Database
-
-log = logging.getLogger(__name__)
 
 NOT_A_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
@@ -64,7 +60,7 @@ LAST_LEAVES = (
 
 
 class Founding:
-    """Handlers of INIT, INSPECT, UPDATE, LEAVE, JOIN, RENEW and LEFT.
+    """Handlers of INIT, INSPECT, UPDATE, LEAVE, JOIN and RENEW.
 
     Args:
         node: This machine's name.
@@ -292,12 +288,6 @@ class Founding:
                 await sql.forget(tx)
         self._directory.leave()
         await self._changed()
-        return EMPTY
-
-    async def left(self, request: NodeRef) -> Empty:
-        """A node says that it goes. Its record stays, down, until it is removed."""
-        check_node(request.ref)
-        log.info("node %s has left the cluster", request.ref)
         return EMPTY
 
     async def admit(self) -> None:
